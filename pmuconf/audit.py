@@ -1,0 +1,206 @@
+"""One pass over the domains of a host, or over domain XML files: what each has, and what it should have."""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmuconf import domain
+from pmuconf.domain import Domain, DomainXmlError, PmuState
+from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
+
+if TYPE_CHECKING:  # an audit of files needs no libvirt
+    from pmuconf.hypervisor import Hypervisor, Listed
+
+__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "judge", "look"]
+
+
+class Severity(enum.IntEnum):
+    """How far from wanted, as the exit status of a command says it."""
+
+    OK = 0
+    WARNING = 1
+    FINDING = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a domain could not be judged: a cause code and a sentence."""
+
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Vm:
+    """One domain of the report.
+
+    ``live``, ``next_boot`` and ``saved`` are None where there is no such thing: a domain that is not running, a
+    transient one (nothing can be written for it), one without a managed save image. ``snapshots`` counts those that
+    would bring another PMU state back than the next boot has.
+    """
+
+    name: str
+    uuid: str | None
+    flavor: str | None = None
+    decision: Decision | None = None
+    rule: str | None = None
+    reason: str | None = None
+    live: PmuState | None = None
+    next_boot: PmuState | None = None
+    saved: PmuState | None = None
+    snapshots: int = 0
+    effective_pmu: PmuState | None = None
+    nova: bool = False
+    transient: bool = False
+    error: Finding | None = None
+
+    @property
+    def drift(self) -> bool:
+        """The next boot differs from the decision."""
+        wanted = self._wanted
+        return wanted is not None and self.next_boot not in (None, wanted)
+
+    @property
+    def pending(self) -> bool:
+        """The next boot is right; the running guest, or the saved image that it starts from, is not yet."""
+        wanted = self._wanted
+        if wanted is None or self.next_boot is not wanted:
+            return False
+        return self.live not in (None, wanted) or self.saved not in (None, wanted)
+
+    @property
+    def severity(self) -> Severity:
+        """2 for drift and what can't be judged, 1 for what waits for someone, 0 for as wanted."""
+        if self.drift or self.error is not None:
+            return Severity.FINDING
+        stuck = self.next_boot is None and self._wanted not in (None, self.live)
+        if self.pending or stuck or self.decision is Decision.UNDECIDED:
+            return Severity.WARNING
+        return Severity.OK
+
+    @property
+    def _wanted(self) -> PmuState | None:
+        return None if self.decision is None else self.decision.state
+
+
+@dataclass(frozen=True)
+class Report:
+    """The audit of one host; source is the libvirt URI or what was read instead."""
+
+    source: str
+    vms: tuple[Vm, ...]
+    host: str = field(default_factory=socket.gethostname)
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of its domains."""
+        return max((vm.severity for vm in self.vms), default=Severity.OK)
+
+
+def audit(
+    hypervisor: Hypervisor, policy: Policy, names: Sequence[str] = (), *, max_bytes: int = domain.MAX_XML_BYTES
+) -> Report:
+    """Look at every domain, or at those named. Reads only.
+
+    A domain that goes away meanwhile is left out; one whose XML can't be judged is reported with its error.
+    """
+    looking = partial(look, hypervisor, policy, max_bytes=max_bytes)
+    vms = hypervisor.map(looking, hypervisor.domains(names))
+    return Report(hypervisor.uri, tuple(vm for vm in vms if vm is not None))
+
+
+def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:
+    """The same judgement on domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); folders give their \\*.xml.
+
+    A file tells one state: of ``virsh dumpxml --inactive`` and of /etc/libvirt/qemu it is the next boot, of a
+    running domain's dump (which carries an id) the live one.
+    """
+    paths = list(paths)
+    return Report(" ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes) for path in _xml_files(paths)))
+
+
+def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: int = domain.MAX_XML_BYTES) -> Vm | None:
+    """Judge one domain as it is now; None if it is gone."""
+    read = partial(domain.read, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+    try:
+        live = read(hypervisor.live_xml(listed)) if listed.active else None
+        next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
+        saved = read(hypervisor.saved_xml(listed)) if listed.saved else None
+        snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
+        kept = [domain.read_snapshot(xml, source=f"a snapshot of {listed.name!r}") for xml in snapshots]
+        vm = judge(policy, live=live, next_boot=next_boot, saved=saved, snapshots=kept)
+        return vm if listed.persistent else replace(vm, transient=True)
+    except DomainVanished:
+        return None
+    except PmuconfError as error:
+        if isinstance(error, DomainXmlError) or error.cause == "libvirt-error":  # of this domain alone
+            return Vm(listed.name, listed.uuid, error=Finding(error.cause, error.message))
+        raise
+
+
+def judge(
+    policy: Policy,
+    *,
+    live: Domain | None = None,
+    next_boot: Domain | None = None,
+    saved: Domain | None = None,
+    snapshots: Iterable[Domain | None] = (),
+) -> Vm:
+    """Join the states of one domain with what the policy wants. Pure; at least one of live and next_boot is given."""
+    facts = next_boot or live
+    if facts is None:
+        raise ValueError("neither a live nor a next-boot definition")
+    ruling, error = _ruling(policy, facts)
+    return Vm(
+        name=facts.name,
+        uuid=facts.uuid,
+        flavor=facts.nova.flavor if facts.nova else None,
+        decision=ruling.decision if ruling else None,
+        rule=ruling.rule if ruling else None,
+        reason=ruling.reason if ruling else None,
+        live=live.pmu if live else None,
+        next_boot=next_boot.pmu if next_boot else None,
+        saved=saved.pmu if saved else None,
+        snapshots=sum(kept is not None and kept.pmu is not facts.pmu for kept in snapshots),
+        effective_pmu=(live or facts).effective_pmu,
+        nova=facts.nova is not None,
+        error=error,
+    )
+
+
+def _ruling(policy: Policy, facts: Domain) -> tuple[Ruling | None, Finding | None]:
+    try:
+        return decide(policy, Subject.of_domain(facts)), None
+    except FlavorImageConflict as conflict:
+        return None, Finding(conflict.cause, str(conflict.message))
+
+
+def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.exists():
+            raise PmuconfError(f"{path}: no such file or directory", cause="file-missing")
+        if path.is_dir():
+            yield from sorted(path.glob("*.xml"))
+        else:
+            yield path
+
+
+def _vm_of_file(policy: Policy, path: Path, max_bytes: int) -> Vm:
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        facts = domain.read(data, source=str(path), max_bytes=max_bytes)
+    except OSError as error:
+        return Vm(path.name, None, error=Finding("file-unreadable", f"{path}: {error.strerror}"))
+    except DomainXmlError as error:
+        return Vm(path.name, None, error=Finding(error.cause, error.message))
+    return judge(policy, live=facts) if facts.running else judge(policy, next_boot=facts)

@@ -1,0 +1,475 @@
+"""Plan, apply, verify, roll back: the only place that changes a domain.
+
+libvirt has no compare-and-swap, so each change reads the domain with its secrets, writes down what it is about to
+do, reads again and compares, defines, and reads once more to verify that nothing but ``features/pmu`` differs.
+Where somebody else edits the same domain meanwhile, it plans anew; an edit that fell into the moment between our
+last look and our define is told by libvirt's define events and reported (see DefineWatch).
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pmuconf.audit import Vm
+from pmuconf.domain import MAX_XML_BYTES, Domain, PmuState, read, rewrite, same_but_pmu
+from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
+from pmuconf.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.policy import FlavorImageConflict, NovaDomains, Policy, Subject, decide
+
+__all__ = [
+    "NOVA_NOTE",
+    "Goal",
+    "Limits",
+    "Outcome",
+    "Plan",
+    "Result",
+    "apply",
+    "confirm_canary",
+    "not_to_be_changed",
+    "plan",
+    "plan_rollback",
+    "planned",
+    "settle",
+]
+
+NOVA_NOTE: Final = (
+    "Nova keeps this over a soft reboot and writes the domain anew at a hard reboot or a stop and start; "
+    "hw:pmu on the flavor or the compute plugin lasts"
+)
+
+_BATCH: Final = 32  # changes that share one transaction of the journal
+
+
+class Outcome(enum.Enum):
+    """What became of one planned change."""
+
+    PLANNED = "planned"
+    CHANGED = "changed"
+    ALREADY = "already"
+    TRANSIENT = "transient"
+    OBSERVED = "observed"
+    UNDECIDED = "undecided"
+    VANISHED = "vanished"
+    BUSY = "busy"
+    NOT_REACHED = "not-reached"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The state that a domain is to have, why, and which journalled changes that undoes."""
+
+    state: PmuState
+    rule: str
+    undoes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One domain to be changed.
+
+    ``pending`` says that it runs, or has a saved image, with another state. ``aim`` gives the goal anew from fresh
+    facts, None if there is nothing to do.
+    """
+
+    listed: Listed
+    old: PmuState
+    goal: Goal
+    nova: bool
+    pending: bool
+    aim: Callable[[Domain], Goal | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a domain: outcome, a cause code and a sentence where there is more to say, the journal's id."""
+
+    name: str
+    uuid: str
+    outcome: Outcome
+    old: PmuState | None = None
+    new: PmuState | None = None
+    rule: str = ""
+    cause: str = ""
+    note: str = ""
+    change: int | None = None
+    pending: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far one run may go: ``max_changes`` 0 means no limit, ``canary`` 0 none.
+
+    With a canary the run stops behind that many changes; with ``go_on`` it continues once they are verified.
+    """
+
+    max_changes: int = 0
+    canary: int = 0
+    go_on: bool = False
+    attempts: int = 5
+
+
+def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
+    """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest."""
+
+    def aim(facts: Domain) -> Goal | None:
+        try:
+            ruling = decide(policy, Subject.of_domain(facts))
+        except FlavorImageConflict:
+            return None
+        wanted = ruling.decision.state
+        return None if wanted in (None, facts.pmu) else Goal(wanted, ruling.rule)
+
+    plans = []
+    for listed, vm in looked:
+        wanted = vm.decision.state if vm.decision else None
+        if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
+            continue
+        pending = vm.live not in (None, wanted) or vm.saved not in (None, wanted)
+        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, pending, aim))
+    return plans
+
+
+def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
+    """The domains that are off policy, or can't be judged, and that no plan will touch: each with the reason."""
+    results = []
+    for vm in vms:
+        blank = Result(vm.name, vm.uuid or "", Outcome.FAILED, old=vm.next_boot or vm.live, rule=vm.rule or "")
+        if vm.error is not None:
+            results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
+        elif vm.transient and vm.severity:
+            note = "a transient domain has no next boot: whoever starts it must ask for the PMU state"
+            results.append(replace(blank, outcome=Outcome.TRANSIENT, cause="transient", note=note))
+        elif vm.drift and _only_observed(policy, vm):
+            note = "Nova manages it, and [policy] nova_domains = observe"
+            results.append(replace(blank, outcome=Outcome.OBSERVED, cause="nova-observed", note=note))
+        elif vm.decision is not None and vm.decision.value == "undecided":
+            results.append(replace(blank, outcome=Outcome.UNDECIDED, cause="undecided", note=vm.reason or ""))
+    return results
+
+
+def planned(one: Plan) -> Result:
+    """What a dry run says of a plan."""
+    return replace(_result(one, Outcome.PLANNED, "", NOVA_NOTE if one.nova else ""), pending=one.pending)
+
+
+def plan_rollback(
+    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Domain] | None]
+) -> tuple[list[Plan], list[Result]]:
+    """Plans that put the old PMU state back, and what can't be put back and why.
+
+    Several changes of one domain are undone as one, newest first, as far as each left what the next one found. A
+    domain whose PMU state is no longer what the newest of them left is somebody else's by now and stays.
+
+    :param entries: finished changes, newest first.
+    :param find: the domain with this UUID and its next boot, None if it is gone or has none.
+    """
+    plans, rest = [], []
+    by_domain: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_domain.setdefault(entry.uuid, []).append(entry)
+    for uuid, chain in by_domain.items():
+        newest = oldest = chain[0]
+        undoes = [newest.id]
+        for entry in chain[1:]:
+            if entry.new is not oldest.old:
+                break
+            oldest = entry
+            undoes.append(entry.id)
+        found = find(uuid)
+        blank = Result(newest.name, uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
+        if found is None:
+            rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
+            continue
+        listed, facts = found
+        if facts.pmu is not newest.new:
+            note = f"its PMU state is {facts.pmu.value} now, not the {newest.new.value} that pmuconf left: it stays"
+            rest.append(replace(blank, outcome=Outcome.ALREADY, old=facts.pmu, cause="changed-since", note=note))
+            continue
+        goal = Goal(oldest.old, "rollback", tuple(undoes))
+
+        def aim(fresh: Domain, left: PmuState = newest.new, goal: Goal = goal) -> Goal | None:
+            return goal if fresh.pmu is left else None
+
+        if goal.state is facts.pmu:
+            rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
+            continue
+        plans.append(Plan(listed, facts.pmu, goal, facts.nova is not None, listed.active or listed.saved, aim))
+    return plans, rest
+
+
+def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
+    """Close what a crash left in flight, by what each domain says now: each entry with how it ended and the cause.
+
+    A define is atomic, so each domain has its old or its new state. Nothing is changed here: a domain that still
+    has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
+    more than the PMU state is not as it was before the crash: somebody else edited the domain since.
+    """
+    left = journal.in_flight(hypervisor.uri)
+    ended = []
+    for entry in left:
+        xml = _next_boot(hypervisor, entry.uuid)
+        if xml is None:
+            ended.append((entry.id, Status.ABANDONED, "domain-vanished"))
+            continue
+        status = Status.DONE if read(xml, max_bytes=_ANY_SIZE).pmu is entry.new else Status.ABANDONED
+        preimage = journal.preimage(entry.id)
+        differs = preimage is not None and not same_but_pmu(preimage, xml)
+        ended.append((entry.id, status, "settled-differs" if differs else "settled"))
+    if ended:
+        journal.settle(ended)
+    return [(entry, status, cause) for entry, (_, status, cause) in zip(left, ended)]
+
+
+def confirm_canary(hypervisor: Hypervisor, journal: Journal) -> int:
+    """Check that the domains of the last canary still have what it left; how many there are.
+
+    :raises PmuconfError: canary-missing, canary-lost.
+    """
+    canary = journal.last_canary(hypervisor.uri)
+    if not canary:
+        raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
+    for entry in canary:
+        xml = _next_boot(hypervisor, entry.uuid)
+        if xml is None or read(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
+            raise PmuconfError(
+                f"the canary {entry.name!r} no longer has the PMU state {entry.new.value}",
+                cause="canary-lost",
+                hint="Find out why before the others follow",
+            )
+    return len(canary)
+
+
+def apply(
+    hypervisor: Hypervisor, journal: Journal, plans: Sequence[Plan], limits: Limits, kind: Kind = Kind.APPLY
+) -> Iterator[Result]:
+    """Make the changes, within the limits; a result for each plan, in order, as it is known.
+
+    Stops at the first failure: what was not begun by then is not reached.
+
+    :raises PmuconfError: the journal can't be written; nothing that is not written down has been changed.
+    """
+    allowed = len(plans) if limits.max_changes == 0 else min(limits.max_changes, len(plans))
+    canary = min(limits.canary, allowed)
+    stages = [(kind, plans[:allowed])]
+    if canary:
+        stages = [(Kind.CANARY, plans[:canary])]
+        if limits.go_on:
+            stages.append((kind, plans[canary:allowed]))
+    reached = 0
+    stopped_by = ""
+    with hypervisor.watch() as watch:
+        worker = _Worker(hypervisor, journal, watch, limits.attempts)
+        for stage, chosen in stages:
+            for at in range(0, len(chosen), _BATCH):
+                if stopped_by:
+                    break
+                for result in worker.batch(chosen[at : at + _BATCH], stage):
+                    reached += 1
+                    if result.outcome is Outcome.FAILED:
+                        stopped_by = "stopped-by-failure"
+                    yield result
+    if not stopped_by:
+        stopped_by = "canary" if reached < allowed else "max-changes"
+    notes = {
+        "stopped-by-failure": "not begun: a failure stopped the run",
+        "canary": "not begun: the canary comes first; --continue goes on",
+        "max-changes": f"not begun: the limit is {limits.max_changes} changes a run",
+    }
+    for left in plans[reached:]:
+        yield _result(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
+
+
+@dataclass(frozen=True)
+class _Draft:
+    plan: Plan
+    old: PmuState
+    goal: Goal
+    xml: str
+    new_xml: str
+
+
+class _Worker:
+    """Carries plans out, batch by batch."""
+
+    def __init__(self, hypervisor: Hypervisor, journal: Journal, watch: DefineWatch, attempts: int) -> None:
+        self._hypervisor = hypervisor
+        self._journal = journal
+        self._watch = watch
+        self._attempts = attempts
+        self._stop = threading.Event()
+        self._overwritten: set[str] = set()
+
+    def batch(self, plans: Sequence[Plan], kind: Kind) -> list[Result]:
+        """The results of these plans: written down together, carried out side by side, settled together."""
+        drafted = list(self._hypervisor.map(self._draft, plans))
+        drafts = [draft for draft in drafted if isinstance(draft, _Draft)]
+        numbers = self._journal.begin([self._intent(draft, kind) for draft in drafts])
+        done = dict(zip(numbers, self._hypervisor.map(self._carry_out, zip(numbers, drafts))))
+        self._journal.settle((number, status, result.cause) for number, (result, status) in done.items() if status)
+        carried = iter(result for result, _ in done.values())
+        return [next(carried) if isinstance(one, _Draft) else one for one in drafted]
+
+    def _intent(self, draft: _Draft, kind: Kind) -> Intent:
+        listed = draft.plan.listed
+        return Intent(
+            kind=kind,
+            uri=self._hypervisor.uri,
+            uuid=listed.uuid,
+            name=listed.name,
+            old=draft.old,
+            new=draft.goal.state,
+            rule=draft.goal.rule,
+            preimage=draft.xml,
+            undoes=draft.goal.undoes,
+        )
+
+    def _draft(self, plan: Plan) -> _Draft | Result:
+        try:
+            return self._drafted(plan, self._read(plan.listed))
+        except DomainVanished:
+            return _result(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
+        except PmuconfError as error:
+            self._stop.set()
+            return _result(plan, Outcome.FAILED, error.cause, error.message)
+
+    def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
+        facts = read(xml, max_bytes=_ANY_SIZE)
+        goal = plan.aim(facts)
+        if goal is None or goal.state is facts.pmu:
+            return _result(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
+        return _Draft(plan, facts.pmu, goal, xml, rewrite(xml, goal.state, max_bytes=_ANY_SIZE))
+
+    def _read(self, listed: Listed) -> str:
+        return self._hypervisor.next_boot_xml(listed, secrets=True)
+
+    def _carry_out(self, numbered: tuple[int, _Draft]) -> tuple[Result, Status | None]:
+        """Change one domain; its result, and how its journal entry ends (None: it stays in flight)."""
+        number, draft = numbered
+        plan = draft.plan
+        try:
+            if self._stop.is_set():
+                note = "not begun: a failure stopped the run"
+                return _result(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
+            return self._attempt(number, draft)
+        except DomainVanished:
+            note = "it went away before it was changed"
+            return _result(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
+        except PmuconfError as error:
+            self._stop.set()
+            return _result(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+
+    def _attempt(self, number: int, draft: _Draft) -> tuple[Result, Status]:
+        plan = draft.plan
+        for attempt in range(self._attempts):
+            if attempt:
+                time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # out of step with the other writer
+            mark = self._watch.mark(plan.listed.uuid)
+            xml = self._read(plan.listed)
+            if xml != draft.xml:
+                again = self._drafted(plan, xml)
+                if isinstance(again, Result):
+                    return again, Status.ABANDONED
+                draft = again
+                self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
+                mark = self._watch.mark(plan.listed.uuid)
+                if self._read(plan.listed) != draft.xml:
+                    continue
+            if not self._hypervisor.is_persistent(plan.listed):
+                note = "it became transient: it has no next boot any more"
+                return _result(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
+            self._hypervisor.define(plan.listed, draft.new_xml)
+            ended = self._verified(number, draft, mark)
+            if ended is not None:
+                return ended
+            again = self._drafted(plan, self._read(plan.listed))
+            if isinstance(again, Result):
+                return self._changed(draft, number), Status.DONE
+            draft = again
+        note = f"somebody else edits it all the time: given up after {self._attempts} attempts"
+        return _result(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
+
+    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | None:
+        """Look at what our define made; None if somebody else's define came behind it, so that we look anew."""
+        plan, watch = draft.plan, self._watch
+        after = self._read(plan.listed)
+        right = read(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
+        events = watch.wait(plan.listed.uuid, mark)
+        defines = [what for what in events if what != watch.UNDEFINED]
+        if right and defines == [watch.ADDED]:
+            # It was undefined between our last look and our define, which made it anew: take that back.
+            self._hypervisor.undefine(plan.listed)
+            note = "somebody undefined it in the moment of the change: undefined again"
+            return _result(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
+        foreign = len(defines) - 1
+        if right and foreign <= 0:
+            return self._changed(draft, number), Status.DONE
+        now = self._read(plan.listed)
+        behind = (not right) + (now != after)  # the edits of others that we can see came behind ours
+        if foreign > behind:
+            self._overwritten.add(plan.listed.uuid)
+        if right and now == after:
+            return self._changed(draft, number), Status.DONE
+        if foreign > 0 or now != after:
+            return None
+        self._hypervisor.define(plan.listed, draft.xml)
+        self._stop.set()
+        note = "more than features/pmu differed after the define: put back as it was"
+        return _result(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
+
+    def _changed(self, draft: _Draft, number: int) -> Result:
+        plan = replace(draft.plan, old=draft.old, goal=draft.goal)
+        cause, note = "", NOVA_NOTE if plan.nova else ""
+        if plan.listed.uuid in self._overwritten:
+            cause = "edit-overwritten"
+            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
+        return replace(_result(plan, Outcome.CHANGED, cause, note, number), pending=plan.pending)
+
+    def _ended(self, draft: _Draft) -> Status | None:
+        """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
+        try:
+            state = read(self._read(draft.plan.listed), max_bytes=_ANY_SIZE).pmu
+        except DomainVanished:
+            return Status.ABANDONED
+        except PmuconfError:
+            return None
+        return Status.DONE if state is draft.goal.state else Status.ABANDONED
+
+
+# What libvirt hands out on the way of a change was within the limit when it was planned; the secrets add a little.
+_ANY_SIZE: Final = 2 * MAX_XML_BYTES
+
+
+def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
+    listed = hypervisor.find(uuid)
+    if listed is None or not listed.persistent:
+        return None
+    try:
+        return hypervisor.next_boot_xml(listed, secrets=True)
+    except DomainVanished:
+        return None
+
+
+def _only_observed(policy: Policy, vm: Vm) -> bool:
+    return vm.nova and policy.nova_domains is NovaDomains.OBSERVE
+
+
+def _result(plan: Plan, outcome: Outcome, cause: str, note: str, change: int | None = None) -> Result:
+    return Result(
+        name=plan.listed.name,
+        uuid=plan.listed.uuid,
+        outcome=outcome,
+        old=plan.old,
+        new=plan.goal.state,
+        rule=plan.goal.rule,
+        cause=cause,
+        note=note,
+        change=change,
+    )

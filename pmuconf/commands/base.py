@@ -1,0 +1,140 @@
+"""What the commands share: configuration, the connection, tables that are safe to show, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cliff.columns import FormattableColumn
+from cliff.command import Command
+from cliff.lister import Lister
+
+from pmuconf import conf
+from pmuconf.errors import PmuconfError
+from pmuconf.report.plain import csv_cell, printable
+
+if TYPE_CHECKING:
+    from pmuconf.hypervisor import Hypervisor
+
+__all__ = ["Action", "Table", "connect", "progress", "settings"]
+
+_Item = TypeVar("_Item")
+
+_COLOURS = {"drift": "31", "failed": "31", "pending": "33", "changed": "32", "ok": "32"}
+
+
+def settings(command: Command) -> conf.Settings:
+    """The configuration that the global options name."""
+    return conf.load(command.app.options.config_file, command.app.options.config_dir)
+
+
+def connect(args: argparse.Namespace, chosen: conf.Settings, *, read_only: bool) -> AbstractContextManager[Hypervisor]:
+    """Open the connection that --connect or the configuration names."""
+    try:
+        from pmuconf.hypervisor import Hypervisor
+    except ImportError as error:
+        raise PmuconfError(
+            f"libvirt's Python module can't be loaded: {error}",
+            cause="libvirt-missing",
+            hint="Install it with 'pip install pmuconf[host]', or use --xml, which needs no libvirt",
+        ) from None
+    return Hypervisor.open(args.connect or chosen.uri, read_only=read_only, parallel=chosen.parallel)
+
+
+def add_connect(parser: argparse.ArgumentParser) -> None:
+    """Add --connect."""
+    parser.add_argument(
+        "--connect", metavar="URI", help="The libvirt connection; the default is [libvirt] uri, qemu:///system."
+    )
+
+
+def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
+    """Pass the items through, with a bar on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(items, total=total, desc=what, unit="VM", leave=False)
+
+
+class _Guarded(Command):
+    """A bug of ours is shown as one line, not as a traceback; --debug shows that."""
+
+    def get_epilog(self) -> str:
+        """None: cliff's own names the package, for which it reads every package of the environment (170 ms)."""
+        return ""
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        try:
+            return int(super().run(parsed_args) or 0)
+        except (PmuconfError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if self.app.options.debug or (isinstance(error, ValueError) and "No recognized column" in str(error)):
+                raise
+            raise PmuconfError(
+                f"unexpected {type(error).__name__}: {error}",
+                cause="internal",
+                hint="This is a defect of pmuconf: please report it with what --debug shows",
+            ) from error
+
+
+class Action(_Guarded):
+    """A command that does something; take_action() returns its exit status."""
+
+
+class Table(_Guarded, Lister):
+    """A command that lists records, in the order in which it gives them; ``status`` becomes its exit status.
+
+    A record maps column names to text, numbers, truth values, mappings or None. The plain table shows the columns
+    of ``brief``; -c and the formats for programs have them all.
+    """
+
+    columns: Sequence[str]
+    brief: Sequence[str]
+    status: int = 0
+
+    def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
+        """The records to be listed."""
+        raise NotImplementedError
+
+    def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        records = self.records(args)
+        columns = self.brief if args.formatter == "table" and not args.columns else self.columns
+        return columns, [[_shown(record[name], args.formatter) for name in columns] for record in records]
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        super().run(parsed_args)
+        return self.status
+
+    def tell(self, sentence: str) -> None:
+        """Say something to a person, on standard error."""
+        self.app.LOG.info(sentence)
+
+
+class _Coloured(FormattableColumn):  # type: ignore[type-arg]
+    def human_readable(self) -> str:
+        return f"\x1b[{_COLOURS[self._value]}m{self._value}\x1b[0m"
+
+
+def _shown(value: Any, formatter: str) -> Any:
+    if formatter in ("json", "yaml"):
+        return value
+    if isinstance(value, Mapping):
+        value = value["cause"]
+    if formatter == "csv":
+        return csv_cell(value) if isinstance(value, str) else value
+    if formatter == "value":
+        return printable(value) if isinstance(value, str) else value
+    if value in _COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        return _Coloured(value)
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value))

@@ -1,0 +1,347 @@
+"""Every option of pmuconf, and the one way to read them: the policy file that all front ends share.
+
+``load()`` refuses a wrong configuration whole: an unknown group or option, a bad value, a rule that is listed but
+not there, that asks nothing, or that can never decide. Each refusal names file, group and option, and what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from oslo_config import cfg
+
+from pmuconf.domain import MAX_XML_BYTES, X86
+from pmuconf.errors import PmuconfError
+from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed
+
+__all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Settings", "list_opts", "load"]
+
+DEFAULT_FILE: Final = Path("/etc/pmuconf/pmuconf.conf")
+DEFAULT_DIR: Final = Path("/etc/pmuconf/pmuconf.conf.d")
+
+_STATES = ("off", "on", "keep")
+_RULE_PREFIX = "rule:"
+_RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+_POLICY_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "default",
+        default="off",
+        choices=[
+            ("off", "write <pmu state='off'/>"),
+            ("on", "write <pmu state='on'/>"),
+            ("keep", "leave as it is"),
+        ],
+        help="What to do with a domain or flavor that no rule matches and that makes no explicit choice (hw:pmu of "
+        "the flavor, hw_pmu of the image). Only x86 KVM and QEMU domains are ever touched.",
+    ),
+    cfg.ListOpt(
+        "rules",
+        default=[],
+        help="The rules, in the order in which they are asked; the first that matches decides. Each NAME here has "
+        "a group [rule:NAME]. A rule that needs a fact which a front end cannot know makes the domain undecided "
+        "there; the rules behind it are not asked.",
+    ),
+    cfg.StrOpt(
+        "nova_domains",
+        default="enforce",
+        choices=[
+            ("enforce", "bring them on policy like any other domain"),
+            ("observe", "report them, change nothing"),
+        ],
+        help="What to do with domains that Nova manages (told by their metadata). Nova keeps a rewrite over a soft "
+        "reboot and writes the domain anew at a hard reboot, stop and start, resize or migration of a stopped "
+        "server: the lasting ways there are the compute plugin and hw:pmu on the flavor.",
+    ),
+]
+
+_RULE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt("pmu", choices=_STATES, help="What this rule wants. Required."),
+    cfg.StrOpt("reason", default="", help="Why, in your words: shown in every report beside the decision."),
+    cfg.ListOpt("flavor", default=[], help="Flavor names, as globs: perf.*, *.dedicated"),
+    cfg.ListOpt(
+        "flavor_id",
+        default=[],
+        help="Flavor ids. A domain that a Nova before 32 wrote does not carry its flavor's id.",
+    ),
+    cfg.ListOpt(
+        "extra_spec",
+        default=[],
+        help="Extra specs of the flavor, as KEY or KEY=GLOB. A domain that a Nova before 32 wrote does not carry "
+        "them. hw:pmu beats every rule and so can't stand here.",
+    ),
+    cfg.ListOpt(
+        "image_property",
+        default=[],
+        help="Properties of the image, as KEY or KEY=GLOB. A domain that a Nova before 32 wrote does not carry "
+        "them. hw_pmu beats every rule and so can't stand here.",
+    ),
+    cfg.ListOpt("project", default=[], help="Project ids, as Keystone has them."),
+    cfg.ListOpt("domain", default=[], help="Domain names, as globs, or domain UUIDs."),
+    cfg.ListOpt("arch", default=[], help=f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
+    cfg.ListOpt("virt_type", default=[], help=f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),
+]
+
+_LIBVIRT_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt("uri", default="qemu:///system", help="The libvirt connection; only QEMU drivers are served."),
+    cfg.IntOpt(
+        "parallel",
+        default=4,
+        min=1,
+        max=32,
+        help="How many requests to libvirt may be under way at once. libvirtd serves five of one client by default "
+        "(max_client_requests).",
+    ),
+    cfg.IntOpt(
+        "max_xml_bytes",
+        default=MAX_XML_BYTES,
+        min=4096,
+        help="The largest domain XML that is read, in bytes.",
+    ),
+]
+
+_CHANGE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.IntOpt(
+        "max_changes",
+        default=100,
+        min=0,
+        help="How many domains one run may change before it stops; 0 for no limit. --max-changes overrides it.",
+    ),
+    cfg.IntOpt(
+        "attempts",
+        default=5,
+        min=1,
+        max=100,
+        help="How often a change is planned anew when somebody else edits the same domain meanwhile.",
+    ),
+]
+
+_JOURNAL_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "path",
+        default="/var/lib/pmuconf/journal.sqlite",
+        help="The journal of changes (SQLite, readable by its owner alone). Beside it lies the lock that keeps two "
+        "writers apart. Keep both on a local file system.",
+    ),
+    cfg.IntOpt(
+        "retention_days",
+        default=365,
+        min=1,
+        help="How long the journal keeps finished changes, in days; after that they can't be rolled back. Changes "
+        "in flight are never dropped.",
+    ),
+]
+
+_GROUPS: Final[dict[str, list[cfg.Opt]]] = {
+    "policy": _POLICY_OPTS,
+    "libvirt": _LIBVIRT_OPTS,
+    "change": _CHANGE_OPTS,
+    "journal": _JOURNAL_OPTS,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole valid configuration. ``unused_rules`` are rule groups that [policy] rules does not list."""
+
+    policy: Policy
+    uri: str
+    parallel: int
+    max_xml_bytes: int
+    max_changes: int
+    attempts: int
+    journal: Path
+    retention_days: int
+    files: tuple[str, ...]
+    unused_rules: tuple[str, ...]
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator; ``rule:NAME`` stands for each rule's group."""
+    return [*_GROUPS.items(), (f"{_RULE_PREFIX}NAME", _RULE_OPTS)]
+
+
+def load(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> Settings:
+    """Read the configuration; without files and dirs, the default ones where they exist.
+
+    :raises PmuconfError: cause config-missing, config-unreadable or config-invalid.
+    """
+    if not files and not dirs:
+        files = [str(DEFAULT_FILE)] if DEFAULT_FILE.exists() else []
+        dirs = [str(DEFAULT_DIR)] if DEFAULT_DIR.is_dir() else []
+    for path in files:
+        _readable(path, os.R_OK)
+    for path in dirs:
+        _readable(path, os.R_OK | os.X_OK)
+    written = _Written.read([*files, *_files_in(dirs)])
+    written.check()
+    conf = cfg.ConfigOpts()
+    for group, opts in _GROUPS.items():
+        conf.register_opts(opts, group=group)
+    for name in written.rule_names():
+        conf.register_opts(_RULE_OPTS, group=_RULE_PREFIX + name)
+    try:
+        # Not the environment: one policy file gives one answer, whoever asks.
+        conf(args=[], default_config_files=list(files), default_config_dirs=list(dirs), use_env=False)
+        return _settings(conf, written)
+    except cfg.Error as error:
+        raise PmuconfError(str(error), cause="config-invalid") from None
+
+
+def _settings(conf: cfg.ConfigOpts, written: _Written) -> Settings:
+    listed = list(conf.policy.rules)
+    rules = tuple(_rule(conf, name, written) for name in _checked_names(listed, written))
+    pair = shadowed(rules)
+    if pair is not None:
+        later, earlier = pair
+        written.refuse(
+            _RULE_PREFIX + later.name,
+            None,
+            f"can never decide: rule {earlier.name} stands before it and matches whatever it matches. Put it before "
+            f"{earlier.name} in [policy] rules, or take it out",
+        )
+    return Settings(
+        policy=Policy(
+            default=Decision(conf.policy.default),
+            rules=rules,
+            nova_domains=NovaDomains(conf.policy.nova_domains),
+        ),
+        uri=conf.libvirt.uri,
+        parallel=conf.libvirt.parallel,
+        max_xml_bytes=conf.libvirt.max_xml_bytes,
+        max_changes=conf.change.max_changes,
+        attempts=conf.change.attempts,
+        journal=Path(conf.journal.path),
+        retention_days=conf.journal.retention_days,
+        files=tuple(written.files),
+        unused_rules=tuple(sorted(set(written.rule_names()) - set(listed))),
+    )
+
+
+def _checked_names(listed: Sequence[str], written: _Written) -> Sequence[str]:
+    there = written.rule_names()
+    for at, name in enumerate(listed):
+        if name in listed[:at]:
+            written.refuse("policy", "rules", f"lists {name} twice")
+        if name in RESERVED or not _RULE_NAME.fullmatch(name):
+            written.refuse("policy", "rules", f"{name!r} is no name for a rule: letters, digits, _ . and - are allowed")
+        if name not in there:
+            known = ", ".join(f"[{_RULE_PREFIX}{other}]" for other in there) or "none"
+            written.refuse(
+                "policy", "rules", f"lists {name}, but there is no group [{_RULE_PREFIX}{name}]; there is: {known}"
+            )
+    return listed
+
+
+def _rule(conf: cfg.ConfigOpts, name: str, written: _Written) -> Rule:
+    group = conf[_RULE_PREFIX + name]
+    criteria: dict[str, tuple[str, ...]] = {key: tuple(group[key]) for key in CRITERIA}
+    rule = Rule(name=name, decision=Decision(group.pmu or "keep"), reason=group.reason, **criteria)
+
+    def refuse(option: str | None, problem: str) -> NoReturn:
+        written.refuse(_RULE_PREFIX + name, option, problem)
+
+    if group.pmu is None:
+        refuse("pmu", f"is missing; allowed: {', '.join(_STATES)}")
+    if not rule.criteria():
+        refuse(None, f"asks nothing, so it would match everything: name one of {', '.join(CRITERIA)}")
+    for key, beaten in (("extra_spec", "hw:pmu"), ("image_property", "hw_pmu")):
+        if any(value.partition("=")[0] == beaten for value in criteria[key]):
+            refuse(key, f"reads {beaten}, but an explicit {beaten} decides before any rule")
+        if any(not value.partition("=")[0] for value in criteria[key]):
+            refuse(key, "has a value without a key; allowed: KEY or KEY=GLOB")
+    for key, allowed in (("arch", X86), ("virt_type", VIRT_TYPES)):
+        for value in criteria[key]:
+            if value not in allowed:
+                refuse(key, f"{value!r} never matches; allowed: {', '.join(sorted(allowed))}")
+    return rule
+
+
+class _Written:
+    """What the files themselves say, group by group: oslo.config passes over what it does not know."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self.files = list(files)
+        self._sections: dict[str, dict[str, dict[str, list[str]]]] = {}
+
+    @classmethod
+    def read(cls, files: Iterable[str]) -> _Written:
+        written = cls(files)
+        for path in written.files:
+            sections: dict[str, dict[str, Any]] = {}
+            try:
+                cfg.ConfigParser(path, sections).parse()
+            except cfg.ParseError as error:
+                raise PmuconfError(f"{path}:{error.lineno}: {error.msg}", cause="config-invalid") from None
+            except UnicodeDecodeError:
+                raise PmuconfError(f"{path}: is not UTF-8 text", cause="config-invalid") from None
+            except OSError as error:
+                raise PmuconfError(f"{path}: {error.strerror}", cause="config-unreadable") from None
+            written._sections[path] = sections
+        return written
+
+    def rule_names(self) -> list[str]:
+        names: dict[str, None] = {}
+        for sections in self._sections.values():
+            for group, options in sections.items():
+                if group.startswith(_RULE_PREFIX) and options:
+                    names[group[len(_RULE_PREFIX) :]] = None
+        return list(names)
+
+    def check(self) -> None:
+        """Refuse unknown groups and options, and values that are none."""
+        for path, sections in self._sections.items():
+            for group, options in sections.items():
+                opts = _RULE_OPTS if group.startswith(_RULE_PREFIX) else _GROUPS.get(group)
+                if opts is None and (options or group != "DEFAULT"):
+                    known = ", ".join(f"[{name}]" for name in (*_GROUPS, f"{_RULE_PREFIX}NAME"))
+                    self._refuse_in(path, group, None, f"is no group of pmuconf; allowed: {known}")
+                by_name = {opt.dest: opt for opt in opts or ()}
+                for name, values in options.items():
+                    if name not in by_name:
+                        self._refuse_in(path, group, name, f"is no option; allowed: {', '.join(by_name)}")
+                    for value in values:
+                        try:
+                            by_name[name].type(value)
+                        except ValueError as error:
+                            self._refuse_in(path, group, name, _allowed(by_name[name], value, error))
+
+    def refuse(self, group: str, option: str | None, problem: str) -> NoReturn:
+        """Raise for an option, naming the last file that has it, or its group."""
+        having = [path for path, sections in self._sections.items() if group in sections]
+        exact = [path for path in having if option in self._sections[path][group]]
+        self._refuse_in((exact or having or ["built-in defaults"])[-1], group, option, problem)
+
+    @staticmethod
+    def _refuse_in(path: str, group: str, option: str | None, problem: str) -> NoReturn:
+        where = f"[{group}] {option}" if option else f"[{group}]"
+        raise PmuconfError(f"{path}: {where}: {problem}", cause="config-invalid")
+
+
+def _allowed(opt: cfg.Opt, value: str, error: ValueError) -> str:
+    choices = getattr(opt.type, "choices", None)
+    low, high = getattr(opt.type, "min", None), getattr(opt.type, "max", None)
+    if choices:
+        allowed = ", ".join(str(choice) for choice in choices)
+    elif low is not None:
+        allowed = f"{low} to {high}" if high is not None else f"{low} or more"
+    else:
+        return f"{value!r} is not allowed: {error}"
+    return f"{value!r} is not allowed; allowed: {allowed}"
+
+
+def _readable(path: str, mode: int) -> None:
+    if not os.path.exists(path):
+        raise PmuconfError(f"{path}: no such file or directory", cause="config-missing")
+    if not os.access(path, mode):
+        raise PmuconfError(f"{path}: no permission to read it", cause="config-unreadable")
+
+
+def _files_in(dirs: Iterable[str]) -> list[str]:
+    return [str(path) for folder in dirs for path in sorted(Path(folder).glob("*.conf"))]

@@ -1,0 +1,360 @@
+"""What a libvirt domain XML says about the PMU, and the rewrite of that one element.
+
+Pure: text in, text or facts out. The element is ``<features><pmu state='on|off'/></features>``
+(https://libvirt.org/formatdomain.html#hypervisor-features). Checked against libvirt 9.0: an absent element is
+libvirt's ``default``, ``<pmu/>`` without a state means on, and of several elements the last one counts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from lxml import etree
+
+from pmuconf.errors import PmuconfError
+
+__all__ = [
+    "MAX_XML_BYTES",
+    "UNKNOWN",
+    "X86",
+    "Domain",
+    "DomainXmlError",
+    "Nova",
+    "PmuState",
+    "Unknown",
+    "read",
+    "read_snapshot",
+    "rewrite",
+    "rewrite_bytes",
+    "same_but_pmu",
+]
+
+MAX_XML_BYTES: Final = 4 * 1024 * 1024
+X86: Final = frozenset({"x86_64", "i686"})
+
+_NOVA = "{http://openstack.org/xmlns/libvirt/nova/1.1}"
+# A missing <features> goes in front of the first of these: where libvirt itself would write it.
+_AFTER_FEATURES = frozenset({"cpu", "clock", "on_poweroff", "on_reboot", "on_crash", "pm", "devices"})
+
+
+class PmuState(enum.Enum):
+    """The PMU state of a domain in libvirt's words; ``DEFAULT`` is an absent element."""
+
+    ON = "on"
+    OFF = "off"
+    DEFAULT = "default"
+
+
+class Unknown(enum.Enum):
+    """A fact that its reader cannot know, as opposed to None: known to be absent."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class DomainXmlError(PmuconfError):
+    """The text is no domain XML that can be trusted; names the source and, where there is one, the line."""
+
+    def __init__(self, problem: str, *, cause: str, source: str, line: int | None = None) -> None:
+        where = f"{source}:{line}" if line else source
+        super().__init__(f"{where}: {problem}", cause=cause)
+
+
+@dataclass(frozen=True)
+class Nova:
+    """What Nova wrote into a domain's metadata (namespace nova/1.1).
+
+    Up to 31.x the flavor has a name and sizes only; from 32.0.0 it carries its id, extra specs and the image's
+    properties (the elements are there even if empty). What the version does not write is ``UNKNOWN``.
+    """
+
+    flavor: str | None
+    flavor_id: str | Unknown | None
+    project_id: str | None
+    extra_specs: Mapping[str, str] | Unknown
+    image_properties: Mapping[str, str] | Unknown
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The facts of one domain XML that a decision about the PMU rests on."""
+
+    name: str
+    uuid: str | None
+    virt_type: str
+    arch: str
+    pmu: PmuState
+    cpu_mode: str | None
+    nova: Nova | None
+    running: bool = False
+    """Whether this is the definition of a running guest: only that carries an id."""
+
+    @property
+    def x86(self) -> bool:
+        """Whether QEMU or KVM runs an x86 guest here: the only domains that the policy speaks of."""
+        return self.virt_type in ("kvm", "qemu") and self.arch in X86
+
+    @property
+    def effective_pmu(self) -> PmuState | None:
+        """What the guest gets: the state, or for ``default`` what QEMU makes of the CPU model.
+
+        QEMU's ``pmu`` property defaults to true for host-passthrough and maximum, and to false for every named
+        model, host-model and no ``<cpu>`` at all (target/i386/cpu.c). None outside x86, where no such rule holds.
+        """
+        if self.pmu is not PmuState.DEFAULT:
+            return self.pmu
+        if not self.x86:
+            return None
+        return PmuState.ON if self.cpu_mode in ("host-passthrough", "maximum") else PmuState.OFF
+
+
+def read(xml: str | bytes, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> Domain:
+    """Return the facts of a domain XML.
+
+    :raises DomainXmlError: not a domain, not well-formed, has a DOCTYPE, or is larger than max_bytes.
+    """
+    return _facts(_parse(xml, source, max_bytes), source)
+
+
+def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MAX_XML_BYTES) -> Domain | None:
+    """Return the domain whose definition a revert to this snapshot would bring back, None if it holds none.
+
+    ``<inactiveDomain>`` (libvirt 5.x and later, snapshots of running domains) is what a revert makes the next
+    boot; without it, it is ``<domain>`` (https://libvirt.org/formatsnapshot.html).
+    """
+    root = _root(xml, source, max_bytes)
+    if root.tag != "domainsnapshot":
+        raise DomainXmlError(
+            f"the root element is {_shown(root.tag)}, not <domainsnapshot>", cause="not-a-snapshot", source=source
+        )
+    found = root.find("inactiveDomain")
+    if found is None:
+        found = root.find("domain")
+    return None if found is None else _facts(found, source)
+
+
+def rewrite(xml: str, state: PmuState, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str:
+    """Return the XML with its PMU in the given state and nothing else changed.
+
+    ``DEFAULT`` takes the element away. Idempotent: text that already says exactly this comes back as it is.
+
+    :raises DomainXmlError: as read().
+    """
+    root = _parse(xml, source, max_bytes)
+    if not _set_pmu(root, state, source):
+        return xml
+    text: str = etree.tostring(root.getroottree(), encoding="unicode")
+    declaration = xml[: xml.index("?>") + 2] + "\n" if xml.startswith("<?xml") else ""
+    return declaration + text + _tail(xml)
+
+
+def rewrite_bytes(xml: bytes, state: PmuState, *, source: str, max_bytes: int = MAX_XML_BYTES) -> bytes:
+    """As rewrite(), for a file in its own encoding, which is kept."""
+    root = _parse(xml, source, max_bytes)
+    if not _set_pmu(root, state, source):
+        return xml
+    tree = root.getroottree()
+    declared = xml.lstrip(b"\xef\xbb\xbf").startswith(b"<?xml")
+    text: bytes = etree.tostring(tree, encoding=tree.docinfo.encoding or "UTF-8", xml_declaration=declared)
+    return text + (b"\n" if xml.endswith(b"\n") else b"")
+
+
+def same_but_pmu(one: str, other: str) -> bool:
+    """Whether two domain XMLs mean the same outside ``features/pmu``.
+
+    Compared as canonical XML, without the white space between elements. libvirt may put the controllers of a
+    fresh domain into another order on the first redefine (seen with q35 on 9.0) and lists a domain's devices kind
+    by kind; so within ``<devices>`` only the order of devices of one kind counts, and of controllers none.
+    """
+    return _meaning(one) == _meaning(other)
+
+
+def _root(xml: str | bytes, source: str, max_bytes: int) -> etree._Element:
+    try:
+        data = xml.encode("utf-8") if isinstance(xml, str) else xml
+    except UnicodeEncodeError as error:
+        raise DomainXmlError(f"text that is no Unicode: {error.reason}", cause="xml-encoding", source=source) from None
+    if len(data) > max_bytes:
+        raise DomainXmlError(
+            f"{len(data)} bytes, more than the {max_bytes} that are read", cause="xml-too-large", source=source
+        )
+    # Text that libvirt handed out is UTF-8 whatever its declaration says; a file declares its own encoding.
+    # Nothing outside the document is ever fetched: lxml's own defaults once resolved external entities.
+    parser = etree.XMLParser(
+        encoding="utf-8" if isinstance(xml, str) else None,
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        strip_cdata=False,
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        cause = "xml-encoding" if "encod" in str(error).lower() else "xml-syntax"
+        raise DomainXmlError(f"not well-formed: {error.msg}", cause=cause, source=source, line=error.lineno) from None
+    except (ValueError, LookupError) as error:
+        raise DomainXmlError(f"not readable as XML: {error}", cause="xml-encoding", source=source) from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise DomainXmlError("has a DOCTYPE, which no libvirt XML has", cause="xml-doctype", source=source, line=1)
+    return root
+
+
+def _parse(xml: str | bytes, source: str, max_bytes: int) -> etree._Element:
+    root = _root(xml, source, max_bytes)
+    if root.tag != "domain":
+        raise DomainXmlError(
+            f"the root element is {_shown(root.tag)}, not <domain>",
+            cause="not-a-domain",
+            source=source,
+            line=root.sourceline,
+        )
+    return root
+
+
+def _facts(root: etree._Element, source: str) -> Domain:
+    name: str | None = None
+    uuid: str | None = None
+    arch = ""
+    cpu_mode: str | None = None
+    nova: Nova | None = None
+    pmu = PmuState.DEFAULT
+    for child in root:
+        tag = child.tag
+        if tag == "name":
+            name = child.text
+        elif tag == "uuid":
+            uuid = child.text
+        elif tag == "metadata":
+            nova = _nova(child)
+        elif tag == "os":
+            kind = child.find("type")
+            arch = kind.get("arch", "") if kind is not None else ""
+        elif tag == "features":
+            for element in child.iterchildren("pmu"):
+                pmu = _state(element, source)
+        elif tag == "cpu":
+            cpu_mode = child.get("mode", "custom")
+    if not name:
+        raise DomainXmlError("the domain has no <name>", cause="no-name", source=source, line=root.sourceline)
+    return Domain(name, uuid, root.get("type", ""), arch, pmu, cpu_mode, nova, running=root.get("id") is not None)
+
+
+def _state(element: etree._Element, source: str) -> PmuState:
+    value = element.get("state", "on")
+    if value not in ("on", "off"):
+        raise DomainXmlError(
+            f"<pmu state={value!r}> is neither on nor off",
+            cause="bad-pmu-state",
+            source=source,
+            line=element.sourceline,
+        )
+    return PmuState(value)
+
+
+def _nova(metadata: etree._Element) -> Nova | None:
+    instance = metadata.find(f"{_NOVA}instance")
+    if instance is None:
+        return None
+    flavor = instance.find(f"{_NOVA}flavor")
+    specs = None if flavor is None else flavor.find(f"{_NOVA}extraSpecs")
+    properties = instance.find(f"{_NOVA}image/{_NOVA}properties")
+    project = instance.find(f"{_NOVA}owner/{_NOVA}project")
+    return Nova(
+        flavor=None if flavor is None else flavor.get("name"),
+        flavor_id=UNKNOWN if flavor is None or specs is None else flavor.get("id"),
+        project_id=None if project is None else project.get("uuid"),
+        extra_specs=UNKNOWN if specs is None else _named(specs.iterchildren(f"{_NOVA}extraSpec")),
+        image_properties=UNKNOWN if properties is None else _named(properties.iterchildren(f"{_NOVA}property")),
+    )
+
+
+def _named(elements: Iterable[etree._Element]) -> dict[str, str]:
+    return {element.get("name", ""): element.text or "" for element in elements}
+
+
+def _set_pmu(root: etree._Element, state: PmuState, source: str) -> bool:
+    """Put the element tree into the state; False if it was already exactly so."""
+    found = root.findall("features/pmu")
+    for element in found:
+        _state(element, source)
+    if state is PmuState.DEFAULT:
+        for element in found:
+            _drop(element)
+        return bool(found)
+    if len(found) == 1 and found[0].get("state") == state.value:
+        return False
+    if found:
+        *others, last = found
+        for element in others:
+            _drop(element)
+        last.set("state", state.value)
+        return True
+    features = root.find("features")
+    if features is None:
+        features = etree.Element("features")
+        at = next((i for i, child in enumerate(root) if child.tag in _AFTER_FEATURES), len(root))
+        _insert(root, at, features)
+    pmu = etree.Element("pmu", state=state.value)
+    _insert(features, 0, pmu)
+    return True
+
+
+def _insert(parent: etree._Element, at: int, element: etree._Element) -> None:
+    # The new element takes a copy of the white space in front of it as its tail, so that taking it away again
+    # gives the old text back, and both lines keep their indentation.
+    before = parent[at - 1].tail if at else parent.text
+    element.tail = before if before is not None and not before.strip() else None
+    parent.insert(at, element)
+
+
+def _drop(element: etree._Element) -> None:
+    """Take an element and the white space behind it away; text behind it stays."""
+    parent = element.getparent()
+    assert parent is not None  # it was found below a root
+    if element.tail is not None and element.tail.strip():
+        previous = element.getprevious()
+        if previous is None:
+            parent.text = (parent.text or "") + element.tail
+        else:
+            previous.tail = (previous.tail or "") + element.tail
+    parent.remove(element)
+
+
+def _tail(xml: str) -> str:
+    return "\n" if xml.endswith("\n") else ""
+
+
+def _meaning(xml: str) -> tuple[bytes, ...]:
+    root = _parse(xml, "domain XML", max(MAX_XML_BYTES, 4 * len(xml)))
+    for pmu in root.findall("features/pmu"):
+        _drop(pmu)
+    for features in root.findall("features"):
+        if not len(features) and not features.attrib and not (features.text or "").strip():
+            _drop(features)
+    for element in root.iter():
+        if len(element):
+            if element.text is not None and not element.text.strip():
+                element.text = None
+            for child in element:
+                if child.tail is not None and not child.tail.strip():
+                    child.tail = None
+    parts: list[bytes] = []
+    devices = root.find("devices")
+    if devices is not None:
+        kinds: dict[str, list[bytes]] = {}
+        for device in devices:
+            kinds.setdefault(str(device.tag), []).append(etree.tostring(device, method="c14n"))
+        for kind in sorted(kinds):
+            parts += sorted(kinds[kind]) if kind == "controller" else kinds[kind]
+        root.remove(devices)
+    return (etree.tostring(root, method="c14n"), *parts)
+
+
+def _shown(tag: object) -> str:
+    return f"<{tag}>" if isinstance(tag, str) else "no element"

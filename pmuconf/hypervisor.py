@@ -1,0 +1,379 @@
+"""libvirt: open, list, read, define, and hear of other people's defines.
+
+Everything that talks to libvirt is here, and libvirt's errors leave it as PmuconfError with a cause. Domain XML is
+never put into an error. An audit opens read-only; only a change opens read-write, and only there may XML be read
+with its secrets, without which a redefine would drop the VNC password.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import uuid as uuids
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import libvirt
+
+from pmuconf.errors import DomainVanished, PmuconfError
+
+__all__ = ["DefineWatch", "Hypervisor", "Listed"]
+
+_OPEN_SECONDS: Final = 30.0
+_KEEPALIVE_SECONDS: Final = 5
+_KEEPALIVE_COUNT: Final = 4
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One domain as the list of the host has it.
+
+    ``persistent`` is false for a transient domain, which has no next boot; ``saved`` says that it has a managed
+    save image, ``snapshots`` that it has at least one snapshot.
+    """
+
+    name: str
+    uuid: str
+    active: bool
+    persistent: bool
+    saved: bool
+    snapshots: bool
+    handle: libvirt.virDomain = field(repr=False, compare=False)
+
+
+class DefineWatch:
+    """Remembers every define and undefine of the host, whoever makes it, in the order in which they happen.
+
+    libvirt has no compare-and-swap: a define overwrites whatever was defined since we last read. Each define gives
+    one lifecycle event, and ours too; so two of them where we made one tell that somebody else was at it.
+    ``attach-device --config`` and the like give no event (seen on libvirt 9.0) and are not seen here.
+    """
+
+    ADDED: Final = "added"
+    UPDATED: Final = "updated"
+    UNDEFINED: Final = "undefined"
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._seen: dict[str, list[str]] = {}
+        self._id = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard, None)
+
+    def mark(self, uuid: str) -> int:
+        """A point in the domain's history, to be given to since() or wait()."""
+        with self._changed:
+            return len(self._seen.get(uuid, ()))
+
+    def since(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """What happened to the domain since the mark, as far as libvirt has told."""
+        with self._changed:
+            return tuple(self._seen.get(uuid, ())[mark:])
+
+    def wait(self, uuid: str, mark: int, seconds: float = 5.0) -> tuple[str, ...]:
+        """As since(), once at least one define is among it; what there is when the time is over."""
+
+        def defined() -> bool:
+            return any(what != self.UNDEFINED for what in self._seen.get(uuid, ())[mark:])
+
+        with self._changed:
+            self._changed.wait_for(defined, seconds)
+            return tuple(self._seen.get(uuid, ())[mark:])
+
+    def close(self) -> None:
+        """Stop listening."""
+        try:
+            self._connection.domainEventDeregisterAny(self._id)
+        except libvirt.libvirtError:
+            return  # the connection is gone, and the registration with it
+
+    def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
+            what = self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.UPDATED
+        elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
+            what = self.UNDEFINED
+        else:
+            return
+        with self._changed:
+            self._seen.setdefault(domain.UUIDString(), []).append(what)
+            self._changed.notify_all()
+
+
+class Hypervisor:
+    """An open connection to one host's QEMU driver. Its methods may be called from several threads at once."""
+
+    def __init__(self, connection: libvirt.virConnect, parallel: int) -> None:
+        self._connection = connection
+        self._parallel = parallel
+        self.uri: str = connection.getURI()
+
+    @classmethod
+    @contextmanager
+    def open(cls, uri: str, *, read_only: bool, parallel: int = 1) -> Iterator[Hypervisor]:
+        """Connect; parallel is the number of requests that map() keeps under way.
+
+        :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, not-qemu, libvirt-error.
+        """
+        _start_events()
+        connection = _open(uri, read_only)
+        try:
+            with _translated():
+                kind = connection.getType()
+                hypervisor = cls(connection, parallel)
+            if kind != "QEMU":
+                raise PmuconfError(
+                    f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
+                    cause="not-qemu",
+                    hint="Name another with --connect, such as qemu:///system",
+                )
+            yield hypervisor
+        finally:
+            connection.close()
+
+    def domains(self, names: Sequence[str] = ()) -> list[Listed]:
+        """The domains of the host, by name; or those named, each by name or UUID.
+
+        Four requests for a whole host, whatever its size.
+
+        :raises PmuconfError: no-such-domain, or as open().
+        """
+        with _translated():
+            if names:
+                handles = list({handle.UUIDString(): handle for handle in map(self._lookup, names)}.values())
+            else:
+                handles = self._connection.listAllDomains()
+            transient = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+            saved = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            snapshots = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
+            listed = []
+            for handle in handles:
+                uuid = handle.UUIDString()
+                listed.append(
+                    Listed(
+                        name=handle.name(),
+                        uuid=uuid,
+                        active=handle.ID() != -1,
+                        persistent=uuid not in transient,
+                        saved=uuid in saved,
+                        snapshots=uuid in snapshots,
+                        handle=handle,
+                    )
+                )
+        return sorted(listed, key=lambda one: one.name)
+
+    def find(self, uuid: str) -> Listed | None:
+        """The domain with this UUID, None if there is none."""
+        try:
+            return self.domains([uuid])[0]
+        except PmuconfError as error:
+            if error.cause == "no-such-domain":
+                return None
+            raise
+
+    def live_xml(self, listed: Listed) -> str:
+        """What the running guest has; of a domain that is not running, its next boot."""
+        return self._xml(listed, 0)
+
+    def next_boot_xml(self, listed: Listed, *, secrets: bool = False) -> str:
+        """What the next boot will have; with its secrets on a read-write connection only."""
+        flags: int = libvirt.VIR_DOMAIN_XML_INACTIVE
+        return self._xml(listed, flags | libvirt.VIR_DOMAIN_XML_SECURE if secrets else flags)
+
+    def saved_xml(self, listed: Listed) -> str:
+        """What the managed save image brings back at the next start."""
+        with _translated(listed.name):
+            return str(listed.handle.managedSaveGetXMLDesc(0))
+
+    def snapshot_xmls(self, listed: Listed) -> list[str]:
+        """The definition of each snapshot."""
+        with _translated(listed.name):
+            return [str(snapshot.getXMLDesc(0)) for snapshot in listed.handle.listAllSnapshots()]
+
+    def is_persistent(self, listed: Listed) -> bool:
+        """Whether the domain has a next boot now: a define would give one to a transient domain."""
+        with _translated(listed.name):
+            return bool(listed.handle.isPersistent())
+
+    def define(self, listed: Listed, xml: str) -> None:
+        """Make the XML the domain's next boot. A running guest is not touched.
+
+        Without VIR_DOMAIN_DEFINE_VALIDATE: what is defined is libvirt's own output but for one element, the caller
+        verifies afterwards that nothing else changed, which finds what validation would, and validation costs
+        about twice the define itself and refuses domains that were odd before.
+        """
+        with _translated(listed.name):
+            self._connection.defineXML(xml)
+
+    def undefine(self, listed: Listed) -> None:
+        """Take a next boot away again, and nothing else: NVRAM, TPM state, saved image and metadata stay."""
+        flags = (
+            libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+            | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        )
+        with _translated(listed.name):
+            listed.handle.undefineFlags(flags)
+
+    @contextmanager
+    def watch(self) -> Iterator[DefineWatch]:
+        """Listen for defines while the context lasts."""
+        with _translated():
+            watch = DefineWatch(self._connection)
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+    def map(self, function: Callable[[_Item], _Answer], items: Iterable[_Item]) -> Iterator[_Answer]:
+        """The function's answers in order, with several requests under way; the first error ends it."""
+        if self._parallel == 1:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(self._parallel, thread_name_prefix="libvirt") as pool:
+            try:
+                yield from pool.map(function, items)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _xml(self, listed: Listed, flags: int) -> str:
+        with _translated(listed.name):
+            return str(listed.handle.XMLDesc(flags))
+
+    def _uuids(self, flag: int) -> frozenset[str]:
+        return frozenset(handle.UUIDString() for handle in self._connection.listAllDomains(flag))
+
+    def _lookup(self, name: str) -> libvirt.virDomain:
+        try:
+            return self._connection.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        try:
+            return self._connection.lookupByUUIDString(str(uuids.UUID(name)))
+        except ValueError:
+            pass
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        raise PmuconfError(
+            f"there is no domain with the name or UUID {name!r} on {self.uri}",
+            cause="no-such-domain",
+            hint="'virsh list --all' shows those that there are",
+        )
+
+
+_starting = threading.Lock()
+_started = False
+
+
+def _start_events() -> None:
+    """Run libvirt's event loop in a thread of this process, once.
+
+    Keepalive and events need it, and the embedded driver does not work without. It can't be registered after a
+    connection was opened (https://libvirt.org/html/libvirt-libvirt-event.html).
+    """
+    global _started
+    with _starting:
+        if _started:
+            return
+        libvirt.registerErrorHandler(lambda _data, _error: None, None)  # it would print what we raise
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+        _started = True
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _open(uri: str, read_only: bool) -> libvirt.virConnect:
+    """Open within a bounded time: keepalive guards only what comes after the handshake."""
+    answer: list[Any] = []
+
+    def opening() -> None:
+        try:
+            connection = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            answer.append(error)
+            return
+        try:
+            connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # the embedded driver has none
+                answer.append(error)
+                return
+        answer.append(connection)
+
+    thread = threading.Thread(target=opening, name="libvirt-open", daemon=True)
+    thread.start()
+    thread.join(_OPEN_SECONDS)
+    if not answer:
+        raise PmuconfError(
+            f"{uri} did not answer within {_OPEN_SECONDS:.0f} seconds",
+            cause="libvirt-timeout",
+            hint="Is libvirtd or virtqemud hanging? Its log tells",
+        )
+    if isinstance(answer[0], libvirt.libvirtError):
+        raise _translate_open(answer[0], uri)
+    return answer[0]
+
+
+def _translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
+    code, number = error.get_error_code(), error.get_int1()
+    text = _one_line(error)
+    denied = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
+    if code in denied or (code == libvirt.VIR_ERR_SYSTEM_ERROR and number in (errno.EACCES, errno.EPERM)):
+        return PmuconfError(
+            f"no permission to use {uri}: {text}",
+            cause="libvirt-permission",
+            hint="Run it as root, or as a member of the group libvirt",
+        )
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+        return PmuconfError(
+            f"can't reach {uri}: {text}",
+            cause="libvirt-unreachable",
+            hint="Is libvirtd or virtqemud running? 'systemctl status libvirtd' tells; --connect names another URI",
+        )
+    return PmuconfError(f"can't open {uri}: {text}", cause="libvirt-error")
+
+
+@contextmanager
+def _translated(name: str = "") -> Iterator[None]:
+    """Turn libvirt's errors into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise _translate(error, name) from None
+
+
+def _translate(error: libvirt.libvirtError, name: str) -> PmuconfError:
+    code = error.get_error_code()
+    about = f"domain {name!r}: " if name else ""
+    if code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+        return DomainVanished(name)
+    if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED):
+        return PmuconfError(
+            f"{about}libvirt denies it: {_one_line(error)}",
+            cause="libvirt-permission",
+            hint="Run it as root, or give this user the right in libvirt's polkit rules",
+        )
+    # What the daemon answers carries the domain of its driver: an error of these two is the client's own.
+    if error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+        return PmuconfError(
+            f"{about}the connection to libvirt broke: {_one_line(error)}",
+            cause="libvirt-lost",
+            hint="Run it again when libvirt is back: what was under way is settled then",
+        )
+    return PmuconfError(f"{about}{_one_line(error)}", cause="libvirt-error")
+
+
+def _one_line(error: libvirt.libvirtError) -> str:
+    return " ".join(str(error).split())

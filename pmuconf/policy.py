@@ -1,0 +1,318 @@
+"""Which PMU state a domain or flavor should have, and which rule says so.
+
+Pure: facts in, a ruling out. Every front end (command, service, Nova plugin, Ansible module) asks here and holds
+no rule of its own. In order:
+
+1. Outside x86 KVM and QEMU: keep.
+2. An explicit ``hw:pmu`` (flavor) or ``hw_pmu`` (image) beats every rule, read exactly as Nova reads it.
+3. Where an explicit choice cannot be seen (Nova before 32 writes no extra specs into a domain's metadata) but the
+   domain says ``on``: somebody chose that, so keep.
+4. The first rule that matches. A rule that needs a fact which is not known here makes the domain undecided; it
+   never falls through to the next rule.
+5. The default.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from pmuconf.domain import UNKNOWN, X86, Domain, PmuState, Unknown
+from pmuconf.errors import PmuconfError
+
+__all__ = [
+    "CONFLICT",
+    "CRITERIA",
+    "RESERVED",
+    "VIRT_TYPES",
+    "Decision",
+    "FlavorImageConflict",
+    "NovaDomains",
+    "Policy",
+    "Rule",
+    "Ruling",
+    "Subject",
+    "decide",
+    "explicit_choice",
+    "shadowed",
+]
+
+VIRT_TYPES: Final = frozenset({"kvm", "qemu"})
+
+# The names under which the steps other than a rule appear where a rule's name would.
+DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE = "default", "out-of-scope", "written-on", "hidden-choice"
+FLAVOR_CHOICE, IMAGE_CHOICE = "hw:pmu", "hw_pmu"
+RESERVED: Final = frozenset({DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE})
+
+CONFLICT: Final = "flavor-image-conflict"
+
+
+class Decision(enum.Enum):
+    """What should be: ``off`` and ``on`` want that state written; ``keep`` and ``undecided`` change nothing."""
+
+    OFF = "off"
+    ON = "on"
+    KEEP = "keep"
+    UNDECIDED = "undecided"
+
+    @property
+    def state(self) -> PmuState | None:
+        """The PMU state that this wants written, None if it wants none."""
+        return PmuState(self.value) if self in (Decision.ON, Decision.OFF) else None
+
+
+class NovaDomains(enum.Enum):
+    """What front ends do about a domain of Nova's that is off policy: change it, or only report it."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class FlavorImageConflict(PmuconfError):
+    """``hw:pmu`` of the flavor and ``hw_pmu`` of the image disagree: Nova refuses that with HTTP 400."""
+
+    def __init__(self, flavor_says: str, image_says: str) -> None:
+        super().__init__(
+            f"the flavor's hw:pmu={flavor_says} and the image's hw_pmu={image_says} contradict each other",
+            cause=CONFLICT,
+            hint="Nova will refuse to start it: change one of the two",
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is known of the domain or flavor to be decided upon.
+
+    None means known to have none (a plain libvirt domain has no flavor); ``UNKNOWN`` that the caller cannot know.
+    ``pmu`` is the state that stands in the domain now; ``UNKNOWN`` where there is no domain yet.
+    """
+
+    virt_type: str
+    arch: str
+    flavor: str | Unknown | None = None
+    flavor_id: str | Unknown | None = None
+    extra_specs: Mapping[str, str] | Unknown | None = None
+    image_properties: Mapping[str, str] | Unknown | None = None
+    project: str | Unknown | None = None
+    name: str | Unknown | None = None
+    uuid: str | Unknown | None = None
+    pmu: PmuState | Unknown = UNKNOWN
+
+    @classmethod
+    def of_domain(cls, domain: Domain) -> Subject:
+        """The subject that a domain XML tells of."""
+        facts = cls(virt_type=domain.virt_type, arch=domain.arch, name=domain.name, uuid=domain.uuid, pmu=domain.pmu)
+        nova = domain.nova
+        if nova is None:
+            return facts
+        return cls(
+            virt_type=facts.virt_type,
+            arch=facts.arch,
+            name=facts.name,
+            uuid=facts.uuid,
+            pmu=facts.pmu,
+            flavor=nova.flavor,
+            flavor_id=nova.flavor_id,
+            project=nova.project_id,
+            extra_specs=nova.extra_specs,
+            image_properties=nova.image_properties,
+        )
+
+
+# The criteria of a rule, each an option of its group. One value of a criterion is enough to match it.
+CRITERIA: Final = (
+    "flavor",
+    "flavor_id",
+    "extra_spec",
+    "image_property",
+    "project",
+    "domain",
+    "arch",
+    "virt_type",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One exception from the default: matches if every criterion that it names has one value that matches.
+
+    ``flavor`` and ``domain`` hold globs (``domain`` also uuids), ``extra_spec`` and ``image_property`` hold
+    ``KEY`` or ``KEY=GLOB``, the others exact words. An empty criterion asks nothing.
+    """
+
+    name: str
+    decision: Decision
+    reason: str = ""
+    flavor: tuple[str, ...] = ()
+    flavor_id: tuple[str, ...] = ()
+    extra_spec: tuple[str, ...] = ()
+    image_property: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
+    arch: tuple[str, ...] = ()
+    virt_type: tuple[str, ...] = ()
+
+    def criteria(self) -> dict[str, tuple[str, ...]]:
+        """The criteria that this rule names, with their values."""
+        named: dict[str, tuple[str, ...]] = {name: getattr(self, name) for name in CRITERIA}
+        return {name: values for name, values in named.items() if values}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The whole policy: rules in order, and the default for what no rule matches."""
+
+    default: Decision = Decision.OFF
+    rules: tuple[Rule, ...] = ()
+    nova_domains: NovaDomains = NovaDomains.ENFORCE
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A decision, the rule (or the step before the rules) that made it, and why in a sentence."""
+
+    decision: Decision
+    rule: str
+    reason: str
+
+
+def explicit_choice(
+    extra_specs: Mapping[str, str] | Unknown | None,
+    image_properties: Mapping[str, str] | Unknown | None,
+) -> tuple[PmuState, str] | None:
+    """The explicit choice that the flavor or the image makes, with the key that makes it; None if none is seen.
+
+    As nova.virt.hardware.get_pmu_constraint() does since Nova 25: oslo.utils' bool_from_string() without strict,
+    so that 1, t, true, on, y and yes in any case mean on and every other text, garbage included, means off.
+
+    :raises FlavorImageConflict: both are set and differ.
+    """
+    flavor_says = None if extra_specs is None or extra_specs is UNKNOWN else extra_specs.get("hw:pmu")
+    image_says = None if image_properties is None or image_properties is UNKNOWN else image_properties.get("hw_pmu")
+    if flavor_says is not None and image_says is not None and _truth(flavor_says) is not _truth(image_says):
+        raise FlavorImageConflict(flavor_says, image_says)
+    if flavor_says is not None:
+        return _truth(flavor_says), FLAVOR_CHOICE
+    if image_says is not None:
+        return _truth(image_says), IMAGE_CHOICE
+    return None
+
+
+def decide(policy: Policy, subject: Subject) -> Ruling:
+    """Return what the policy wants for the subject.
+
+    :raises FlavorImageConflict: the flavor's and the image's explicit choices differ.
+    """
+    if subject.virt_type not in VIRT_TYPES or subject.arch not in X86:
+        what = f"{subject.virt_type or 'no type'} on {subject.arch or 'no architecture'}"
+        return Ruling(Decision.KEEP, OUT_OF_SCOPE, f"{what}: the policy speaks of x86 KVM and QEMU domains only")
+    choice = explicit_choice(subject.extra_specs, subject.image_properties)
+    if choice is not None:
+        state, key = choice
+        return Ruling(Decision(state.value), key, f"{key} is set explicitly, which beats every rule")
+    hidden = subject.extra_specs is UNKNOWN or subject.image_properties is UNKNOWN
+    if hidden and subject.pmu is PmuState.ON:
+        return Ruling(
+            Decision.KEEP,
+            WRITTEN_ON,
+            "the domain says on, and its metadata cannot show whether hw:pmu or hw_pmu asked for that",
+        )
+    ruling = _first_match(policy, subject)
+    if hidden and subject.pmu is PmuState.OFF and ruling.decision is Decision.ON:
+        return Ruling(
+            Decision.UNDECIDED,
+            HIDDEN_CHOICE,
+            f"{ruling.rule} wants on, but the domain says off, and its metadata cannot show whether hw:pmu or "
+            "hw_pmu asked for that",
+        )
+    return ruling
+
+
+def shadowed(rules: Sequence[Rule]) -> tuple[Rule, Rule] | None:
+    """A rule that can never decide and the earlier one that always gets there first, None if there is no such pair.
+
+    Finds what can be told from the patterns alone: a single earlier rule, each of whose criteria covers the later
+    rule's values of that criterion.
+    """
+    for at, later in enumerate(rules):
+        wanted = later.criteria()
+        for earlier in rules[:at]:
+            if all(_covers(values, wanted.get(name, ())) for name, values in earlier.criteria().items()):
+                return later, earlier
+    return None
+
+
+def _truth(text: str) -> PmuState:
+    return PmuState.ON if text.strip().lower() in ("1", "t", "true", "on", "y", "yes") else PmuState.OFF
+
+
+def _first_match(policy: Policy, subject: Subject) -> Ruling:
+    for rule in policy.rules:
+        answers = {name: _matches(name, values, subject) for name, values in rule.criteria().items()}
+        if False in answers.values():
+            continue
+        unknown = [name for name, answer in answers.items() if answer is None]
+        if unknown:
+            return Ruling(
+                Decision.UNDECIDED,
+                rule.name,
+                f"rule {rule.name} reads {', '.join(unknown)}, which cannot be known here",
+            )
+        return Ruling(rule.decision, rule.name, rule.reason or f"matches {', '.join(answers)}")
+    return Ruling(policy.default, DEFAULT, "no rule matches" if policy.rules else "there are no rules")
+
+
+def _matches(criterion: str, values: Iterable[str], subject: Subject) -> bool | None:
+    """Whether one of the values matches; None if that cannot be known."""
+    if criterion == "domain":
+        return _matches_domain(values, subject)
+    if criterion in ("extra_spec", "image_property"):
+        mapping = subject.extra_specs if criterion == "extra_spec" else subject.image_properties
+        if mapping is UNKNOWN:
+            return None
+        return any(_has(mapping or {}, value) for value in values)
+    fact: str | Unknown | None = getattr(subject, criterion)
+    if fact is UNKNOWN:
+        return None
+    if fact is None:
+        return False
+    if criterion == "flavor":
+        return any(fnmatchcase(fact, glob) for glob in values)
+    return fact in values
+
+
+def _matches_domain(values: Iterable[str], subject: Subject) -> bool | None:
+    name, uuid = subject.name, subject.uuid
+    for value in values:
+        if isinstance(name, str) and fnmatchcase(name, value):
+            return True
+        if isinstance(uuid, str) and uuid.lower() == value.lower():
+            return True
+    return None if UNKNOWN in (name, uuid) else False
+
+
+def _has(mapping: Mapping[str, str], wanted: str) -> bool:
+    key, equals, glob = wanted.partition("=")
+    return key in mapping and (not equals or fnmatchcase(mapping[key], glob))
+
+
+def _covers(values: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether every subject that matches one of the others also matches one of the values."""
+    return bool(others) and all(any(_implies(other, value) for value in values) for other in others)
+
+
+def _implies(other: str, value: str) -> bool:
+    if other == value or value == "*":
+        return True
+    if "=" in other and "=" not in value:  # KEY=GLOB asks for more than KEY
+        return other.partition("=")[0] == value
+    if value.endswith("*") and not _is_glob(value[:-1]):
+        return other.startswith(value[:-1])
+    return not _is_glob(other) and fnmatchcase(other, value)
+
+
+def _is_glob(text: str) -> bool:
+    return any(sign in text for sign in "*?[")

@@ -1,0 +1,24 @@
+"""Text that is safe to show: names and metadata of domains are written by tenants."""
+
+from __future__ import annotations
+
+__all__ = ["csv_cell", "printable"]
+
+
+def printable(text: str) -> str:
+    r"""The text with everything that a terminal might act upon written out as ``\x9b`` or ``\u202e``.
+
+    Control characters, line ends, and the invisible ones that turn the direction of writing.
+
+    >>> printable("web\x1b[31m")
+    'web\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def csv_cell(text: str) -> str:
+    """As printable(), and never a formula: a spreadsheet shows a leading apostrophe as plain text."""
+    shown = printable(text)
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") else shown
