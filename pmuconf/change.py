@@ -39,10 +39,7 @@ __all__ = [
     "settle",
 ]
 
-NOVA_NOTE: Final = (
-    "Nova keeps this over a soft reboot and writes the domain anew at a hard reboot or a stop and start; "
-    "hw:pmu on the flavor or the compute plugin lasts"
-)
+NOVA_NOTE: Final = "until Nova's next hard reboot or start"
 
 _BATCH: Final = 32  # changes that share one transaction of the journal
 
@@ -132,8 +129,7 @@ def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
         wanted = vm.decision.state if vm.decision else None
         if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
             continue
-        pending = vm.live not in (None, wanted) or vm.saved not in (None, wanted)
-        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, pending, aim))
+        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, _waits(vm, wanted), aim))
     return plans
 
 
@@ -161,7 +157,7 @@ def planned(one: Plan) -> Result:
 
 
 def plan_rollback(
-    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Domain] | None]
+    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Vm] | None]
 ) -> tuple[list[Plan], list[Result]]:
     """Plans that put the old PMU state back, and what can't be put back and why.
 
@@ -169,7 +165,7 @@ def plan_rollback(
     domain whose PMU state is no longer what the newest of them left is somebody else's by now and stays.
 
     :param entries: finished changes, newest first.
-    :param find: the domain with this UUID and its next boot, None if it is gone or has none.
+    :param find: the domain with this UUID and what it has now, None if it is gone.
     """
     plans, rest = [], []
     by_domain: dict[str, list[Entry]] = {}
@@ -185,23 +181,28 @@ def plan_rollback(
             undoes.append(entry.id)
         found = find(uuid)
         blank = Result(newest.name, uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
-        if found is None:
-            rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
+        if found is None or found[1].next_boot is None:
+            error = found[1].error if found else None
+            if error is not None:
+                rest.append(replace(blank, outcome=Outcome.FAILED, cause=error.cause, note=error.message))
+            else:
+                rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
             continue
-        listed, facts = found
-        if facts.pmu is not newest.new:
-            note = f"its PMU state is {facts.pmu.value} now, not the {newest.new.value} that pmuconf left: it stays"
-            rest.append(replace(blank, outcome=Outcome.ALREADY, old=facts.pmu, cause="changed-since", note=note))
+        listed, vm = found
+        now = found[1].next_boot
+        if now is not newest.new:
+            note = f"its PMU state is {now.value} now, not the {newest.new.value} that pmuconf left: it stays"
+            rest.append(replace(blank, outcome=Outcome.ALREADY, old=now, cause="changed-since", note=note))
             continue
         goal = Goal(oldest.old, "rollback", tuple(undoes))
 
         def aim(fresh: Domain, left: PmuState = newest.new, goal: Goal = goal) -> Goal | None:
             return goal if fresh.pmu is left else None
 
-        if goal.state is facts.pmu:
+        if goal.state is now:
             rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
             continue
-        plans.append(Plan(listed, facts.pmu, goal, facts.nova is not None, listed.active or listed.saved, aim))
+        plans.append(Plan(listed, now, goal, vm.nova, _waits(vm, goal.state), aim))
     return plans, rest
 
 
@@ -455,6 +456,11 @@ def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
         return hypervisor.next_boot_xml(listed, secrets=True)
     except DomainVanished:
         return None
+
+
+def _waits(vm: Vm, wanted: PmuState) -> bool:
+    """Whether the domain runs, or has a saved image, with another state than its next boot is to get."""
+    return vm.live not in (None, wanted) or vm.saved not in (None, wanted)
 
 
 def _only_observed(policy: Policy, vm: Vm) -> bool:

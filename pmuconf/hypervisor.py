@@ -336,6 +336,12 @@ def _translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
             cause="libvirt-permission",
             hint="Run it as root, or as a member of the group libvirt",
         )
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR and number == errno.EAGAIN:  # the pid file of an embedded driver
+        return PmuconfError(
+            f"{uri} is in use by another process: {text}",
+            cause="libvirt-busy",
+            hint="An embedded driver serves one process at a time",
+        )
     if code == libvirt.VIR_ERR_SYSTEM_ERROR:
         return PmuconfError(
             f"can't reach {uri}: {text}",

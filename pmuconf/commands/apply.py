@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["Apply", "ResultTable"]
 
 
+_NOVA_LASTS = (
+    "Nova keeps a rewrite over a soft reboot and writes the domain anew at a hard reboot, a stop and start, a resize "
+    "or a cold migration: hw:pmu on the flavor, or the compute plugin, lasts"
+)
+
+
 class ResultTable(Table):
     """Lists what became of domains."""
 
@@ -26,7 +32,7 @@ class ResultTable(Table):
 
     def rows(self, results: Iterable[Result]) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
-        from pmuconf.change import Outcome
+        from pmuconf.change import NOVA_NOTE, Outcome
 
         finding = (Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED)
         rows: list[Mapping[str, Any]] = []
@@ -37,6 +43,8 @@ class ResultTable(Table):
                 self.status = max(self.status, 2)
             elif result.pending or result.cause:
                 self.status = max(self.status, 1)
+            if result.note == NOVA_NOTE and _NOVA_LASTS not in self.closing:
+                self.closing.append(_NOVA_LASTS)
             rows.append(
                 {
                     "name": result.name,
@@ -108,8 +116,7 @@ class Apply(ResultTable):
         from pmuconf.change import planned
 
         plans, rest = self._plan(hypervisor, chosen, args)
-        if args.formatter == "table":
-            self.tell(f"{len(plans)} domains would be changed" if plans or rest else "nothing to change")
+        self.closing.append(f"{len(plans)} domains would be changed" if plans else "nothing would be changed")
         return self.rows([*map(planned, plans), *rest])
 
     def _apply(self, args: argparse.Namespace, chosen: Settings, limits: Limits) -> list[Mapping[str, Any]]:
@@ -122,8 +129,7 @@ class Apply(ResultTable):
             plans, rest = self._plan(hypervisor, chosen, args)
             results = apply(hypervisor, journal, plans, limits)
             rows = self.rows([*progress(results, len(plans), "changing"), *rest])
-        if args.formatter == "table":
-            self.tell(_sentence(rows))
+        self.closing.append(_sentence(rows))
         return rows
 
     def _plan(

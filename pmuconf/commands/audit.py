@@ -51,8 +51,7 @@ class Audit(Table):
         for vm in report.vms:
             if vm.error is not None:
                 self.app.LOG.warning("%s (%s)", vm.error.message, vm.error.cause)
-        if args.formatter == "table":
-            self.tell(_sentence(report))
+        self.closing.append(_sentence(report))
         return [{**record(vm), "status": _status(vm)} for vm in report.vms]
 
 

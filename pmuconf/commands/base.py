@@ -99,6 +99,11 @@ class Table(_Guarded, Lister):
     brief: Sequence[str]
     status: int = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.closing: list[str] = []
+        """Sentences for a person, shown below the plain table."""
+
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         """The records to be listed."""
         raise NotImplementedError
@@ -110,11 +115,11 @@ class Table(_Guarded, Lister):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
+        if parsed_args.formatter == "table":
+            self.app.stdout.flush()
+            for sentence in self.closing:
+                self.app.LOG.info(sentence)
         return self.status
-
-    def tell(self, sentence: str) -> None:
-        """Say something to a person, on standard error."""
-        self.app.LOG.info(sentence)
 
 
 class _Coloured(FormattableColumn):  # type: ignore[type-arg]

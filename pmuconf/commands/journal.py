@@ -32,7 +32,7 @@ class ShowJournal(Table):
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         chosen = settings(self)
         if not chosen.journal.exists():
-            self.tell(f"nothing was changed yet: there is no journal at {chosen.journal}")
+            self.closing.append(f"nothing was changed yet: there is no journal at {chosen.journal}")
             return []
         with Journal.open(chosen.journal) as journal:
             entries = journal.entries(limit=-1 if args.domains else args.limit)

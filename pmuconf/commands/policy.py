@@ -85,8 +85,8 @@ class Explain(Action):
         else:
             facts = _facts(args, chosen)
             subject = Subject.of_domain(facts)
-            about = f"domain {facts.name}"
-            about += f" (flavor {facts.nova.flavor}), PMU state now {facts.pmu.value}" if facts.nova else ""
+            flavor = f" (flavor {facts.nova.flavor})" if facts.nova else ""
+            about = f"domain {facts.name}{flavor}, PMU state now {facts.pmu.value}"
         ruling = decide(chosen.policy, subject)
         for line in _story(about, ruling):
             self.app.stdout.write(printable(line) + "\n")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
+from pmuconf.audit import Vm, look
 from pmuconf.change import Limits, Outcome, apply, plan_rollback, planned
 from pmuconf.commands.apply import ResultTable
 from pmuconf.commands.base import add_connect, connect, progress, settings
 from pmuconf.commands.writing import writing
-from pmuconf.domain import Domain, read
-from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Entry, Journal, Kind, Status
+from pmuconf.policy import Policy
 
 __all__ = ["Rollback"]
 
@@ -43,16 +45,15 @@ class Rollback(ResultTable):
         if args.dry_run:
             with Journal.open(chosen.journal) as journal, connect(args, chosen, read_only=True) as hypervisor:
                 entries = _entries(args, hypervisor, journal)
-                plans, rest = plan_rollback(entries, lambda uuid: _next_boot(hypervisor, uuid))
+                plans, rest = plan_rollback(entries, partial(_now, hypervisor, chosen.policy))
                 return self.rows([*map(planned, plans), *rest])
         with writing(self, args, chosen) as (hypervisor, journal):
             entries = _entries(args, hypervisor, journal)
-            plans, rest = plan_rollback(entries, lambda uuid: _next_boot(hypervisor, uuid))
+            plans, rest = plan_rollback(entries, partial(_now, hypervisor, chosen.policy))
             results = apply(hypervisor, journal, plans, Limits(attempts=chosen.attempts), Kind.ROLLBACK)
             rows = self.rows([*progress(results, len(plans), "putting back"), *rest])
-        if args.formatter == "table":
-            done = sum(row["outcome"] == Outcome.CHANGED.value for row in rows)
-            self.tell(f"{done} domains put back" if entries else "the journal has nothing to take back")
+        done = sum(row["outcome"] == Outcome.CHANGED.value for row in rows)
+        self.closing.append(f"{done} domains put back" if entries else "the journal has nothing to take back")
         return rows
 
 
@@ -91,11 +92,7 @@ def _standing(entry: Entry) -> bool:
     return entry.status is Status.DONE and entry.kind is not Kind.ROLLBACK and not entry.undone
 
 
-def _next_boot(hypervisor: Hypervisor, uuid: str) -> tuple[Listed, Domain] | None:
+def _now(hypervisor: Hypervisor, policy: Policy, uuid: str) -> tuple[Listed, Vm] | None:
     listed = hypervisor.find(uuid)
-    if listed is None or not listed.persistent:
-        return None
-    try:
-        return listed, read(hypervisor.next_boot_xml(listed))
-    except DomainVanished:
-        return None
+    vm = None if listed is None else look(hypervisor, policy, listed)
+    return None if listed is None or vm is None else (listed, vm)

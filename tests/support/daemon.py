@@ -10,6 +10,7 @@ and its guests are dead, which `close()` sees to, it is gone.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -195,9 +196,10 @@ class Daemon:
             raise
 
     def wait_ready(self, timeout: float) -> None:
-        """Return when a client gets an answer; the daemon is killed if that takes too long.
+        """Return when a client gets answers, also about the guests that ran before the start.
 
-        Killed, because libvirt's own call to connect knows no time limit: that is what ends it.
+        The daemon is killed if that takes longer than `timeout` seconds: libvirt's own call to
+        connect knows no limit, and this ends it. Raises RuntimeError then.
         """
         process = self._process
         if process is None:
@@ -215,7 +217,12 @@ class Daemon:
                     raise self._not_ready(f"no answer in {timeout} s")
                 time.sleep(_POLL_S)
             connection = libvirt.open(self.uri)
-            connection.listAllDomains()
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                # Guests count as running while the daemon still makes contact with their QEMU, and
+                # to destroy one then fails with "domain is not running" though it does die. This
+                # call waits for that to be over; it fails where the guest is gone meanwhile.
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain.memoryStats()
             connection.close()
         except libvirt.libvirtError as error:
             raise self._not_ready(str(error)) from error

@@ -108,7 +108,7 @@ def nova_domain(
 
     libvirt accepts it without any storage or network of that name. With `disks=0, nics=0`, a small
     `memory_kib` and a directory `instances`/UUID that exists (for the console log), it starts too.
-    With the defaults libvirt 9.0 gives back about 9.9 KB.
+    With the defaults libvirt 9.0 gives back about 9.8 KB.
     """
     uuid = uuid or domain_uuid(name)
     metadata = _nova_metadata(

@@ -1,0 +1,52 @@
+# make demo   see it work, on libvirt domains of its own
+# make test   linters, types and all tests
+# make bench  measure against bare peers, and write the table into docs/performance.md
+# Each sets up what it needs: system packages (as root, through apt), .venv, the package.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -name '*.py')
+PIP := $(BIN)/pip -qq --disable-pip-version-check
+
+.PHONY: help demo test lint bench sample clean
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/host
+	@$(BIN)/python -m tests.demo
+
+test: $(VENV)/test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/test
+	.ci/packages bench
+	$(BIN)/python -m tests.bench --big --write docs/performance.md
+
+# The sample configuration, made from the options themselves; a test fails when it is stale.
+sample: $(VENV)/test
+	$(BIN)/oslo-config-generator --namespace pmuconf --wrap-width 100 --output-file etc/pmuconf/pmuconf.conf.sample
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/system: bindep.txt .ci/packages
+	@.ci/packages
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/host: $(VENV)/system $(SOURCES)
+	@echo "Installing pmuconf[host] into $(VENV)"
+	@$(PIP) install '.[host]'
+	@touch $@
+
+$(VENV)/test: $(VENV)/host
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) install '.[host,test]'
+	@touch $@

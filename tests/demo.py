@@ -1,0 +1,127 @@
+"""``make demo``: the main job on real libvirt domains, made for the purpose and gone afterwards.
+
+Everything runs on libvirt's embedded QEMU driver in a directory of its own: no daemon, no KVM, and nothing of the
+machine's own libvirt is touched. What is shown is the real output of the real commands.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import libvirt
+
+from pmuconf.hypervisor import Hypervisor
+from tests.support import embedded
+from tests.support.domains import nova_domain, plain_domain
+
+_POLICY = """\
+[policy]
+default = off
+rules = profiling
+
+[rule:profiling]
+flavor = prof.*
+pmu = on
+reason = these tenants run perf in their guests
+"""
+
+
+def main() -> int:
+    """Show it; the exit status is 0 if every step did what it is there to show."""
+    if sys.argv[1:2] == ["define"]:
+        _define(sys.argv[2])
+        return 0
+    with tempfile.TemporaryDirectory(prefix="pmuconf-demo-", dir="/tmp") as folder:
+        root = Path(folder)
+        os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{root}/libvirt.log"  # the driver's own chatter
+        try:
+            return _show(root)
+        finally:
+            embedded.destroy_all(root / "libvirt")
+
+
+def _show(root: Path) -> int:
+    uri = embedded.prepare(root / "libvirt")
+    _say("Nine domains on libvirt's embedded QEMU driver, two of them started (software emulation)")
+    # In a process of its own, as each command is: the driver serves one process at a time.
+    subprocess.run([sys.executable, "-m", "tests.demo", "define", uri], check=True)
+    config = root / "pmuconf.conf"
+    config.write_text(f"{_POLICY}\n[libvirt]\nuri = {uri}\n\n[journal]\npath = {root}/journal.sqlite\n")
+    print("the policy, in pmuconf.conf:\n")
+    print(textwrap.indent(_POLICY, "    "), end="")
+
+    run = _Runner(config)
+    run("What each VM has, and where that is not what the policy wants", "audit", expect=2)
+    run("What would be changed; nothing is", "apply --dry-run", expect=2)
+    run("Change it: only <features><pmu/> of the next boot, each change journalled and verified", "apply", expect=1)
+    run("Look again: what runs keeps its PMU until it is stopped and started", "audit", expect=1)
+    run("Why does this one keep its PMU?", "policy explain instance-00000005", expect=0)
+    run("The journal of changes", "journal", expect=0)
+    run("Take it all back", "rollback --all", expect=0)
+    run("As it was before", "audit", expect=2)
+    print(
+        "\nOn your own host, as root (nothing is changed before the last of them):\n\n"
+        f"    {_shown(sys.executable).parent / 'pmuconf'} audit\n"
+        f"    {_shown(sys.executable).parent / 'pmuconf'} apply --dry-run\n"
+        f"    {_shown(sys.executable).parent / 'pmuconf'} apply --canary 1\n\n"
+        "Rules go into /etc/pmuconf/pmuconf.conf: see etc/pmuconf/pmuconf.conf.sample and docs/policy.md."
+    )
+    return run.status
+
+
+def _define(uri: str) -> None:
+    specs = {"hw:pmu": "true"}
+    domains = [
+        nova_domain("instance-00000001", version="26.2.2", flavor="m1.small"),
+        nova_domain("instance-00000002", version="34.0.0", flavor="m1.small"),
+        nova_domain("instance-00000003", version="34.0.0", flavor="perf.large", extra_specs=specs, pmu="on"),
+        nova_domain("instance-00000004", version="34.0.0", flavor="prof.large"),
+        nova_domain("instance-00000005", version="26.2.2", flavor="legacy.perf", pmu="on"),
+        plain_domain("arm-builder", arch="aarch64"),
+        plain_domain("db1", pmu="off"),
+        plain_domain("web1"),
+    ]
+    with Hypervisor.open(uri, read_only=False):  # starts libvirt's event loop, which the driver needs
+        connection = libvirt.open(uri)
+        for xml in domains:
+            connection.defineXML(xml)
+        connection.lookupByName("web1").create()
+        connection.createXML(plain_domain("build-job"), 0)
+        connection.close()
+
+
+class _Runner:
+    """Runs pmuconf and shows what it says, as it comes."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self.status = 0
+
+    def __call__(self, what: str, words: str, *, expect: int) -> None:
+        _say(what)
+        print(f"$ pmuconf {words}", flush=True)
+        program = Path(sys.executable).with_name("pmuconf")
+        done = subprocess.run([str(program), "--config-file", str(self._config), *shlex.split(words)], check=False)
+        print(f"(exit status {done.returncode})", flush=True)
+        if done.returncode != expect:
+            print(f"demo: expected exit status {expect}", file=sys.stderr)
+            self.status = 1
+
+
+def _say(sentence: str) -> None:
+    print(f"\n=== {sentence}\n", flush=True)
+
+
+def _shown(path: str) -> Path:
+    here = Path.cwd()
+    return Path(path).relative_to(here) if Path(path).is_relative_to(here) else Path(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
