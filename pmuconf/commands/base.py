@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cliff.columns import FormattableColumn
 from cliff.command import Command
 from cliff.lister import Lister
+from cliff.show import ShowOne
 
 from pmuconf import conf
 from pmuconf.errors import PmuconfError
@@ -20,7 +21,7 @@ from pmuconf.report.plain import csv_cell, printable
 if TYPE_CHECKING:
     from pmuconf.hypervisor import Hypervisor
 
-__all__ = ["Action", "Table", "connect", "progress", "settings"]
+__all__ = ["Action", "Record", "Table", "connect", "progress", "settings"]
 
 _Item = TypeVar("_Item")
 
@@ -120,6 +121,41 @@ class Table(_Guarded, Lister):
             for sentence in self.closing:
                 self.app.LOG.info(sentence)
         return self.status
+
+
+class Record(_Guarded, ShowOne):
+    """A command that shows one record; ``status`` becomes its exit status.
+
+    record() gives the answer in sentences for a person, which stand above the plain table, and the record itself.
+    """
+
+    status: int = 0
+
+    def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        """The sentences and the record."""
+        raise NotImplementedError
+
+    def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
+        sentences, record = self.record(args)
+        if args.formatter == "table" and not args.columns:
+            self.app.stdout.write("".join(f"{sentence}\n" for sentence in sentences))
+        return list(record), [_flat(value, args.formatter) for value in record.values()]
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        super().run(parsed_args)
+        return self.status
+
+
+def _flat(value: Any, formatter: str) -> Any:
+    """A value of a record, as lines of text where the format is for people."""
+    if formatter in ("json", "yaml"):
+        return value
+    if isinstance(value, Mapping):
+        shown = ((name, _flat(inner, formatter)) for name, inner in value.items())
+        return "\n".join(f"{name}: {text}" for name, text in shown if text not in ("", "-")) or "-"
+    if isinstance(value, (list, tuple)):
+        return "\n".join(_shown(item, formatter) for item in value) or "-"
+    return _shown(value, formatter)
 
 
 class _Coloured(FormattableColumn):  # type: ignore[type-arg]

@@ -22,6 +22,8 @@ ERROR = 255
 _COMMANDS = {
     "apply": "pmuconf.commands.apply:Apply",
     "audit": "pmuconf.commands.audit:Audit",
+    "host": "pmuconf.commands.host:ShowHost",
+    "host record": "pmuconf.commands.host:RecordHost",
     "journal": "pmuconf.commands.journal:ShowJournal",
     "journal purge": "pmuconf.commands.journal:PurgeJournal",
     "policy check": "pmuconf.commands.policy:Check",
@@ -36,6 +38,7 @@ PMU off by default for KVM guests.
 
   audit             what each VM has, what the policy wants, where they differ
   apply --dry-run   what would be changed; without --dry-run, change it
+  host              whether the running kernel spares VMs without PMU its cost, and what shows it
   rollback          put back what was there before
 
 Exit status of every command: 0 all as wanted, 1 a warning (something waits for a restart or can't be known),

@@ -1,0 +1,1 @@
+"""What this host's kernel really does. Every probe reads below one root directory, so that a record replays."""

@@ -1,0 +1,312 @@
+"""Where the code is that this host runs as ``kvm_skip_emulated_instruction``.
+
+In this order: a livepatch that replaces it, the live text, else the file that has the running code's build-id. Every
+way that is not open leaves its reason. Files are told by build-id alone, never by their names or versions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.btf import Btf
+from pmuconf.host.elf import ObjectFile, build_id_of_notes
+from pmuconf.host.image import Image
+from pmuconf.host.live import Kallsyms, Kcore, LiveText
+from pmuconf.host.machine import Offsets
+from pmuconf.host.root import MAX_FILE, Root
+
+__all__ = ["FUNCTION", "Code", "Found", "Source", "find_code", "load_file", "offsets_of", "running_build_id"]
+
+FUNCTION: Final = "kvm_skip_emulated_instruction"
+_MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x7fELF": "elf"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where code was read: what it is called, whether that is what runs, and its build-id."""
+
+    name: str
+    observed: bool
+    build_id: str | None
+
+
+@dataclass(frozen=True)
+class Code:
+    """One function to be judged: an image, where the function begins in it, and where the members are."""
+
+    image: Image
+    entry: int
+    offsets: Offsets | None
+    offsets_from: str
+    source: Source
+    trust_hooks: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The code, or None; and every reason why a better source was not to be had, the last one the deciding."""
+
+    code: Code | None
+    reasons: tuple[PmuconfError, ...] = ()
+
+
+def find_code(root: Root) -> Found:
+    """Find the code that the host below ``root`` runs."""
+    machine = root.text("/proc/sys/kernel/arch")
+    if machine is not None and machine != "x86_64":
+        return Found(None, (PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86"),))
+    built_in = not root.exists("/sys/module/kvm/notes") and not root.exists("/sys/module/kvm/initstate")
+    if not root.exists("/sys/module/kvm"):
+        return Found(
+            None, (PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel"),)
+        )
+    try:
+        patch = _livepatch(root)
+    except PmuconfError as error:
+        return Found(None, (error,))
+    reasons: list[PmuconfError] = []
+    try:
+        return Found(_live(root, built_in, patch))
+    except PmuconfError as error:
+        reasons.append(error)
+    if patch is not None:
+        reasons.append(
+            PmuconfError(
+                f"livepatch {patch} replaces {FUNCTION}, and only live text would show by what", cause="livepatched"
+            )
+        )
+        return Found(None, tuple(reasons))
+    try:
+        return Found(_from_file(root, built_in), tuple(reasons))
+    except PmuconfError as error:
+        reasons.append(error)
+    return Found(None, tuple(reasons))
+
+
+def running_build_id(root: Root, built_in: bool = False) -> str | None:
+    """The build-id of the running KVM module, or of the kernel if KVM is built in."""
+    name = "/sys/kernel/notes" if built_in else "/sys/module/kvm/notes/.note.gnu.build-id"
+    try:
+        return build_id_of_notes(root.read(name))
+    except OSError:
+        return None
+
+
+def load_file(path: Path) -> ObjectFile:
+    """An ELF file for x86-64, decompressed if it is compressed.
+
+    :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
+    return ObjectFile(_decompressed(data, str(path)), str(path))
+
+
+def offsets_of(types: Btf) -> Offsets:
+    """Where the members are that the path check asks for.
+
+    :raises PmuconfError: there is no struct kvm or kvm_vcpu; cause no-offsets.
+    """
+    if not types.structs("kvm_vcpu") or not types.structs("kvm_arch"):
+        raise PmuconfError("BTF has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
+    kvm = types.find("kvm_vcpu", "kvm")
+    if kvm is None:
+        raise PmuconfError("struct kvm_vcpu has no member kvm", cause="no-offsets")
+    enable = types.find("kvm", "arch.enable_pmu")
+    pmu = types.find("kvm_vcpu", "arch.pmu")
+    counting = types.find("kvm_vcpu", "arch.pmu.pmc_counting_instructions")
+    if enable is not None and enable.size != 1:
+        raise PmuconfError("enable_pmu is not one byte", cause="no-offsets")
+    return Offsets(
+        kvm=kvm.offset,
+        enable_pmu=enable.offset if enable is not None else None,
+        pmu=(pmu.offset, pmu.offset + pmu.size - 1) if pmu is not None and pmu.size else None,
+        counting=counting.offset if counting is not None and counting.size == 8 else None,
+    )
+
+
+def _live(root: Root, built_in: bool, patch: str | None) -> Code:
+    kallsyms, kcore = Kallsyms(root), Kcore(root)
+    module = None if built_in else "kvm"
+    wanted = patch.replace("-", "_") if patch is not None else module
+    places = {address for address, where in kallsyms.find(FUNCTION) if where == wanted}
+    if patch is not None and not places:
+        # kpatch keeps the name; others put something before it (SUSE's klpp_).
+        own = kallsyms.of_module(wanted)
+        places = {address for address, name, code in own if code and name.endswith(f"_{FUNCTION}")}
+    if len(places) != 1:
+        where = f"livepatch {patch}" if patch is not None else "kvm" if module else "the kernel"
+        raise PmuconfError(
+            f"/proc/kallsyms has {len(places)} functions {FUNCTION} of {where}", cause="function-not-found"
+        )
+    (entry,) = places
+    image = LiveText(kallsyms, kcore, wanted)
+    if not image.read(entry, 16).strip(b"\0"):
+        raise PmuconfError(f"/proc/kcore holds no code at {FUNCTION}", cause="kcore-broken")
+    offsets, origin = _btf_offsets(root, built_in, None)
+    source = Source(
+        f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)",
+        observed=True,
+        build_id=running_build_id(root, built_in),
+    )
+    return Code(image, entry, offsets, origin, source, trust_hooks=_only_tracers(root))
+
+
+def _only_tracers(root: Root) -> bool:
+    """Whether ftrace says of all it has hooked in these functions that nothing there changes where they go."""
+    listed = root.text("/sys/kernel/tracing/enabled_functions")
+    if listed is None:
+        return False
+    mine = [line for line in listed.splitlines() if line.startswith((FUNCTION, "kvm_pmu_"))]
+    return all(re.fullmatch(r"\S+(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?", line) for line in mine)
+
+
+def _livepatch(root: Root) -> str | None:
+    """The name of the livepatch that replaces the function, None if there is none.
+
+    :raises PmuconfError: one is in transition, or several replace it; cause livepatch-transition or
+        livepatch-several.
+    """
+    base, replacing = "/sys/kernel/livepatch", []
+    for patch in root.names(base):
+        if root.text(f"{base}/{patch}/enabled") == "0" and root.text(f"{base}/{patch}/transition") != "1":
+            continue
+        functions = [
+            name
+            for target in ("kvm", "vmlinux")
+            for name in root.names(f"{base}/{patch}/{target}")
+            if name.partition(",")[0] == FUNCTION
+        ]
+        callee = [
+            name
+            for target in ("kvm", "vmlinux")
+            for name in root.names(f"{base}/{patch}/{target}")
+            if name.startswith("kvm_pmu_trigger_event,") or name.startswith("kvm_pmu_instruction_retired")
+        ]
+        if functions or callee:
+            if root.text(f"{base}/{patch}/transition") != "0":
+                raise PmuconfError(
+                    f"livepatch {patch} is in transition: some tasks still run the old code",
+                    cause="livepatch-transition",
+                    hint=f"Wait until {base}/{patch}/transition is 0",
+                )
+            if callee:
+                raise PmuconfError(f"livepatch {patch} replaces KVM's PMU code itself", cause="livepatch-callee")
+            replacing.append(patch)
+    if len(replacing) > 1:
+        raise PmuconfError(f"several livepatches replace {FUNCTION}: {', '.join(replacing)}", cause="livepatch-several")
+    return replacing[0] if replacing else None
+
+
+def _from_file(root: Root, built_in: bool) -> Code:
+    wanted = running_build_id(root, built_in)
+    if wanted is None:
+        raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
+    release = root.text("/proc/sys/kernel/osrelease") or ""
+    errors: list[PmuconfError] = []
+    for name in _files(root, release, built_in):
+        try:
+            file = load_file(root.at(name))
+        except PmuconfError as error:
+            errors.append(error)
+            continue
+        if file.build_id != wanted:
+            continue
+        offsets, origin = _btf_offsets(root, built_in, file)
+        return in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
+    if errors:
+        raise errors[-1]
+    raise PmuconfError(f"no file with KVM's build-id {wanted} is to be found", cause="no-file-with-build-id")
+
+
+def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: Source) -> Code:
+    """The function in a file.
+
+    :raises PmuconfError: there is no such function, or there are several; cause function-not-found.
+    """
+    places = file.symbols.addresses(FUNCTION)
+    if len(places) != 1 or not file.read(places[0], 1):
+        hint = "" if list(file.symbols) else "It has no symbols: give the unstripped file"
+        raise PmuconfError(f"{source.name} has no function {FUNCTION}", cause="function-not-found", hint=hint)
+    return Code(file, places[0], offsets, origin, source)
+
+
+def _files(root: Root, release: str, built_in: bool) -> list[str]:
+    if not re.fullmatch(r"[\w.+~-]+", release) or release in (".", ".."):
+        return []
+    base = f"/lib/modules/{release}"
+    if built_in:
+        return [
+            name
+            for name in (f"{base}/build/vmlinux", f"/usr/lib/debug/boot/vmlinux-{release}", f"/boot/vmlinux-{release}")
+            if root.exists(name)
+        ]
+    names = [f"{base}/kernel/arch/x86/kvm/kvm.ko{suffix}" for suffix in ("", ".xz", ".zst", ".gz")]
+    listed = root.text(f"{base}/modules.dep") or ""
+    for match in re.finditer(r"^(\S*/)?kvm\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
+        names.append(match.group() if match.group().startswith("/") else f"{base}/{match.group()}")
+    return [name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name)]
+
+
+def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
+    """The offsets, and where from; without any, None and why."""
+    try:
+        types = Btf(root.read("/sys/kernel/btf/vmlinux"))
+        origin = "/sys/kernel/btf/vmlinux"
+        if not built_in:
+            if root.exists("/sys/kernel/btf/kvm"):
+                split: bytes | None = root.read("/sys/kernel/btf/kvm")
+                origin = "/sys/kernel/btf/kvm"
+            else:
+                split = file.section(".BTF") if file is not None else None
+                origin = f"BTF of {file.name}" if file is not None else ""
+            if split is not None:
+                types = Btf(split, types)
+        return offsets_of(types), origin
+    except OSError as error:
+        return None, f"no BTF: {error.strerror}"
+    except PmuconfError as error:
+        return None, error.message
+
+
+def _decompressed(data: bytes, name: str) -> bytes:
+    kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "elf")
+    try:
+        if kind == "gzip":
+            inflate = zlib.decompressobj(31)
+            return _bounded(inflate.decompress(data, MAX_FILE), inflate.unconsumed_tail, name)
+        if kind == "xz":
+            unpack = lzma.LZMADecompressor()
+            return _bounded(unpack.decompress(data, MAX_FILE), b"" if unpack.eof else b"more", name)
+        if kind == "zstd":
+            try:
+                import zstandard
+            except ImportError:
+                raise PmuconfError(
+                    f"{name} is compressed with zstd, and Python's zstandard is not there",
+                    cause="cannot-decompress",
+                    hint="Install it with 'pip install zstandard'",
+                ) from None
+            try:
+                with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+                    return _bounded(reader.read(MAX_FILE), b"", name)
+            except zstandard.ZstdError as error:
+                raise PmuconfError(f"{name}: {error}", cause="cannot-decompress") from None
+    except (zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        raise PmuconfError(f"{name}: {error}", cause="cannot-decompress") from None
+    return data
+
+
+def _bounded(data: bytes, rest: bytes, name: str) -> bytes:
+    if rest:
+        raise PmuconfError(f"{name} is truncated or too large when decompressed", cause="cannot-decompress")
+    return data

@@ -1,0 +1,177 @@
+"""Code read from a file: a module (relocatable) or a vmlinux with symbols. Relocations are applied as a loader would.
+
+A relocatable file gets addresses made up for it, in the range where the kernel puts modules; what it only refers to
+gets an address of its own at which nothing can be read.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import StringTableSection, SymbolTableSection
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.image import Symbols
+
+__all__ = ["ObjectFile", "build_id_of_notes"]
+
+_START: Final = 0xFFFFFFFFC0000000
+_LIMIT: Final = 1 << 28
+_ALLOC, _EXEC = 2, 4
+_RELA: Final = struct.Struct("<QQq")
+_SYMBOL: Final = struct.Struct("<IBBHQQ")
+_OBJECT, _FUNC = 1, 2
+_PC: Final = frozenset({2, 4})  # R_X86_64_PC32, R_X86_64_PLT32
+_ABSOLUTE: Final = {1: "<Q", 10: "<I", 11: "<i"}  # R_X86_64_64, _32, _32S
+_GNU_BUILD_ID: Final = 3
+# What pyelftools raises for a broken file, beside its own error.
+_BREAKAGE: Final = (
+    *(ELFError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError),
+    *(RecursionError, AssertionError, OSError),
+)
+
+
+class ObjectFile:
+    """An ELF file for x86-64 as an image. ``relocatable`` if it is a module.
+
+    :raises PmuconfError: it is no such file, truncated or broken; cause elf-broken or not-x86.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.name = name
+        try:
+            self._elf = ELFFile(io.BytesIO(data))
+            if self._elf["e_machine"] != "EM_X86_64" or self._elf.elfclass != 64 or not self._elf.little_endian:
+                raise PmuconfError(f"{name} is not for x86-64", cause="not-x86")
+            self.relocatable = self._elf["e_type"] == "ET_REL"
+            self._sections = list(self._elf.iter_sections())
+            self._pieces: list[tuple[int, bytearray, frozenset[int]]] = []
+            self._lay_out()
+        except PmuconfError:
+            raise
+        except _BREAKAGE as error:
+            raise _broken(name, error) from None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to so many bytes; none where a relocation is of a kind that is not understood."""
+        for start, data, holes in self._pieces:
+            if start <= address < start + len(data):
+                end = min(address - start + size, len(data))
+                if holes:
+                    end = next((at for at in range(address - start, end) if at in holes), end)
+                return bytes(data[address - start : end])
+        return b""
+
+    def text(self) -> Iterator[tuple[int, bytes]]:
+        """All code, with the address of each piece."""
+        return ((start, bytes(data)) for start, data, _ in self._pieces)
+
+    def section(self, name: str) -> bytes | None:
+        """The contents of a section; None if there is none of that name."""
+        try:
+            found = self._elf.get_section_by_name(name)
+            return bytes(found.data()) if found is not None else None
+        except _BREAKAGE as error:
+            raise _broken(self.name, error) from None
+
+    @property
+    def build_id(self) -> str | None:
+        """The build-id that identifies it, in hexadecimal digits."""
+        for name in (".note.gnu.build-id", ".notes"):
+            notes = self.section(name)
+            found = build_id_of_notes(notes) if notes else None
+            if found is not None:
+                return found
+        return None
+
+    def _lay_out(self) -> None:
+        addresses: dict[int, int] = {}
+        cursor = _START
+        for index, section in enumerate(self._sections):
+            flags, size = section["sh_flags"], section["sh_size"]
+            if not flags & _ALLOC:
+                continue
+            if self.relocatable:
+                if size > _LIMIT or cursor - _START > _LIMIT:
+                    raise PmuconfError(f"{self.name} is too large for a module", cause="elf-broken")
+                align = min(max(section["sh_addralign"], 1), 4096)
+                cursor = -(-cursor // align) * align
+                addresses[index] = cursor
+                cursor += size + 16
+            else:
+                addresses[index] = section["sh_addr"]
+        table = next((s for s in self._sections if isinstance(s, SymbolTableSection)), None)
+        values: list[int | None] = []
+        pairs = []
+        if table is not None:
+            strings = self._sections[table["sh_link"]]
+            if not isinstance(strings, StringTableSection):
+                raise PmuconfError(f"{self.name}: its symbols have no names", cause="elf-broken")
+            names = strings.data()
+            outside = -(-cursor // 4096) * 4096
+            raw = table.data()
+            for at in range(0, len(raw) - len(raw) % _SYMBOL.size, _SYMBOL.size):
+                name_at, info, _, section_index, value, _ = _SYMBOL.unpack_from(raw, at)
+                name = names[name_at : names.find(b"\0", name_at)].decode("utf-8", "replace")
+                kind = info & 15
+                address: int | None
+                if section_index == 0:
+                    address, outside = outside, outside + 16
+                elif section_index in addresses:
+                    address = value + (addresses[section_index] if self.relocatable else 0)
+                else:
+                    address = value if section_index == 0xFFF1 else None
+                values.append(address)
+                telling = kind in (_FUNC, _OBJECT) or section_index == 0 or name.startswith(("__pfx_", "__cfi_"))
+                if address is not None and name and telling:
+                    pairs.append((address, name))
+        self.symbols = Symbols(pairs)
+        for index, section in enumerate(self._sections):
+            if index in addresses and section["sh_flags"] & _EXEC and section["sh_type"] != "SHT_NOBITS":
+                data = bytearray(section.data())
+                holes = self._relocate(index, addresses[index], data, values) if self.relocatable else frozenset()
+                self._pieces.append((addresses[index], data, holes))
+
+    def _relocate(self, index: int, base: int, data: bytearray, values: list[int | None]) -> frozenset[int]:
+        """Apply the relocations of a section; the bytes that could not be."""
+        holes: set[int] = set()
+        for section in self._sections:
+            if section["sh_type"] != "SHT_RELA" or section["sh_info"] != index:
+                continue
+            raw = section.data()
+            for offset, info, addend in _RELA.iter_unpack(raw[: len(raw) - len(raw) % _RELA.size]):
+                kind, symbol = info & 0xFFFFFFFF, info >> 32
+                target = values[symbol]
+                if kind == 0:
+                    continue
+                width = 8 if kind == 1 else 4
+                if target is None or offset + width > len(data) or not (kind in _PC or kind in _ABSOLUTE):
+                    holes.update(range(offset, min(offset + width, len(data))))
+                elif kind in _PC:
+                    struct.pack_into("<I", data, offset, (target + addend - base - offset) & 0xFFFFFFFF)
+                else:
+                    mask = (1 << 8 * width) - 1
+                    data[offset : offset + width] = ((target + addend) & mask).to_bytes(width, "little")
+        return frozenset(holes)
+
+
+def build_id_of_notes(notes: bytes) -> str | None:
+    """The GNU build-id among ELF notes (a section, or /sys/kernel/notes), None if there is none."""
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from("<III", notes, at)
+        name = notes[at + 12 : at + 12 + name_size]
+        start = at + 12 + (name_size + 3) // 4 * 4
+        if kind == _GNU_BUILD_ID and name == b"GNU\0" and 0 < size <= 64 and start + size <= len(notes):
+            return notes[start : start + size].hex()
+        at = start + (size + 3) // 4 * 4
+    return None
+
+
+def _broken(name: str, error: BaseException) -> PmuconfError:
+    return PmuconfError(f"{name} is a broken or truncated ELF file: {error}", cause="elf-broken")

@@ -1,0 +1,314 @@
+"""The verdict on ``kvm_skip_emulated_instruction``: does a VM without PMU skip the PMU's work, and what says so?
+
+Decided from code alone. Version numbers and changelogs say nothing: vendors carry the guard in kernels of any number.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.btf import Btf
+from pmuconf.host.code import FUNCTION, Code, Source, find_code, in_file, load_file, offsets_of
+from pmuconf.host.elf import ObjectFile
+from pmuconf.host.image import Image, bare
+from pmuconf.host.machine import Offsets
+from pmuconf.host.root import Root
+from pmuconf.host.x86 import Event, Kind, Walk, is_callee, walk
+
+__all__ = ["Copies", "Evidence", "Finding", "Verdict", "judge", "judge_code", "judge_file", "judge_host"]
+
+# They count instructions and branches themselves, in every kernel: no copies of the function.
+_NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
+_CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
+_TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
+
+
+class Verdict(enum.Enum):
+    """What this kernel's exit path does for a VM whose PMU is disabled in the kernel."""
+
+    GUARDED = "guarded"
+    PARTIAL = "partial"
+    EARLY_OUT = "early-out"
+    NO_CALL = "no-call"
+    UNGUARDED = "unguarded"
+    UNKNOWN = "unknown"
+
+    @property
+    def severity(self) -> int:
+        """The exit status that it becomes: 0 as wanted, 1 can't be known or partly, 2 slow path."""
+        if self in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
+            return 0
+        return 2 if self is Verdict.UNGUARDED else 1
+
+
+class Evidence(enum.Enum):
+    """How a verdict is known: read in the running kernel, in a file with its build-id, or not at all."""
+
+    OBSERVED = "observed"
+    INFERRED = "inferred"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Functions of KVM that the code was inlined into, by what their copy does."""
+
+    guarded: tuple[str, ...] = ()
+    unguarded: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and all that it stands on.
+
+    :param cause: a stable code: guard-in-caller, guard-in-callee, no-test, test-does-not-decide, kcore-refused ...
+    :param instructions: the deciding instructions, as text, in the order of their addresses.
+    :param offset: of enable_pmu in struct kvm, in bytes; None if there is none or it is not known.
+    :param notes: why better sources were not to be had, and what else is worth knowing.
+    """
+
+    verdict: Verdict
+    cause: str
+    message: str
+    evidence: Evidence = Evidence.NONE
+    source: str = ""
+    build_id: str | None = None
+    offset: int | None = None
+    offset_from: str = ""
+    instructions: tuple[str, ...] = ()
+    copies: Copies = field(default_factory=Copies)
+    hooks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+_MESSAGES: Final = {
+    "guard-in-caller": "every path to the PMU's work has found enable_pmu set",
+    "guard-in-callee": "the function that counts tests enable_pmu before it does anything",
+    "nothing-counted": "the function that counts returns at once while no counter counts instructions",
+    "no-pmu-call": "nothing of the PMU is called",
+    "no-test": "the PMU's work is done without a test of enable_pmu",
+    "test-does-not-decide": "enable_pmu is tested, but the PMU's work is done whatever the outcome",
+    "unguarded-copies": "the function is guarded, copies of it inlined into others are not",
+    "test-not-understood": "there may be a test of enable_pmu, but not one that is understood",
+    "no-offsets": "it is not known where enable_pmu is in struct kvm",
+    "unresolved-call": "a call goes to an address that has no name",
+    "unknown-callee": "a function is called that can't be followed",
+    "callee-unreadable": "the function that counts can't be read",
+    "indirect-call": "an indirect call goes somewhere unknown",
+    "indirect-jump": "an indirect jump goes somewhere unknown",
+    "unreadable-code": "some of the code can't be read",
+    "hooked": "ftrace or a kprobe has hooked the function, and may have replaced it",
+    "stack-lost": "the stack pointer can't be followed",
+    "falls-through": "the code runs on into the next function",
+    "too-complex": "the function has too many paths to follow",
+    "callee-idle": "the function that counts does nothing that is known as counting",
+    "pmu-touched": "PMU state is read without a call that is known",
+}
+_REMEDIES: Final = {
+    "unguarded": "A kernel whose KVM has the guard: contrib/kernel has it as a patch, with how to build it",
+    "partial": "Boot a kernel that has the guard built in: a livepatch does not reach inlined copies",
+    "kallsyms-hidden": "Run as root, with kernel.kptr_restrict 1 or 0",
+    "kcore-refused": "Run as root; under lockdown=confidentiality install the package with this kernel's modules",
+    "kvm-not-loaded": "modprobe kvm_amd or kvm_intel",
+    "no-offsets": "Boot a kernel with BTF (CONFIG_DEBUG_INFO_BTF), or give --btf",
+    "hooked": "Stop tracing KVM (trace-cmd, perf probe, bpftrace) and ask again",
+    "livepatch-transition": "Wait until the livepatch's transition is over",
+}
+
+
+def judge_host(root: Root) -> Finding:
+    """The verdict on the kernel that the host below ``root`` runs.
+
+    :raises PmuconfError: the host's files are broken.
+    """
+    found = find_code(root)
+    notes = tuple(str(reason) for reason in found.reasons)
+    if found.code is not None:
+        return judge_code(found.code, notes)
+    last = found.reasons[-1]
+    broken = next((r for r in found.reasons if r.cause in ("kcore-broken", "kallsyms-broken", "elf-broken")), None)
+    if broken is not None:
+        raise broken
+    remedy = next((r.hint for r in found.reasons if r.hint), _REMEDIES.get(last.cause, ""))
+    # What kept us from the live text is what to do something about; the missing file comes second.
+    first = found.reasons[0]
+    return Finding(Verdict.UNKNOWN, first.cause, first.message, notes=notes, remedy=remedy)
+
+
+def judge_file(module: Path, btf: Path | None = None) -> Finding:
+    """The verdict on a module or a vmlinux with symbols.
+
+    :param btf: BTF of the vmlinux that the module belongs to, or that vmlinux.
+    :raises PmuconfError: a file is broken, or isn't KVM's.
+    """
+    file = load_file(module)
+    offsets, origin = _file_offsets(file, btf)
+    return judge_code(in_file(file, offsets, origin, Source(str(module), observed=False, build_id=file.build_id)))
+
+
+def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
+    """The verdict on one function that was walked, and its cause."""
+    work = walk_.of(Kind.WORK)
+    free = [e for e in work if not e.enabled and not e.counting]
+    if any(not event.murky for event in free):
+        return Verdict.UNGUARDED, "test-does-not-decide" if walk_.branches and walk_.tests else "no-test"
+    if free:
+        return Verdict.UNKNOWN, "test-not-understood"
+    unresolved = [e for e in walk_.of(Kind.UNRESOLVED) if not e.enabled]
+    if unresolved:
+        return Verdict.UNKNOWN, _weightiest(unresolved).note
+    if any(not event.enabled for event in work):
+        return Verdict.EARLY_OUT, "nothing-counted"
+    if walk_.of(Kind.ENTRY) or work:
+        return (Verdict.GUARDED, "guard-in-callee") if work else (Verdict.UNKNOWN, "callee-idle")
+    if walk_.of(Kind.CALL):
+        return Verdict.GUARDED, "guard-in-caller"
+    if walk_.of(Kind.TOUCH) or offsets.pmu is None or any(e.murky for e in walk_.events):
+        return Verdict.UNKNOWN, "pmu-touched" if offsets.pmu is not None else "no-offsets"
+    return Verdict.NO_CALL, "no-pmu-call"
+
+
+def judge_code(code: Code, notes: tuple[str, ...] = ()) -> Finding:
+    """The verdict on code that was found; ``notes`` say why better sources were not to be had."""
+    evidence = Evidence.OBSERVED if code.source.observed else Evidence.INFERRED
+    if code.offsets is None:
+        message = f"{_MESSAGES['no-offsets']}: {code.offsets_from}" if code.offsets_from else _MESSAGES["no-offsets"]
+        return Finding(
+            Verdict.UNKNOWN,
+            "no-offsets",
+            message,
+            source=code.source.name,
+            build_id=code.source.build_id,
+            notes=notes,
+            remedy=_REMEDIES["no-offsets"],
+        )
+    found = walk(code.image, code.entry, code.offsets, trust_hooks=code.trust_hooks)
+    verdict, cause = judge(found, code.offsets)
+    copies = Copies()
+    if verdict is not Verdict.NO_CALL:
+        copies = _copies(code, callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)))
+    if verdict is Verdict.GUARDED and copies.unguarded:
+        verdict, cause = Verdict.PARTIAL, "unguarded-copies"
+    return Finding(
+        verdict,
+        cause,
+        _MESSAGES.get(cause, cause),
+        evidence=evidence if verdict is not Verdict.UNKNOWN else Evidence.NONE,
+        source=code.source.name,
+        build_id=code.source.build_id,
+        offset=code.offsets.enable_pmu,
+        offset_from=code.offsets_from,
+        instructions=tuple(_shown(code.image, found)),
+        copies=copies,
+        hooks=tuple(sorted(found.hooks)),
+        notes=notes,
+        remedy=_REMEDIES.get(verdict.value, _REMEDIES.get(cause, "")),
+    )
+
+
+def _weightiest(events: list[Event]) -> Event:
+    """The event to name: what is known to be a hook before what may only follow from it."""
+    return next((e for e in events if e.note == "hooked"), events[0])
+
+
+def _shown(image: Image, found: Walk) -> Iterator[str]:
+    """The deciding instructions as text."""
+    deciding = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
+    deciding |= found.tests | found.branches
+    if found.tests:
+        deciding |= found.loads
+    deciding |= {e.at for e in found.of(Kind.UNRESOLVED) if not e.enabled}
+    work = [e.at for e in found.of(Kind.WORK)]
+    deciding |= set(work[:1])
+    for address in sorted(deciding):
+        text = found.instructions.get(address, "(can't be read)")
+        target = re.search(r"(?:call|j\w+) (0x[0-9a-f]+)$", text)
+        if target:
+            text = text.replace(target.group(1), image.symbols.show(int(target.group(1), 16)))
+        yield f"{image.symbols.show(address)}: {text}"
+
+
+def _copies(code: Code, *, callee_works: bool) -> Copies:
+    """What becomes of the code where it was inlined into other functions of KVM.
+
+    Found by their calls of the callee. Each is followed from its start as if its first argument were the vCPU,
+    which is checked again at the call; where that does not lead to every such call, the copy is unread.
+    """
+    image, offsets = code.image, code.offsets
+    if offsets is None:
+        return Copies()
+    callees = {address for address, name in image.symbols if is_callee([name])}
+    sites: dict[str, set[int]] = {}
+    for site in _calls(image, callees):
+        start = image.symbols.start(site)
+        names = image.symbols.names(start) if start is not None else ()
+        owner = _TEXT_SUFFIX.sub("", names[0]) if names else ""
+        if owner and bare(owner) not in _NOT_COPIES and not is_callee([owner]):
+            sites.setdefault(owner, set()).add(site)
+    guarded, unguarded, unread = [], [], []
+    for owner, calls in sorted(sites.items()):
+        places = image.symbols.addresses(owner)
+        if len(places) != 1:
+            unread.append(owner)
+            continue
+        found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, trust_hooks=code.trust_hooks)
+        verdict, _ = judge(found, offsets)
+        reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
+        if verdict is Verdict.UNGUARDED:
+            unguarded.append(owner)
+        elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls <= reached:
+            guarded.append(owner)
+        else:
+            unread.append(owner)
+    return Copies(tuple(guarded), tuple(unguarded), tuple(unread))
+
+
+def _calls(image: Image, targets: set[int]) -> Iterator[int]:
+    """Every place in the text that calls or jumps to one of the targets by a 32-bit distance."""
+    for start, data in image.text():
+        for match in _CALL.finditer(data):
+            end = match.end()
+            if end + 4 <= len(data):
+                target = start + end + 4 + struct.unpack_from("<i", data, end)[0]
+                if target in targets:
+                    yield start + match.start()
+
+
+def _file_offsets(file: ObjectFile, btf: Path | None) -> tuple[Offsets | None, str]:
+    base: Btf | None = None
+    origin = ""
+    if btf is not None:
+        try:
+            with btf.open("rb") as opened:
+                raw = opened.read(2)
+        except OSError as error:
+            raise PmuconfError(f"{btf}: {error.strerror}", cause="file-unreadable") from None
+        if raw == b"\x9f\xeb":
+            base = Btf(btf.read_bytes())
+        else:
+            section = load_file(btf).section(".BTF")
+            if section is None:
+                raise PmuconfError(f"{btf} has no BTF", cause="no-offsets")
+            base = Btf(section)
+        origin = f"BTF of {btf}"
+    own = file.section(".BTF")
+    if own is not None:
+        try:
+            types = Btf(own, base)
+            return offsets_of(types), f"BTF of {file.name}"
+        except PmuconfError as error:
+            if base is None:
+                return None, f"{error.message}; a module's BTF needs that of its vmlinux: --btf"
+            raise
+    if base is not None:
+        return offsets_of(base), origin
+    return None, "the file has no BTF: give --btf"

@@ -1,0 +1,73 @@
+"""Code at addresses: what a path can be followed in, whether it was read from a file or from a running kernel."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+__all__ = ["Image", "Symbols", "bare"]
+
+_SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*")
+
+
+class Image(Protocol):
+    """Code and its symbols. Addresses are those of the running kernel, or made up for a file that is not linked."""
+
+    symbols: Symbols
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to so many bytes from there; fewer or none where they can't be had."""
+        ...
+
+    def text(self) -> Iterator[tuple[int, bytes]]:
+        """All code of KVM that can be had, in pieces with their addresses."""
+        ...
+
+
+class Symbols:
+    """Names at addresses. Several names may share an address, and several addresses a name."""
+
+    def __init__(self, pairs: Iterable[tuple[int, str]]) -> None:
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._addresses: dict[str, tuple[int, ...]] = {}
+        for address, name in pairs:
+            self._names[address] = (*self._names.get(address, ()), name)
+            if address not in self._addresses.get(name, ()):
+                self._addresses[name] = (*self._addresses.get(name, ()), address)
+        self._sorted = sorted(self._names)
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        return ((address, name) for address in self._sorted for name in self._names[address])
+
+    def names(self, address: int) -> tuple[str, ...]:
+        """What begins exactly there."""
+        return self._names.get(address, ())
+
+    def addresses(self, name: str) -> tuple[int, ...]:
+        """Where that name begins; several for static functions of the same name."""
+        return self._addresses.get(name, ())
+
+    def start(self, address: int) -> int | None:
+        """Where the symbol begins that an address lies in (or behind: sizes are not known everywhere)."""
+        at = bisect.bisect_right(self._sorted, address)
+        return self._sorted[at - 1] if at else None
+
+    def end(self, address: int) -> int | None:
+        """Where the next symbol begins."""
+        at = bisect.bisect_right(self._sorted, address)
+        return self._sorted[at] if at < len(self._sorted) else None
+
+    def show(self, address: int) -> str:
+        """The address as ``symbol+0x12``, or in digits."""
+        start = self.start(address)
+        if start is None or address - start >= 1 << 20:
+            return f"{address:#x}"
+        name = self._names[start][0]
+        return name if start == address else f"{name}+{address - start:#x}"
+
+
+def bare(name: str) -> str:
+    """The name as the source has it: without .isra.0, .cold and the like."""
+    return _SUFFIX.sub("", name)

@@ -1,0 +1,232 @@
+"""The text of the running kernel: /proc/kallsyms says where, /proc/kcore holds it.
+
+/proc/kallsyms shows addresses to CAP_SYSLOG only, to nobody with kernel.kptr_restrict=2; /proc/kcore needs
+CAP_SYS_RAWIO, is refused under lockdown=confidentiality, and some kernels are built without it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.image import Symbols
+from pmuconf.host.root import Root
+
+__all__ = ["Kallsyms", "Kcore", "LiveText"]
+
+_LINE: Final = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z?]) (\S+)(?:\t\[([^\]\n]+)\])?$", re.MULTILINE)
+_CODE: Final = frozenset(b"tTwW")
+_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR: Final = struct.Struct("<IIQQQQQQ")
+_LOAD: Final = 1
+_X86_64: Final = 62
+_CORE: Final = 4
+_MAX_SEGMENTS: Final = 4096
+_MAX_TEXT: Final = 64 << 20
+_MAX_SYMBOLS: Final = 64 << 20
+_PAGE: Final = 4096
+
+
+class Kallsyms:
+    """The symbols of the running kernel. Parsed as far as it is asked for: it has 200,000 lines.
+
+    :raises PmuconfError: it can't be read, or has no addresses; cause no-kallsyms, kallsyms-hidden or
+        kallsyms-broken.
+    """
+
+    def __init__(self, root: Root) -> None:
+        try:
+            self._data = root.read("/proc/kallsyms")
+        except OSError as error:
+            raise PmuconfError(
+                f"/proc/kallsyms can't be read: {error.strerror}", cause="no-kallsyms", hint="Run pmuconf host as root"
+            ) from None
+        first = _LINE.match(self._data)
+        if first is None or len(self._data) > _MAX_SYMBOLS:
+            raise PmuconfError("/proc/kallsyms has not the lines that it should", cause="kallsyms-broken")
+        if re.search(rb"^(?!0+ )[0-9a-f]+ [tTwW] ", self._data, re.MULTILINE) is None:
+            restrict = root.text("/proc/sys/kernel/kptr_restrict")
+            why = f"kernel.kptr_restrict is {restrict}" if restrict in ("1", "2") else "not root"
+            hint = "Set kernel.kptr_restrict to 1 or 0 for the moment" if restrict == "2" else "Run as root"
+            raise PmuconfError(f"/proc/kallsyms shows no addresses: {why}", cause="kallsyms-hidden", hint=hint)
+        self._by_address: dict[int, tuple[str, ...]] = {}
+
+    def find(self, name: str) -> list[tuple[int, str | None]]:
+        """Address and module (None: built in) of every code symbol of exactly that name."""
+        found = []
+        for match in re.finditer(
+            rb"^([0-9a-f]{8,16}) [tTwW] " + re.escape(name.encode()) + rb"(?:\t\[([^\]\n]+)\])?$",
+            self._data,
+            re.MULTILINE,
+        ):
+            found.append((int(match.group(1), 16), match.group(2).decode() if match.group(2) else None))
+        return found
+
+    def of_module(self, module: str | None) -> list[tuple[int, str, bool]]:
+        """Address, name and whether it is code, of all symbols of a module, or of what is built in."""
+        pairs = []
+        if module is not None:
+            tag = b"\t[" + module.encode() + b"]\n"
+            lines = self._data if self._data.endswith(b"\n") else self._data + b"\n"
+            at = lines.find(tag)
+            while at >= 0:
+                start = lines.rfind(b"\n", 0, at) + 1
+                match = _LINE.match(lines[start : at + len(tag)])
+                if match:
+                    pairs.append(_symbol(match))
+                at = lines.find(tag, at + 1)
+            return pairs
+        return [_symbol(match) for match in _LINE.finditer(self._data) if match.group(4) is None]
+
+    def at(self, address: int) -> tuple[str, ...]:
+        """What begins exactly at that address, in any module."""
+        if address not in self._by_address:
+            self._by_address[address] = tuple(
+                match.group(3).decode("utf-8", "replace") for match in self._lines_at(address)
+            )
+        return self._by_address[address]
+
+    def excerpt(self, module: str | None, keep: range) -> bytes:
+        """The lines of a module (of what is built in and lies in ``keep``), and of all that at() was asked for."""
+        tag = b"\t[" + module.encode() + b"]" if module is not None else b""
+        lines = {
+            match.group()
+            for match in _LINE.finditer(self._data)
+            if (match.group().endswith(tag) if tag else match.group(4) is None and int(match.group(1), 16) in keep)
+        }
+        for address in self._by_address:
+            lines.update(match.group() for match in self._lines_at(address))
+        return b"\n".join(sorted(lines)) + b"\n"
+
+    def _lines_at(self, address: int) -> Iterator[re.Match[bytes]]:
+        pattern = b"%016x " % address
+        at = self._data.find(pattern)
+        while at >= 0:
+            match = _LINE.match(self._data, at)
+            if match and (at == 0 or self._data[at - 1] == 10):
+                yield match
+            at = self._data.find(pattern, at + 1)
+
+
+def _symbol(match: re.Match[bytes]) -> tuple[int, str, bool]:
+    return int(match.group(1), 16), match.group(3).decode("utf-8", "replace"), match.group(2)[0] in _CODE
+
+
+class Kcore:
+    """The memory of the running kernel, by its addresses, from an ELF core file.
+
+    :raises PmuconfError: it can't be opened or is no such file; cause no-kcore, kcore-refused or kcore-broken.
+    """
+
+    def __init__(self, root: Root) -> None:
+        if not root.exists("/proc/kcore"):
+            raise PmuconfError(
+                "there is no /proc/kcore: this kernel is built without CONFIG_PROC_KCORE", cause="no-kcore"
+            )
+        try:
+            self._file: BinaryIO = root.open("/proc/kcore")
+            self._segments = self._read_segments()
+        except PermissionError as error:
+            lockdown = root.text("/sys/kernel/security/lockdown") or ""
+            if "[confidentiality]" in lockdown or os.geteuid() == 0:
+                why = "the kernel is locked down" if "[confidentiality]" in lockdown else str(error.strerror)
+                raise PmuconfError(f"/proc/kcore is refused: {why}", cause="kcore-refused") from None
+            raise PmuconfError(
+                "/proc/kcore is for root only", cause="kcore-refused", hint="Run pmuconf host as root"
+            ) from None
+        except (OSError, struct.error) as error:
+            raise PmuconfError(f"/proc/kcore can't be read: {error}", cause="kcore-broken") from None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to so many bytes; none where the file has nothing."""
+        for start, length, offset in self._segments:
+            if start <= address < start + length:
+                try:
+                    return os.pread(self._file.fileno(), min(size, start + length - address), offset + address - start)
+                except (OSError, OverflowError, ValueError):
+                    return b""
+        return b""
+
+    def _read_segments(self) -> list[tuple[int, int, int]]:
+        descriptor = self._file.fileno()
+        ident, kind, machine, _, _, phoff, _, _, _, phentsize, phnum, *_ = _EHDR.unpack(os.pread(descriptor, 64, 0))
+        if ident[:6] != b"\x7fELF\x02\x01":
+            raise PmuconfError("/proc/kcore is no 64-bit ELF file", cause="kcore-broken")
+        if machine != _X86_64:
+            raise PmuconfError("/proc/kcore is of another architecture: only x86-64 is judged", cause="not-x86")
+        if kind != _CORE or phentsize != _PHDR.size or phnum > _MAX_SEGMENTS:
+            raise PmuconfError("/proc/kcore is not the core file that it should be", cause="kcore-broken")
+        raw = os.pread(descriptor, phnum * _PHDR.size, phoff)
+        if len(raw) != phnum * _PHDR.size:
+            raise PmuconfError("/proc/kcore is truncated", cause="kcore-broken")
+        found = []
+        for kind, _, offset, address, _, length, _, _ in _PHDR.iter_unpack(raw):
+            if kind == _LOAD and address + length <= 1 << 64:
+                found.append((address, length, offset))
+        return found
+
+
+class LiveText:
+    """The code of one module, or of the kernel itself, as an image; what it calls elsewhere is known by name."""
+
+    def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None) -> None:
+        own = kallsyms.of_module(module)
+        self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
+        self._cache: dict[int, bytes] = {}
+        self._code = [address for address, _, code in own if code]
+        self.symbols: Symbols = _LiveSymbols(((address, name) for address, name, _ in own), kallsyms)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to so many bytes, read page by page and kept."""
+        page = address & -_PAGE
+        if page not in self._cache:
+            self._cache[page] = self._kcore.read(page, _PAGE)
+        data = self._cache[page][address - page :][:size]
+        if data and len(data) < size and address + len(data) == page + _PAGE:
+            return data + self.read(page + _PAGE, size - len(data))
+        return data
+
+    def text(self) -> Iterator[tuple[int, bytes]]:
+        """All code of the module, in pieces that follow one another; of a built-in KVM only what is KVM's."""
+        span = self._span()
+        if 0 < len(span) <= _MAX_TEXT:
+            data = b"".join(self.read(page, _PAGE) for page in span[::_PAGE])
+            if len(data) == len(span):
+                yield span.start, data
+
+    def pages_read(self) -> dict[int, bytes]:
+        """Every whole page that was read, by its address."""
+        return {address: data for address, data in self._cache.items() if len(data) == _PAGE}
+
+    def kallsyms_read(self) -> bytes:
+        """The lines of /proc/kallsyms that were used."""
+        return self._kallsyms.excerpt(self._module, self._span())
+
+    def _span(self) -> range:
+        code = self._code if self._module is not None else _kvm_range(self.symbols)
+        return range(min(code) & -_PAGE, (max(code) & -_PAGE) + _PAGE) if code else range(0)
+
+
+def _kvm_range(symbols: Symbols) -> list[int]:
+    """Addresses of the built-in functions that begin with kvm_, around kvm_skip_emulated_instruction."""
+    centre = symbols.addresses("kvm_skip_emulated_instruction")
+    near = 8 << 20
+    return [a for a, name in symbols if name.startswith("kvm_") and centre and abs(a - centre[0]) < near]
+
+
+class _LiveSymbols(Symbols):
+    """The module's own symbols, and by address those of everything else."""
+
+    def __init__(self, pairs: Iterator[tuple[int, str]], kallsyms: Kallsyms) -> None:
+        super().__init__(pairs)
+        self._kallsyms = kallsyms
+        own = self._sorted
+        self._own = range(own[0], own[-1] + _PAGE) if own else range(0)
+
+    def names(self, address: int) -> tuple[str, ...]:
+        """What begins exactly there; a search through all symbols only outside of the module."""
+        return super().names(address) if address in self._own else self._kallsyms.at(address)

@@ -1,0 +1,230 @@
+"""The abstract machine of the path check: what is known of registers, stack and flags at one point of a path.
+
+Only what the question needs is known of a value: whether it is a pointer into the vCPU, into its VM or into the
+stack, a constant, or something that tells whether ``kvm->arch.enable_pmu`` (or the bitmap of counters that count
+instructions) is zero. Everything else is unknown, and what is mixed of such a telling value and others is
+``MURKY``: a branch on it may well be a guard that is not understood, so nothing can be concluded behind it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Final, Optional, Union
+
+__all__ = [
+    "ARGUMENTS",
+    "MURKY",
+    "SCRATCH",
+    "Fact",
+    "Flags",
+    "Loaded",
+    "Number",
+    "Offsets",
+    "Pointer",
+    "Root",
+    "State",
+    "Subject",
+    "Truth",
+    "Value",
+]
+
+ARGUMENTS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+SCRATCH: Final = ("rax", *ARGUMENTS, "r10", "r11")
+"""What a function may change, by the System V ABI."""
+
+
+class Root(enum.Enum):
+    """What a pointer points into."""
+
+    VCPU = "vcpu"
+    KVM = "kvm"
+    STACK = "stack"
+
+
+class Subject(enum.Enum):
+    """What is zero or not: the guard's byte, or the bitmap of the early-out."""
+
+    ENABLE = "kvm->arch.enable_pmu"
+    COUNTING = "pmu->pmc_counting_instructions"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """The subject was found non-zero, or zero."""
+
+    subject: Subject
+    nonzero: bool
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Points so many bytes behind the start of something."""
+
+    root: Root
+    offset: int
+
+
+@dataclass(frozen=True)
+class Number:
+    """A constant, of 64 bits without sign."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What stands in memory at a constant address, 8 bytes."""
+
+    address: int
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A value that tells a fact by being zero or not.
+
+    ``width`` bytes of it count; ``small`` if it fits into one byte; ``boolean`` if it is 0 or 1.
+    """
+
+    zero: Fact | None
+    nonzero: Fact | None
+    width: int = 8
+    small: bool = False
+    boolean: bool = False
+
+
+Value = Optional[Union[Pointer, Number, Loaded, Truth]]
+
+MURKY: Final = Truth(None, None)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the flags tell: by ZF, and by CF.
+
+    ``plain`` if CF is known to be clear; ``murky`` if they depend on a telling value in some other way. ``at`` is
+    the instruction that set them.
+    """
+
+    zero: Fact | None = None
+    nonzero: Fact | None = None
+    below: Fact | None = None
+    not_below: Fact | None = None
+    plain: bool = False
+    murky: bool = False
+    at: int = 0
+
+    def on(self, condition: str) -> tuple[Fact | None, Fact | None, bool]:
+        """What holds if the condition (``e``, ``ne``, ``a`` ...) is met and if not, and whether that is murky."""
+        if self.murky:
+            return None, None, True
+        if condition in ("e", "ne"):
+            met, unmet = self.zero, self.nonzero
+        elif condition in ("b", "ae"):
+            met, unmet = self.below, self.not_below
+        elif condition in ("be", "a") and self.plain:
+            met, unmet = self.zero, self.nonzero
+        else:
+            return None, None, self.zero is not None or self.nonzero is not None
+        if condition in ("ne", "ae", "a"):
+            met, unmet = unmet, met
+        if met is None and unmet is None and (self.zero is not None or self.nonzero is not None):
+            return None, None, True  # CF of a comparison that only ZF is understood of
+        return met, unmet, False
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Where the members are, in bytes; None: the structure has no such member.
+
+    :param kvm: ``kvm`` in struct kvm_vcpu.
+    :param enable_pmu: ``arch.enable_pmu`` in struct kvm.
+    :param pmu: first and last byte of ``arch.pmu`` in struct kvm_vcpu.
+    :param counting: ``arch.pmu.pmc_counting_instructions`` in struct kvm_vcpu.
+    """
+
+    kvm: int
+    enable_pmu: int | None
+    pmu: tuple[int, int] | None = None
+    counting: int | None = None
+
+
+@dataclass
+class State:
+    """All that is known at one point. A register or stack slot that is not listed is unknown."""
+
+    registers: dict[str, Value] = field(default_factory=dict)
+    stack: dict[int, tuple[Value, int]] = field(default_factory=dict)
+    flags: Flags | None = None
+    enabled: bool | None = None
+    counting: bool | None = None
+    murky: bool = False
+
+    def copy(self) -> State:
+        """One that may be changed on its own."""
+        return replace(self, registers=dict(self.registers), stack=dict(self.stack))
+
+    @property
+    def depth(self) -> int | None:
+        """Where the stack pointer is, None if that was lost."""
+        pointer = self.registers.get("rsp")
+        return pointer.offset if isinstance(pointer, Pointer) and pointer.root is Root.STACK else None
+
+    def learn(self, fact: Fact | None) -> None:
+        """Take note of a fact; the newest of a subject counts."""
+        if fact is None:
+            return
+        if fact.subject is Subject.ENABLE:
+            self.enabled = fact.nonzero
+        else:
+            self.counting = fact.nonzero
+
+    def join(self, other: State) -> State:
+        """What holds in both."""
+        stack: dict[int, tuple[Value, int]] = {}
+        for slot in self.stack.keys() | other.stack.keys():
+            mine, theirs = self.stack.get(slot, (None, 8)), other.stack.get(slot, (None, 8))
+            met = mine[0] if mine == theirs else _meet(mine[0], theirs[0])
+            if met is not None:
+                stack[slot] = met, min(mine[1], theirs[1])
+        registers: dict[str, Value] = {}
+        for name in self.registers.keys() | other.registers.keys():
+            value = _meet(self.registers.get(name), other.registers.get(name))
+            if value is not None:
+                registers[name] = value
+        flags = self.flags
+        if flags != other.flags:
+            telling = any(f is not None and (f.zero or f.nonzero or f.murky) for f in (flags, other.flags))
+            flags = Flags(murky=True) if telling else None
+        return State(registers, stack, flags, self.enabled, self.counting, self.murky)
+
+    def store(self, offset: int, value: Value, size: int) -> None:
+        """Write to the stack."""
+        for slot, (_, length) in list(self.stack.items()):
+            if slot < offset + size and offset < slot + length:
+                del self.stack[slot]
+        if value is not None:
+            self.stack[offset] = value, size
+
+    def load(self, offset: int, size: int) -> Value:
+        """Read from the stack."""
+        value, length = self.stack.get(offset, (None, 0))
+        if length == size:
+            return value
+        telling = any(
+            isinstance(v, Truth) and slot < offset + size and offset < slot + n for slot, (v, n) in self.stack.items()
+        )
+        if isinstance(value, Truth) and value.small and size < length:
+            return replace(value, width=size)
+        return MURKY if telling else None
+
+    def forget_stack(self, offset: int) -> None:
+        """Somebody else may have written there and above."""
+        for slot in [slot for slot in self.stack if slot >= offset]:
+            del self.stack[slot]
+
+
+def _meet(mine: Value, theirs: Value) -> Value:
+    if mine == theirs:
+        return mine
+    return MURKY if isinstance(mine, Truth) or isinstance(theirs, Truth) else None

@@ -1,0 +1,102 @@
+"""Write down what the probes read of a live host, so that the same answer can be had anywhere (--root DIR)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.code import find_code
+from pmuconf.host.guard import Finding, judge_code
+from pmuconf.host.live import LiveText
+from pmuconf.host.root import Root
+
+__all__ = ["record"]
+
+_FILES: Final = (
+    *("/proc/version", "/proc/modules", "/proc/sys/kernel/osrelease", "/proc/sys/kernel/arch", "/sys/kernel/notes"),
+    *("/proc/sys/kernel/kptr_restrict", "/sys/kernel/security/lockdown", "/sys/kernel/tracing/enabled_functions"),
+    *("/sys/kernel/btf/vmlinux", "/sys/kernel/btf/kvm", "/sys/module/kvm/notes/.note.gnu.build-id"),
+    *("/sys/module/kvm/initstate", "/sys/module/kvm_amd/initstate", "/sys/module/kvm_intel/initstate"),
+)
+_DIRECTORIES: Final = (
+    *("/sys/module/kvm/parameters", "/sys/module/kvm_amd/parameters", "/sys/module/kvm_intel/parameters"),
+    *("/sys/devices/system/cpu/vulnerabilities",),
+)
+_PAGE: Final = 4096
+
+
+def record(root: Root, target: Path) -> Finding:
+    """Judge the host and write what that took into the new directory ``target``; the finding.
+
+    :raises PmuconfError: the live text can't be read (the cause is that of the probe), or the directory can't be
+        written (record-unwritable).
+    """
+    found = find_code(root)
+    if found.code is None or not isinstance(found.code.image, LiveText):
+        raise found.reasons[0]
+    finding = judge_code(found.code)
+    image = found.code.image
+    try:
+        target.mkdir(mode=0o755)
+        for name in _FILES:
+            _copy(root, name, target)
+        for directory in _DIRECTORIES:
+            for name in root.names(directory):
+                _copy(root, f"{directory}/{name}", target)
+        _copy_tree(root, "/sys/kernel/livepatch", target, depth=3)
+        _write(target, "/proc/cpuinfo", (root.text("/proc/cpuinfo") or "").split("\n\n")[0].encode() + b"\n\n")
+        _write(target, "/proc/kallsyms", image.kallsyms_read())
+        _write(target, "/proc/kcore", _core(image.pages_read()))
+    except OSError as error:
+        raise PmuconfError(f"{error.filename or target}: {error.strerror}", cause="record-unwritable") from None
+    return finding
+
+
+def _copy(root: Root, name: str, target: Path) -> None:
+    try:
+        data = root.read(name)
+    except OSError:
+        return
+    _write(target, name, data)
+
+
+def _copy_tree(root: Root, name: str, target: Path, depth: int) -> None:
+    for entry in root.names(name):
+        path = f"{name}/{entry}"
+        if root.at(path).is_dir() and not root.at(path).is_symlink():
+            (target / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            if depth:
+                _copy_tree(root, path, target, depth - 1)
+        else:
+            _copy(root, path, target)
+
+
+def _write(target: Path, name: str, data: bytes) -> None:
+    path = target / name.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _core(pages: dict[int, bytes]) -> bytes:
+    """An ELF core file that holds these pages at their addresses."""
+    runs: list[tuple[int, bytearray]] = []
+    for address in sorted(pages):
+        if runs and runs[-1][0] + len(runs[-1][1]) == address:
+            runs[-1][1].extend(pages[address])
+        else:
+            runs.append((address, bytearray(pages[address])))
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head = struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(runs), 0, 0, 0)
+    offset = -(-(64 + 56 * len(runs)) // _PAGE) * _PAGE
+    headers, bodies = [], []
+    for address, data in runs:
+        headers.append(struct.pack("<IIQQQQQQ", 1, 5, offset, address, 0, len(data), len(data), _PAGE))
+        padding = -len(data) % _PAGE
+        bodies.append(bytes(data) + bytes(padding))
+        offset += len(data) + padding
+    start = head + b"".join(headers)
+    return start + bytes(-len(start) % _PAGE) + b"".join(bodies)

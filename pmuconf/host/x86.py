@@ -1,0 +1,423 @@
+"""The path check: does every path to the counting work find ``vcpu->kvm->arch.enable_pmu`` non-zero first?
+
+Follows every path of one function, and of what it calls for the PMU event, by abstract interpretation: at each
+instruction, and for each combination of what was found out on the way, holds what all paths that get there have in
+common. What is counted on is the System V ABI (a called function keeps rbx, rbp, r12-r15 and its caller's stack
+frame) and that neither ``vcpu->kvm`` nor ``arch.enable_pmu`` changes once a vCPU exists.
+
+The walk knows functions by what they are called. It doesn't enter what KVM's vendor modules do for it
+(``svm_skip_emulated_instruction`` may emulate the instruction, which counts it elsewhere) nor what raises
+exceptions; it enters the callee that does the counting and any helper that it doesn't know.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import capstone
+from capstone import x86_const as x86
+
+from pmuconf.host.effects import CONDITIONS, Effects
+from pmuconf.host.image import Image, bare
+from pmuconf.host.machine import ARGUMENTS, SCRATCH, Loaded, Offsets, Pointer, Root, State
+
+__all__ = ["Event", "Kind", "Walk", "is_callee", "walk"]
+
+# Since Linux kernel commit 9cd803d496e7 ("KVM: x86: Update vPMCs when retiring instructions") (in v5.17) the callee
+# is kvm_pmu_trigger_event; since 43f5bea2639c (in v6.18) kvm_pmu_instruction_retired, which ends in a jump to it.
+_CALLEES: Final = frozenset({"kvm_pmu_trigger_event", "kvm_pmu_instruction_retired", "kvm_pmu_branch_retired"})
+_PMU: Final = re.compile(r"pmu|pmc|perf_event|reprogram_counter|trigger_event|instruction_retired")
+_RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
+_THUNK: Final = re.compile(r"__x86_indirect_(?:call_|jump_)?thunk_(r\w+)")
+_INSTRUMENTATION: Final = re.compile(
+    r"__fentry__|mcount|__sanitizer_cov_\w+|__[akm]san_\w+|__[akt]san_\w+|__stack_chk_fail|__warn_printk"
+)
+_HOOKS: Final = re.compile(r"ftrace_\w*caller\w*|ftrace_trampoline|bpf_trampoline_\w+|arch_ftrace_ops_list_func")
+# What KVM's exit path calls beside the PMU: its vendor module, by static call or directly, and exceptions.
+_KNOWN: Final = re.compile(
+    r"__SCT__(?:kvm_x86_\w+|might_resched|cond_resched|preempt_schedule\w*)|(?:svm|vmx|vt|tdx)_\w+|skip_emulated_instruction"
+    r"|__?kvm_[sg]et_rflags|kvm_[sg]et_rflags|kvm_get_linear_rip|kvm_is_linear_rip|kvm_vcpu_do_singlestep"
+    r"|kvm_(?:re)?queue_exception\w*|kvm_multiple_exception|kvm_deliver_exception_payload|kvm_make_request"
+    r"|__kvm_make_request|kvm_update_dr7|__traceiter_\w+|trace_\w+|lockdep_\w+|lock_\w+|__rcu_\w+|rcu_\w+"
+)
+_DEPTH: Final = 4
+_STEPS: Final = 20_000
+_PADDING: Final = 64
+_JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
+
+
+class Kind(enum.Enum):
+    """What a path came to."""
+
+    CALL = "call"
+    """The callee is called (or jumped to) with enable_pmu found non-zero: it is not entered."""
+    ENTRY = "entry"
+    """The callee is entered: its own paths decide."""
+    WORK = "work"
+    """Something is done for the PMU: the callee calls something or writes to memory; or its code is inlined."""
+    TOUCH = "touch"
+    """The function itself reads the vCPU's PMU state."""
+    UNRESOLVED = "unresolved"
+    """Something that can't be followed; ``note`` is the cause code."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one path came to, where, and what it had found out by then."""
+
+    kind: Kind
+    at: int
+    enabled: bool | None
+    counting: bool | None
+    murky: bool
+    note: str = ""
+
+
+@dataclass
+class Walk:
+    """All that a walk found."""
+
+    events: set[Event] = field(default_factory=set)
+    tests: set[int] = field(default_factory=set)
+    branches: set[int] = field(default_factory=set)
+    loads: set[int] = field(default_factory=set)
+    hooks: set[str] = field(default_factory=set)
+    instructions: dict[int, str] = field(default_factory=dict)
+
+    def of(self, kind: Kind) -> list[Event]:
+        """The events of a kind, in order of their addresses."""
+        return sorted((e for e in self.events if e.kind is kind), key=lambda e: (e.at, e.note, e.murky))
+
+
+def is_callee(names: Iterable[str]) -> bool:
+    """Whether one of the names is that of the function that counts an event."""
+    return any(bare(name) in _CALLEES for name in names)
+
+
+def walk(
+    image: Image,
+    entry: int,
+    offsets: Offsets,
+    *,
+    copy: bool = False,
+    callee_works: bool = False,
+    trust_hooks: bool = False,
+) -> Walk:
+    """Follow every path of the function at ``entry``, whose first argument is the vCPU.
+
+    :param copy: the function is some other one that the code may have been inlined into: what else it calls is
+        not followed.
+    :param callee_works: it is known already that the callee counts whatever enable_pmu says: don't enter it.
+    :param trust_hooks: a call that ftrace put at the start of a function is known only to watch.
+    """
+    walker = _Walker(image, offsets, copy, callee_works, trust_hooks)
+    state = State(registers={"rdi": Pointer(Root.VCPU, 0), "rsp": Pointer(Root.STACK, 0)})
+    walker.function(entry, state, 0, inside=False)
+    found = walker.found
+    found.tests, found.loads = walker.effects.tests, walker.effects.loads
+    return found
+
+
+class _Walker:
+    def __init__(self, image: Image, offsets: Offsets, copy: bool, callee_works: bool, trust_hooks: bool) -> None:
+        self.image, self.offsets, self.copy, self.trust_hooks = image, offsets, copy, trust_hooks
+        self.callee_works = callee_works
+        self.effects = Effects(offsets)
+        self.found = Walk()
+        self._steps = 0
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._decoder.detail = True
+        self._decoded: dict[int, Any] = {}
+
+    def function(self, entry: int, state: State, depth: int, inside: bool) -> list[State]:
+        """Follow a function; the states in which it returns."""
+        path = _Path(self, entry, state, depth, inside)
+        path.run()
+        return list(path.exits.values())
+
+    def decode(self, address: int) -> Any:
+        """The instruction there, None if there is none that can be read."""
+        if address not in self._decoded:
+            code = self.image.read(address, 15)
+            insn = next(self._decoder.disasm(code, address, 1), None) if code else None
+            self._decoded[address] = insn
+            if insn is not None:
+                self.found.instructions[address] = f"{insn.mnemonic} {insn.op_str}".strip()
+        return self._decoded[address]
+
+    def step(self) -> bool:
+        """Count a step; whether there are any left."""
+        self._steps += 1
+        return self._steps <= _STEPS
+
+    def names(self, address: int) -> tuple[str, ...]:
+        """The functions that begin there; with the thunks of call depth tracking, a little before their start."""
+        names = self.image.symbols.names(address)
+        if not names:
+            start = self.image.symbols.start(address)
+            before = self.image.symbols.names(start) if start is not None and address - start < _PADDING else ()
+            names = tuple(name for name in before if name.startswith("__pfx_"))
+        return tuple(name[6:] if name.startswith("__pfx_") else name for name in names)
+
+
+class _Path:
+    """One function, entered in one state."""
+
+    def __init__(self, walker: _Walker, entry: int, state: State, depth: int, inside: bool) -> None:
+        self.walker, self.entry, self.depth, self.inside = walker, entry, depth, inside
+        self.exits: dict[tuple[bool | None, bool | None, bool], State] = {}
+        self._known: dict[Any, State] = {}
+        self._pending: list[Any] = []
+        self._bottom = state.depth
+        self._arrive(entry, state)
+
+    def run(self) -> None:
+        while self._pending:
+            key = self._pending.pop()
+            state = self._known[key].copy()
+            if not self.walker.step():
+                self._event(Kind.UNRESOLVED, key[0], state, "too-complex")
+                return
+            self._step(key[0], state)
+
+    def _arrive(self, address: int, state: State) -> None:
+        key = (address, state.enabled, state.counting, state.murky, state.depth)
+        known = self._known.get(key)
+        if known is not None:
+            joined = known.join(state)
+            if joined == known:
+                return
+            state = joined
+        self._known[key] = state
+        self._pending.append(key)
+
+    def _event(self, kind: Kind, at: int, state: State, note: str = "") -> None:
+        self.walker.found.events.add(Event(kind, at, state.enabled, state.counting, state.murky, note))
+
+    def _unresolved(self, at: int, state: State, note: str) -> None:
+        self._event(Kind.UNRESOLVED, at, state, note)
+
+    def _step(self, address: int, state: State) -> None:
+        insn = self.walker.decode(address)
+        if insn is None:
+            self._unresolved(address, state, "unreadable-code")
+            return
+        name = insn.mnemonic.split()[-1]
+        following = address + insn.size
+        if name in _JUMPS:
+            self._branch(insn, state, _JUMPS[name], following)
+        elif name in ("jrcxz", "jecxz", "loop", "loope", "loopne"):
+            for target in (_target(insn), following):
+                self._arrive(target, state.copy())
+        elif name == "jmp":
+            self._jump(insn, state)
+        elif name == "call":
+            self._call(insn, state, following)
+        elif name == "ret":
+            self._return(address, state)
+        elif name == "int3":
+            self.walker.found.hooks.add("a breakpoint (kprobe)")
+            self._unresolved(address, state, "hooked")
+        elif name in ("ud2", "ud1", "ud0", "hlt"):
+            # WARN() goes on behind it, BUG() doesn't: nothing is sure from here on.
+            if name == "ud2":
+                self._fall(following, replace(state.copy(), murky=True), silently=True)
+        else:
+            self._plain(insn, state, following)
+
+    def _plain(self, insn: Any, state: State, following: int) -> None:
+        self._touches(insn, state)
+        outside = self.walker.effects.apply(insn, state)
+        if outside and self.inside:
+            self._event(Kind.WORK, insn.address, state, "write")
+        if state.depth is None:
+            self._unresolved(insn.address, state, "stack-lost")
+            return
+        self._fall(following, state)
+
+    def _touches(self, insn: Any, state: State) -> None:
+        """Take note of the function itself reading or writing the vCPU's PMU state: the callee may be inlined."""
+        within = self.walker.offsets.pmu
+        if self.inside or self.walker.copy or within is None or insn.mnemonic == "nop":
+            return
+        for operand in insn.operands:
+            if operand.type == x86.X86_OP_MEM:
+                place = self.walker.effects.address(insn, operand, state)
+                if isinstance(place, Pointer) and place.root is Root.VCPU and within[0] <= place.offset <= within[1]:
+                    writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
+                    self._event(Kind.WORK if writes else Kind.TOUCH, insn.address, state, "inlined")
+
+    def _fall(self, following: int, state: State, silently: bool = False) -> None:
+        """Go on behind an instruction, but not into the next function."""
+        names = self.walker.image.symbols.names(following)
+        if names and following != self.entry and not any(n.startswith("__pfx_") for n in names):
+            inner = self.walker.image.symbols.start(following - 1)
+            padding = inner is not None and any(n.startswith("__pfx_") for n in self.walker.image.symbols.names(inner))
+            if not padding and not all(_cold(n) for n in names):
+                if not silently:
+                    self._unresolved(following, state, "falls-through")
+                return
+        self._arrive(following, state)
+
+    def _branch(self, insn: Any, state: State, condition: str, following: int) -> None:
+        met, unmet, murky = state.flags.on(condition) if state.flags else (None, None, False)
+        if (met or unmet) and state.flags is not None:
+            self.walker.found.branches.add(insn.address)
+        taken, passed = state.copy(), state
+        for side, fact in ((taken, met), (passed, unmet)):
+            side.learn(fact)
+            side.murky = side.murky or murky
+        self._go(insn.address, _target(insn), taken)
+        self._fall(following, passed)
+
+    def _jump(self, insn: Any, state: State) -> None:
+        operand = insn.operands[0]
+        if operand.type == x86.X86_OP_IMM:
+            self._go(insn.address, _target(insn), state)
+        elif self._vendor(self.walker.effects.value(insn, operand, state)):
+            self._return(insn.address, state)
+        else:
+            self._unresolved(insn.address, state, "indirect-jump")
+
+    def _go(self, at: int, target: int, state: State) -> None:
+        """Jump: within the function, to its cold part, or to another function in its last call."""
+        names = self.walker.names(target)
+        if any(_RETURNS.fullmatch(name) for name in names):
+            self._return(at, state)
+        elif not names or target == self.entry or all(_cold(name) for name in names):
+            self._arrive(target, state)
+        else:
+            for after in self._enter(at, target, names, state):
+                self._return(at, after)
+
+    def _call(self, insn: Any, state: State, following: int) -> None:
+        operand = insn.operands[0]
+        if operand.type != x86.X86_OP_IMM:
+            if not self._vendor(self.walker.effects.value(insn, operand, state)):
+                self._indirect(insn.address, state)
+            elif self.inside:
+                self._event(Kind.WORK, insn.address, state, "call")
+            self._fall(following, _called(state), silently=True)
+            return
+        target = _target(insn)
+        names = self.walker.names(target)
+        # Where ftrace puts its call: at the start, or behind endbr64 (a nop of that size once it is sealed).
+        first = self.walker.decode(self.entry)
+        behind = self.entry + 4 if first.mnemonic in ("endbr64", "nop") and first.size == 4 else self.entry
+        hook = not names or any(_HOOKS.fullmatch(name) for name in names)
+        if hook and insn.address in (self.entry, behind):
+            self.walker.found.hooks.add(self.walker.image.symbols.show(self.entry))
+            if not self.walker.trust_hooks:
+                self._unresolved(insn.address, state, "hooked")
+            self._arrive(following, state)
+            return
+        for after in self._enter(insn.address, target, names, state):
+            self._fall(following, after, silently=True)
+
+    def _enter(self, at: int, target: int, names: tuple[str, ...], state: State) -> list[State]:
+        """A call of another function: the states in which it comes back."""
+        walker = self.walker
+        if any(_INSTRUMENTATION.fullmatch(name) for name in names):
+            return [state]
+        if is_callee(names):
+            return self._callee(at, target, state)
+        thunk = next((m for m in map(_THUNK.fullmatch, names) if m), None)
+        if thunk is not None:
+            if not self._vendor(state.registers.get(thunk.group(1))):
+                self._indirect(at, state)
+            elif self.inside:
+                self._event(Kind.WORK, at, state, "call")
+        elif self.inside:
+            self._event(Kind.WORK, at, state, "call")
+        elif walker.copy:
+            pass
+        elif any(_PMU.search(name) for name in names):
+            self._event(Kind.WORK, at, state, "inlined")
+        elif any(_KNOWN.fullmatch(bare(name)) for name in names):
+            pass
+        elif not names:
+            self._unresolved(at, state, "unresolved-call")
+        elif self.depth + 1 >= _DEPTH or not walker.image.read(target, 1):
+            self._unresolved(at, state, "unknown-callee")
+        else:
+            return self._follow(target, state, inside=False)
+        return [_called(state)]
+
+    def _callee(self, at: int, target: int, state: State) -> list[State]:
+        if state.registers.get("rdi") != Pointer(Root.VCPU, 0) and self.walker.copy:
+            self._unresolved(at, state, "other-vcpu")
+        elif state.enabled:
+            self._event(Kind.CALL, at, state)
+        elif self.walker.callee_works:
+            self._event(Kind.ENTRY, at, state)
+            self._event(Kind.WORK, at, state, "call")
+        elif self.depth + 1 >= _DEPTH or not self.walker.image.read(target, 1):
+            self._unresolved(at, state, "callee-unreadable")
+        else:
+            self._event(Kind.ENTRY, at, state)
+            return self._follow(target, state, inside=True)
+        return [_called(state)]
+
+    def _follow(self, target: int, state: State, inside: bool) -> list[State]:
+        inner = state.copy()
+        depth = inner.depth
+        if depth is None:
+            return []
+        inner.registers["rsp"] = Pointer(Root.STACK, depth - 8)
+        inner.store(depth - 8, None, 8)
+        after = []
+        for left in self.walker.function(target, inner, self.depth + 1, inside):
+            back = _called(left)
+            back.stack = dict(left.stack)
+            back.registers["rax"] = left.registers.get("rax")
+            for name in ("rbx", "rbp", "r12", "r13", "r14", "r15"):
+                back.registers[name] = state.registers.get(name)
+            back.registers["rsp"] = state.registers.get("rsp")
+            after.append(back)
+        return after
+
+    def _return(self, at: int, state: State) -> None:
+        if state.depth != self._bottom:
+            self._unresolved(at, state, "stack-lost")
+            return
+        key = state.enabled, state.counting, state.murky
+        known = self.exits.get(key)
+        self.exits[key] = state if known is None else known.join(state)
+
+    def _vendor(self, target: Any) -> bool:
+        """Whether an indirect call goes through KVM's table of vendor functions, which kernels before 5.12 do."""
+        if not isinstance(target, Loaded):
+            return False
+        start = self.walker.image.symbols.start(target.address)
+        return start is not None and "kvm_x86_ops" in self.walker.image.symbols.names(start)
+
+    def _indirect(self, at: int, state: State) -> None:
+        if self.inside:
+            self._event(Kind.WORK, at, state, "call")
+        elif not self.walker.copy:
+            self._unresolved(at, state, "indirect-call")
+
+
+def _target(insn: Any) -> int:
+    """Where a direct jump or call goes: capstone shows addresses of the kernel as negative."""
+    return int(insn.operands[0].imm) & ((1 << 64) - 1)
+
+
+def _called(state: State) -> State:
+    """The state behind a call that was not followed."""
+    after = state.copy()
+    shown = [v.offset for v in map(after.registers.get, ARGUMENTS) if isinstance(v, Pointer) and v.root is Root.STACK]
+    if shown:
+        after.forget_stack(min(shown))
+    for name in SCRATCH:
+        after.registers.pop(name, None)
+    after.flags = None
+    return after
+
+
+def _cold(name: str) -> bool:
+    return ".cold" in name or name.endswith(("_cold", "-cold"))
