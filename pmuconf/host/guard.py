@@ -27,6 +27,7 @@ __all__ = ["Copies", "Evidence", "Finding", "Verdict", "judge", "judge_code", "j
 # They count instructions and branches themselves, in every kernel: no copies of the function.
 _NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
+_ERRORS: Final = frozenset({"kcore-broken", "kallsyms-broken", "elf-broken", "record-escapes"})
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
 
 
@@ -135,7 +136,7 @@ def judge_host(root: Root) -> Finding:
     if found.code is not None:
         return judge_code(found.code, notes)
     last = found.reasons[-1]
-    broken = next((r for r in found.reasons if r.cause in ("kcore-broken", "kallsyms-broken", "elf-broken")), None)
+    broken = next((r for r in found.reasons if r.cause in _ERRORS), None)
     if broken is not None:
         raise broken
     remedy = next((r.hint for r in found.reasons if r.hint), _REMEDIES.get(last.cause, ""))
@@ -172,8 +173,13 @@ def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
         return (Verdict.GUARDED, "guard-in-callee") if work else (Verdict.UNKNOWN, "callee-idle")
     if walk_.of(Kind.CALL):
         return Verdict.GUARDED, "guard-in-caller"
-    if walk_.of(Kind.TOUCH) or offsets.pmu is None or any(e.murky for e in walk_.events):
-        return Verdict.UNKNOWN, "pmu-touched" if offsets.pmu is not None else "no-offsets"
+    unresolved = walk_.of(Kind.UNRESOLVED)
+    if unresolved:
+        return Verdict.UNKNOWN, _weightiest(unresolved).note
+    if offsets.pmu is None:
+        return Verdict.UNKNOWN, "no-offsets"
+    if walk_.of(Kind.TOUCH) or walk_.tests or any(event.murky for event in walk_.events):
+        return Verdict.UNKNOWN, "pmu-touched"
     return Verdict.NO_CALL, "no-pmu-call"
 
 

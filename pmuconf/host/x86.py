@@ -336,12 +336,16 @@ class _Path:
         elif walker.copy:
             pass
         elif any(_PMU.search(name) for name in names):
+            # Some function of the PMU's that is not the callee: a test in one of its own, or the callee inlined.
+            if not any(name.startswith("__SCT__") for name in names) and self._enterable(target):
+                self._event(Kind.TOUCH, at, state, "pmu-function")
+                return self._follow(target, state, inside=True)
             self._event(Kind.WORK, at, state, "inlined")
         elif any(_KNOWN.fullmatch(bare(name)) for name in names):
             pass
         elif not names:
             self._unresolved(at, state, "unresolved-call")
-        elif self.depth + 1 >= _DEPTH or not walker.image.read(target, 1):
+        elif not self._enterable(target):
             self._unresolved(at, state, "unknown-callee")
         else:
             return self._follow(target, state, inside=False)
@@ -355,12 +359,15 @@ class _Path:
         elif self.walker.callee_works:
             self._event(Kind.ENTRY, at, state)
             self._event(Kind.WORK, at, state, "call")
-        elif self.depth + 1 >= _DEPTH or not self.walker.image.read(target, 1):
+        elif not self._enterable(target):
             self._unresolved(at, state, "callee-unreadable")
         else:
             self._event(Kind.ENTRY, at, state)
             return self._follow(target, state, inside=True)
         return [_called(state)]
+
+    def _enterable(self, target: int) -> bool:
+        return self.depth + 1 < _DEPTH and bool(self.walker.image.read(target, 1))
 
     def _follow(self, target: int, state: State, inside: bool) -> list[State]:
         inner = state.copy()

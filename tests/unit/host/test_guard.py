@@ -1,0 +1,34 @@
+"""The verdict on every shape of the guard and of what looks like it, however it was compiled."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmuconf.host.btf import Btf
+from pmuconf.host.code import FUNCTION, offsets_of
+from pmuconf.host.elf import ObjectFile
+from pmuconf.host.guard import Verdict, judge
+from pmuconf.host.x86 import walk
+from tests.unit.host.shapes import FLAGS, SHAPES, Shape, compiled, compilers
+
+
+def _name(shape: Shape) -> str:
+    return shape.name
+
+
+def verdict_of(data: bytes) -> tuple[Verdict, str]:
+    """What is said of an object file."""
+    file = ObjectFile(data, "kvm.ko")
+    section = file.section(".BTF")
+    assert section is not None
+    offsets = offsets_of(Btf(section))
+    (entry,) = file.symbols.addresses(FUNCTION)
+    return judge(walk(file, entry, offsets), offsets)
+
+
+@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+@pytest.mark.parametrize("shape", SHAPES, ids=_name)
+def test_the_verdict_is_right(shape: Shape, flags: tuple[str, ...], compiler: str) -> None:
+    said, cause = verdict_of(compiled(shape.source, flags, compiler))
+    assert said.value in shape.right, cause

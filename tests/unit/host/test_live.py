@@ -1,0 +1,265 @@
+"""What is said of a running host: from its live text, from a file with its build-id, or why nothing can be said."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.elf import ObjectFile
+from pmuconf.host.guard import Evidence, Verdict, judge_host
+from pmuconf.host.record import record
+from pmuconf.host.root import Root
+from tests.unit.host.shapes import FLAGS, RETPOLINES, SHAPES, Shape, compiled
+from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, write
+
+KERNEL_FLAGS = ("-O2", *RETPOLINES)
+BY_NAME = {shape.name: shape for shape in SHAPES}
+
+
+def object_of(name: str, flags: tuple[str, ...] = KERNEL_FLAGS) -> bytes:
+    return compiled(BY_NAME[name].source, flags)
+
+
+def btf_of(data: bytes) -> bytes:
+    section = ObjectFile(data, "kvm.ko").section(".BTF")
+    assert section is not None
+    return section
+
+
+def host_with(tmp_path: Path, name: str) -> tuple[Root, Linked]:
+    data = object_of(name)
+    linked = link(data)
+    return Root(host(tmp_path / "root", linked, btf_of(data))), linked
+
+
+def rewrite(root: Root, linked: Linked) -> None:
+    write(root.path, "/proc/kcore", core([(linked.address, bytes(linked.text))]))
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+@pytest.mark.parametrize("shape", SHAPES, ids=[shape.name for shape in SHAPES])
+def test_live_text_is_judged_as_the_file_is(shape: Shape, flags: tuple[str, ...], tmp_path: Path) -> None:
+    data = compiled(shape.source, flags)
+    finding = judge_host(Root(host(tmp_path, link(data), btf_of(data))))
+    assert finding.verdict.value in shape.right, finding
+    assert finding.evidence is (Evidence.NONE if finding.verdict is Verdict.UNKNOWN else Evidence.OBSERVED)
+
+
+def test_the_deciding_instructions_are_shown(tmp_path: Path) -> None:
+    root, _ = host_with(tmp_path, "unlikely")
+    finding = judge_host(root)
+    shown = "\n".join(finding.instructions)
+    assert "cmp byte ptr" in shown
+    assert "call kvm_pmu_trigger_event" in shown
+    assert finding.build_id == BUILD_ID
+
+
+class TestWhatTheKernelPatches:
+    """Text of a running kernel is not what the file has: nops, patched returns and static calls, probes."""
+
+    def test_returns_and_calls_of_thunks(self, tmp_path: Path) -> None:
+        root, linked = host_with(tmp_path, "unlikely")
+        thunk = linked.outside["__x86_return_thunk"]
+        for at in range(len(linked.text) - 5):
+            there = linked.address + at + 5
+            if linked.text[at] == 0xE9 and there + struct.unpack_from("<i", linked.text, at + 1)[0] == thunk:
+                linked.text[at : at + 5] = b"\xc3\xcc\xcc\xcc\xcc"
+        rewrite(root, linked)
+        assert judge_host(root).verdict is Verdict.GUARDED
+
+    @pytest.mark.parametrize("thunk", ["srso_return_thunk", "retbleed_return_thunk", "its_return_thunk"])
+    def test_other_return_thunks(self, tmp_path: Path, thunk: str) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        path = root.at("/proc/kallsyms")
+        path.write_text(path.read_text().replace("__x86_return_thunk", thunk))
+        assert judge_host(root).verdict is Verdict.GUARDED
+
+    def test_static_calls_that_go_to_the_vendor_module(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        path = root.at("/proc/kallsyms")
+        path.write_text(path.read_text().replace("__SCT__kvm_x86_", "svm_"))
+        assert judge_host(root).verdict is Verdict.GUARDED
+
+    def test_sealed_endbr(self, tmp_path: Path) -> None:
+        root, linked = host_with(tmp_path, "unlikely")
+        for address in linked.symbols.values():
+            linked.text[address - TEXT :][:4] = b""
+            linked.text[address - TEXT : address - TEXT + 4] = b"\x66\x0f\x1f\x00"
+        rewrite(root, linked)
+        assert judge_host(root).verdict is Verdict.GUARDED
+
+
+class TestHooks:
+    @staticmethod
+    def hook(linked: Linked, code: bytes) -> None:
+        at = linked.symbols["kvm_skip_emulated_instruction"] - TEXT
+        linked.text[at : at + len(code)] = code
+
+    def test_a_call_of_an_unnamed_trampoline(self, tmp_path: Path) -> None:
+        root, linked = host_with(tmp_path, "unlikely")
+        self.hook(linked, b"\xe8" + struct.pack("<i", -0x100000))
+        rewrite(root, linked)
+        finding = judge_host(root)
+        assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "hooked")
+        assert finding.hooks
+
+    def test_a_breakpoint(self, tmp_path: Path) -> None:
+        root, linked = host_with(tmp_path, "unlikely")
+        self.hook(linked, b"\xcc")
+        rewrite(root, linked)
+        finding = judge_host(root)
+        assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "hooked")
+        assert finding.hooks == ("a breakpoint (kprobe)",)
+
+
+class TestLivepatch:
+    def patched(self, tmp_path: Path, running: str, replacement: str) -> Root:
+        data = object_of(running)
+        linked = link(data)
+        known = {**linked.outside, "kvm_pmu_trigger_event": linked.symbols["kvm_pmu_trigger_event"]}
+        patch = BY_NAME[replacement].source.replace("noinline void kvm_pmu_trigger_event", "static void unused")
+        new = link(compiled(patch, KERNEL_FLAGS), PATCH_TEXT, known)
+        return Root(host(tmp_path, linked, btf_of(data), {"lp_guard": new}))
+
+    def test_the_replacement_is_judged(self, tmp_path: Path) -> None:
+        finding = judge_host(self.patched(tmp_path, "stock", "unlikely"))
+        assert finding.verdict is Verdict.GUARDED
+        assert "lp_guard" in finding.source
+
+    def test_one_that_takes_the_guard_away(self, tmp_path: Path) -> None:
+        assert judge_host(self.patched(tmp_path, "unlikely", "stock")).verdict is Verdict.UNGUARDED
+
+    def test_in_transition(self, tmp_path: Path) -> None:
+        root = self.patched(tmp_path, "stock", "unlikely")
+        write(root.path, "/sys/kernel/livepatch/lp_guard/transition", b"1\n")
+        assert judge_host(root).cause == "livepatch-transition"
+
+    def test_disabled(self, tmp_path: Path) -> None:
+        root = self.patched(tmp_path, "stock", "unlikely")
+        write(root.path, "/sys/kernel/livepatch/lp_guard/enabled", b"0\n")
+        assert judge_host(root).verdict is Verdict.UNGUARDED
+
+    def test_without_live_text_nothing_is_said(self, tmp_path: Path) -> None:
+        root = self.patched(tmp_path, "unlikely", "stock")
+        root.at("/proc/kcore").unlink()
+        finding = judge_host(root)
+        assert finding.verdict is Verdict.UNKNOWN
+        assert "lp_guard" in finding.notes[-1]
+
+
+class TestTheFileWithTheBuildId:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> bytes:
+        path = tmp_path / "kvm.ko"
+        path.write_bytes(object_of("unlikely"))
+        (tmp_path / "note").write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes.fromhex(BUILD_ID))
+        subprocess.run(
+            ["objcopy", "--add-section", f".note.gnu.build-id={tmp_path}/note", str(path)], check=True, timeout=60
+        )
+        return path.read_bytes()
+
+    @staticmethod
+    def without_live_text(tmp_path: Path) -> Root:
+        root, _ = host_with(tmp_path, "stock")
+        root.at("/proc/kcore").unlink()
+        return root
+
+    @pytest.mark.parametrize(
+        ("suffix", "pack"),
+        [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstandard.compress)],
+        ids=["plain", "gz", "xz", "zst"],
+    )
+    def test_is_judged(self, tmp_path: Path, data: bytes, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+        root = self.without_live_text(tmp_path)
+        write(root.path, f"/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko{suffix}", pack(data))
+        finding = judge_host(root)
+        assert (finding.verdict, finding.evidence) == (Verdict.GUARDED, Evidence.INFERRED)
+
+    def test_is_found_by_modules_dep(self, tmp_path: Path, data: bytes) -> None:
+        root = self.without_live_text(tmp_path)
+        write(root.path, "/lib/modules/6.1.0-test/updates/dkms/kvm.ko", data)
+        write(root.path, "/lib/modules/6.1.0-test/modules.dep", b"updates/dkms/kvm.ko: kernel/x.ko\n")
+        assert judge_host(root).verdict is Verdict.GUARDED
+
+    def test_another_build_id_says_nothing(self, tmp_path: Path, data: bytes) -> None:
+        root = self.without_live_text(tmp_path)
+        other = data.replace(bytes.fromhex(BUILD_ID), bytes(20))
+        write(root.path, "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko", other)
+        finding = judge_host(root)
+        assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "no-kcore")
+        assert "no-file-with-build-id" in finding.notes[-1]
+
+    def test_a_truncated_archive_says_nothing(self, tmp_path: Path, data: bytes) -> None:
+        root = self.without_live_text(tmp_path)
+        name = "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko.xz"
+        write(root.path, name, lzma.compress(data)[:-40])
+        finding = judge_host(root)
+        assert finding.verdict is Verdict.UNKNOWN
+        assert "cannot-decompress" in finding.notes[-1]
+
+
+class TestNothingCanBeSaid:
+    def test_hidden_addresses(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        lines = root.at("/proc/kallsyms").read_text().splitlines()
+        root.at("/proc/kallsyms").write_text("".join(f"{0:016x}{line[16:]}\n" for line in lines))
+        finding = judge_host(root)
+        assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "kallsyms-hidden")
+        assert finding.remedy
+
+    def test_no_kvm(self, tmp_path: Path) -> None:
+        assert judge_host(Root(tmp_path)).cause == "kvm-not-loaded"
+
+    def test_another_architecture(self, tmp_path: Path) -> None:
+        write(tmp_path, "/proc/sys/kernel/arch", b"aarch64\n")
+        assert judge_host(Root(tmp_path)).cause == "not-x86"
+
+    def test_no_offsets(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        root.at("/sys/kernel/btf/vmlinux").unlink()
+        assert judge_host(root).cause == "no-offsets"
+
+    def test_two_functions_of_that_name(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        path = root.at("/proc/kallsyms")
+        path.write_text(f"{path.read_text()}ffffffffc0a01234 t kvm_skip_emulated_instruction\t[kvm]\n")
+        assert judge_host(root).cause == "function-not-found"
+
+    @pytest.mark.parametrize("size", [0, 10, 63, 64, 100, 4096])
+    def test_a_truncated_core(self, tmp_path: Path, size: int) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        os.truncate(root.at("/proc/kcore"), size)
+        with pytest.raises(PmuconfError) as caught:
+            judge_host(root)
+        assert caught.value.cause == "kcore-broken"
+
+    def test_a_record_that_leads_out(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        root.at("/proc/kcore").unlink()
+        (root.path / "proc/kcore").symlink_to("/proc/kcore")
+        with pytest.raises(PmuconfError) as caught:
+            judge_host(root)
+        assert caught.value.cause == "record-escapes"
+
+
+@pytest.mark.parametrize("name", ["unlikely", "stock", "retired", "helper-calls"])
+def test_a_record_gives_the_same_answer(tmp_path: Path, name: str) -> None:
+    root, _ = host_with(tmp_path, name)
+    said = record(root, tmp_path / "record")
+    assert judge_host(Root(tmp_path / "record")) == judge_host(root) == said
+
+
+def test_a_record_of_a_patched_host(tmp_path: Path) -> None:
+    root = TestLivepatch().patched(tmp_path / "host", "stock", "unlikely")
+    said = record(root, tmp_path / "record")
+    assert said.verdict is Verdict.GUARDED
+    assert judge_host(Root(tmp_path / "record")) == said
