@@ -46,7 +46,8 @@ class Code:
     offsets: Offsets | None
     offsets_from: str
     source: Source
-    trust_hooks: bool = False
+    watched: frozenset[str] = frozenset()
+    """Functions whose ftrace hooks are known only to watch."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,17 @@ def _live(root: Root, built_in: bool, patch: str | None) -> Code:
         observed=True,
         build_id=running_build_id(root, built_in),
     )
-    return Code(image, entry, offsets, origin, source, trust_hooks=_only_tracers(root))
+    return Code(image, entry, offsets, origin, source, watched=_watched(root))
 
 
-def _only_tracers(root: Root) -> bool:
-    """Whether ftrace says of all it has hooked in these functions that nothing there changes where they go."""
-    listed = root.text("/sys/kernel/tracing/enabled_functions")
-    if listed is None:
-        return False
-    mine = [line for line in listed.splitlines() if line.startswith((FUNCTION, "kvm_pmu_"))]
-    return all(re.fullmatch(r"\S+(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?", line) for line in mine)
+def _watched(root: Root) -> frozenset[str]:
+    """The functions of which ftrace says that nothing it has hooked there changes where they go.
+
+    A line of enabled_functions has the number of hooks and flags: R (saves registers) is harmless, I may change the
+    instruction pointer, D calls a trampoline directly, M was modified.
+    """
+    listed = root.text("/sys/kernel/tracing/enabled_functions") or ""
+    return frozenset(re.findall(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", listed, re.MULTILINE))
 
 
 def _livepatch(root: Root) -> str | None:

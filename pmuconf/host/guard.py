@@ -197,7 +197,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> Finding:
             notes=notes,
             remedy=_REMEDIES["no-offsets"],
         )
-    found = walk(code.image, code.entry, code.offsets, trust_hooks=code.trust_hooks)
+    found = walk(code.image, code.entry, code.offsets, watched=code.watched)
     verdict, cause = judge(found, code.offsets)
     copies = Copies()
     if verdict is not Verdict.NO_CALL:
@@ -266,7 +266,7 @@ def _copies(code: Code, *, callee_works: bool) -> Copies:
         if len(places) != 1:
             unread.append(owner)
             continue
-        found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, trust_hooks=code.trust_hooks)
+        found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, watched=code.watched)
         verdict, _ = judge(found, offsets)
         reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
         if verdict is Verdict.UNGUARDED:

@@ -63,7 +63,9 @@ class Kallsyms:
             self._data,
             re.MULTILINE,
         ):
-            found.append((int(match.group(1), 16), match.group(2).decode() if match.group(2) else None))
+            found.append(
+                (int(match.group(1), 16), match.group(2).decode("utf-8", "replace") if match.group(2) else None)
+            )
         return found
 
     def of_module(self, module: str | None) -> list[tuple[int, str, bool]]:
@@ -178,7 +180,7 @@ class LiveText:
         self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
         self._cache: dict[int, bytes] = {}
         self._code = [address for address, _, code in own if code]
-        self.symbols: Symbols = _LiveSymbols(((address, name) for address, name, _ in own), kallsyms)
+        self.symbols: Symbols = _LiveSymbols(((address, name) for address, name, _ in own), self._code, kallsyms)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to so many bytes, read page by page and kept."""
@@ -221,11 +223,11 @@ def _kvm_range(symbols: Symbols) -> list[int]:
 class _LiveSymbols(Symbols):
     """The module's own symbols, and by address those of everything else."""
 
-    def __init__(self, pairs: Iterator[tuple[int, str]], kallsyms: Kallsyms) -> None:
+    def __init__(self, pairs: Iterator[tuple[int, str]], code: list[int], kallsyms: Kallsyms) -> None:
         super().__init__(pairs)
         self._kallsyms = kallsyms
-        own = self._sorted
-        self._own = range(own[0], own[-1] + _PAGE) if own else range(0)
+        # Of code alone: a module has symbols of its per-CPU variables too, which are offsets from nearly nothing.
+        self._own = range(min(code), max(code) + _PAGE) if code else range(0)
 
     def names(self, address: int) -> tuple[str, ...]:
         """What begins exactly there; a search through all symbols only outside of the module."""

@@ -105,16 +105,16 @@ def walk(
     *,
     copy: bool = False,
     callee_works: bool = False,
-    trust_hooks: bool = False,
+    watched: frozenset[str] = frozenset(),
 ) -> Walk:
     """Follow every path of the function at ``entry``, whose first argument is the vCPU.
 
     :param copy: the function is some other one that the code may have been inlined into: what else it calls is
         not followed.
     :param callee_works: it is known already that the callee counts whatever enable_pmu says: don't enter it.
-    :param trust_hooks: a call that ftrace put at the start of a function is known only to watch.
+    :param watched: functions at whose start ftrace has put a call that is known only to watch.
     """
-    walker = _Walker(image, offsets, copy, callee_works, trust_hooks)
+    walker = _Walker(image, offsets, copy, callee_works, watched)
     state = State(registers={"rdi": Pointer(Root.VCPU, 0), "rsp": Pointer(Root.STACK, 0)})
     walker.function(entry, state, 0, inside=False)
     found = walker.found
@@ -123,8 +123,8 @@ def walk(
 
 
 class _Walker:
-    def __init__(self, image: Image, offsets: Offsets, copy: bool, callee_works: bool, trust_hooks: bool) -> None:
-        self.image, self.offsets, self.copy, self.trust_hooks = image, offsets, copy, trust_hooks
+    def __init__(self, image: Image, offsets: Offsets, copy: bool, callee_works: bool, watched: frozenset[str]) -> None:
+        self.image, self.offsets, self.copy, self.watched = image, offsets, copy, watched
         self.callee_works = callee_works
         self.effects = Effects(offsets)
         self.found = Walk()
@@ -311,7 +311,7 @@ class _Path:
         hook = not names or any(_HOOKS.fullmatch(name) for name in names)
         if hook and insn.address in (self.entry, behind):
             self.walker.found.hooks.add(self.walker.image.symbols.show(self.entry))
-            if not self.walker.trust_hooks:
+            if self.walker.watched.isdisjoint(self.walker.image.symbols.names(self.entry)):
                 self._unresolved(insn.address, state, "hooked")
             self._arrive(following, state)
             return

@@ -267,7 +267,10 @@ SHAPES: tuple[Shape, ...] = (
 )
 
 OPTIMIZATIONS = ("-O2", "-O3", "-Os")
-RETPOLINES = ("-mindirect-branch=thunk-extern", "-mfunction-return=thunk-extern", "-fcf-protection=branch")
+RETPOLINES = (
+    *("-mindirect-branch=thunk-extern", "-mfunction-return=thunk-extern", "-fcf-protection=branch"),
+    *("-pg", "-mfentry"),
+)
 FLAGS = tuple((level, *extra) for level in OPTIMIZATIONS for extra in ((), RETPOLINES, ("-fno-reorder-blocks",)))
 _KERNEL = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-stack-protector", "-mno-sse", "-ffreestanding"),

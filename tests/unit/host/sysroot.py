@@ -82,6 +82,7 @@ def kallsyms(modules: dict[str, Linked]) -> str:
         lines += [f"{address:016x} T {name}" for name, address in linked.outside.items() if address < TEXT]
     for module, linked in modules.items():
         lines += [f"{address:016x} t {name}\t[{module}]" for name, address in linked.symbols.items()]
+        lines += [f"{0x34E20:016x} d {module}_percpu\t[{module}]"]
     return "\n".join(dict.fromkeys(lines)) + "\n"
 
 

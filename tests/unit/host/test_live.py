@@ -92,7 +92,6 @@ class TestWhatTheKernelPatches:
     def test_sealed_endbr(self, tmp_path: Path) -> None:
         root, linked = host_with(tmp_path, "unlikely")
         for address in linked.symbols.values():
-            linked.text[address - TEXT :][:4] = b""
             linked.text[address - TEXT : address - TEXT + 4] = b"\x66\x0f\x1f\x00"
         rewrite(root, linked)
         assert judge_host(root).verdict is Verdict.GUARDED
@@ -101,7 +100,7 @@ class TestWhatTheKernelPatches:
 class TestHooks:
     @staticmethod
     def hook(linked: Linked, code: bytes) -> None:
-        at = linked.symbols["kvm_skip_emulated_instruction"] - TEXT
+        at = linked.symbols["kvm_skip_emulated_instruction"] - TEXT + 4  # behind endbr64, where the call of fentry is
         linked.text[at : at + len(code)] = code
 
     def test_a_call_of_an_unnamed_trampoline(self, tmp_path: Path) -> None:
@@ -111,6 +110,24 @@ class TestHooks:
         finding = judge_host(root)
         assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "hooked")
         assert finding.hooks
+
+    @pytest.mark.parametrize(
+        ("listed", "said"),
+        [
+            ("kvm_skip_emulated_instruction [kvm] (1)    \ttramp: 0xffffffffc0901000 (function_trace_call)", "guarded"),
+            ("kvm_skip_emulated_instruction [kvm] (2) R  \t->arch_ftrace_ops_list_func", "guarded"),
+            ("kvm_skip_emulated_instruction [kvm] (1) R I", "unknown"),
+            ("kvm_skip_emulated_instruction [kvm] (1)   D \tdirect-->bpf_trampoline_1", "unknown"),
+            ("kvm_pmu_trigger_event [kvm] (1)", "unknown"),
+            ("", "unknown"),
+        ],
+    )
+    def test_what_ftrace_says_of_it(self, tmp_path: Path, listed: str, said: str) -> None:
+        root, linked = host_with(tmp_path, "unlikely")
+        self.hook(linked, b"\xe8" + struct.pack("<i", -0x100000))
+        rewrite(root, linked)
+        write(root.path, "/sys/kernel/tracing/enabled_functions", f"schedule (1)\n{listed}\n".encode())
+        assert judge_host(root).verdict.value == said
 
     def test_a_breakpoint(self, tmp_path: Path) -> None:
         root, linked = host_with(tmp_path, "unlikely")
