@@ -1,0 +1,58 @@
+"""Copies of the code in other functions of KVM: found by their calls, each judged on its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmuconf.host.btf import Btf
+from pmuconf.host.code import Source, in_file, offsets_of
+from pmuconf.host.elf import ObjectFile
+from pmuconf.host.guard import Finding, Verdict, judge_code
+from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, RETPOLINES, SKIP, compiled
+
+GUARDED = f"if ({PMU}) {COUNT}"
+COPIES = """
+int kvm_emulate_halt(struct kvm_vcpu *vcpu, int reason) {{ {halt} return reason; }}
+int kvm_fast_pio(struct kvm_vcpu *vcpu, int size) {{ if (size) {{ {pio} }} return size; }}
+int x86_emulate_instruction(struct kvm_vcpu *vcpu) {{ {count} return 1; }}
+int nested_vmx_run(struct kvm_vcpu *vcpu) {{ {count} return 1; }}
+int complete_other(struct kvm_vcpu **vcpus) {{ struct kvm_vcpu *vcpu = vcpus[3]; {count} return 1; }}
+"""
+
+
+def finding_of(flags: tuple[str, ...], work: str, halt: str, pio: str, guard: str = "") -> Finding:
+    source = HEADER + CALLEE.format(guard=guard) + SKIP.format(work=work, before="")
+    data = compiled(source + COPIES.format(halt=halt, pio=pio, count=COUNT), flags)
+    file = ObjectFile(data, "kvm.ko")
+    section = file.section(".BTF")
+    assert section is not None
+    return judge_code(in_file(file, offsets_of(Btf(section)), "BTF", Source("kvm.ko", False, None)))
+
+
+@pytest.mark.parametrize("level", OPTIMIZATIONS)
+@pytest.mark.parametrize("extra", [(), RETPOLINES], ids=["plain", "retpolines"])
+class TestCopies:
+    def test_all_guarded(self, level: str, extra: tuple[str, ...]) -> None:
+        found = finding_of((level, *extra), GUARDED, GUARDED, GUARDED)
+        assert found.verdict is Verdict.GUARDED
+        assert found.copies.guarded == ("kvm_emulate_halt", "kvm_fast_pio")
+        assert found.copies.unguarded == ()
+
+    def test_one_unguarded_makes_it_partial(self, level: str, extra: tuple[str, ...]) -> None:
+        found = finding_of((level, *extra), GUARDED, GUARDED, COUNT)
+        assert (found.verdict, found.cause) == (Verdict.PARTIAL, "unguarded-copies")
+        assert found.copies.guarded == ("kvm_emulate_halt",)
+        assert found.copies.unguarded == ("kvm_fast_pio",)
+
+    def test_a_guard_in_the_callee_serves_all(self, level: str, extra: tuple[str, ...]) -> None:
+        found = finding_of((level, *extra), COUNT, COUNT, COUNT, guard=f"if (!{PMU}) return;")
+        assert (found.verdict, found.cause) == (Verdict.GUARDED, "guard-in-callee")
+        assert found.copies.unguarded == ()
+
+    def test_none_guarded(self, level: str, extra: tuple[str, ...]) -> None:
+        found = finding_of((level, *extra), COUNT, COUNT, COUNT)
+        assert found.verdict is Verdict.UNGUARDED
+        assert found.copies.unguarded == ("kvm_emulate_halt", "kvm_fast_pio")
+
+    def test_what_does_not_take_a_vcpu_is_unread(self, level: str, extra: tuple[str, ...]) -> None:
+        assert finding_of((level, *extra), GUARDED, GUARDED, COUNT).copies.unread == ("complete_other",)
