@@ -48,6 +48,8 @@ class Code:
     source: Source
     watched: frozenset[str] = frozenset()
     """Functions whose ftrace hooks are known only to watch."""
+    patched: Image | None = None
+    """KVM's own text, where the image is that of a livepatch: it has the inlined copies."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,13 @@ def _live(root: Root, built_in: bool, patch: str | None) -> Code:
     if not image.read(entry, 16).strip(b"\0"):
         raise PmuconfError(f"/proc/kcore holds no code at {FUNCTION}", cause="kcore-broken")
     offsets, origin = _btf_offsets(root, built_in, None)
+    patched = LiveText(kallsyms, kcore, module) if patch is not None else None
     source = Source(
         f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)",
         observed=True,
         build_id=running_build_id(root, built_in),
     )
-    return Code(image, entry, offsets, origin, source, watched=_watched(root))
+    return Code(image, entry, offsets, origin, source, watched=_watched(root), patched=patched)
 
 
 def _watched(root: Root) -> frozenset[str]:

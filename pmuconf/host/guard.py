@@ -249,7 +249,7 @@ def _copies(code: Code, *, callee_works: bool) -> Copies:
     Found by their calls of the callee. Each is followed from its start as if its first argument were the vCPU,
     which is checked again at the call; where that does not lead to every such call, the copy is unread.
     """
-    image, offsets = code.image, code.offsets
+    image, offsets = code.patched or code.image, code.offsets
     if offsets is None:
         return Copies()
     callees = {address for address, name in image.symbols if is_callee([name])}

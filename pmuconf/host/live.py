@@ -92,7 +92,7 @@ class Kallsyms:
             )
         return self._by_address[address]
 
-    def excerpt(self, module: str | None, keep: range) -> bytes:
+    def excerpt(self, module: str | None, keep: range) -> set[bytes]:
         """The lines of a module (of what is built in and lies in ``keep``), and of all that at() was asked for."""
         tag = b"\t[" + module.encode() + b"]" if module is not None else b""
         lines = {
@@ -102,7 +102,7 @@ class Kallsyms:
         }
         for address in self._by_address:
             lines.update(match.group() for match in self._lines_at(address))
-        return b"\n".join(sorted(lines)) + b"\n"
+        return lines
 
     def _lines_at(self, address: int) -> Iterator[re.Match[bytes]]:
         pattern = b"%016x " % address
@@ -204,7 +204,7 @@ class LiveText:
         """Every whole page that was read, by its address."""
         return {address: data for address, data in self._cache.items() if len(data) == _PAGE}
 
-    def kallsyms_read(self) -> bytes:
+    def kallsyms_read(self) -> set[bytes]:
         """The lines of /proc/kallsyms that were used."""
         return self._kallsyms.excerpt(self._module, self._span())
 

@@ -38,7 +38,7 @@ def record(root: Root, target: Path) -> Finding:
     if found.code is None or not isinstance(found.code.image, LiveText):
         raise found.reasons[0]
     finding = judge_code(found.code)
-    image = found.code.image
+    images = [image for image in (found.code.image, found.code.patched) if isinstance(image, LiveText)]
     try:
         target.mkdir(mode=0o755)
         for name in _FILES:
@@ -48,8 +48,9 @@ def record(root: Root, target: Path) -> Finding:
                 _copy(root, f"{directory}/{name}", target)
         _copy_tree(root, "/sys/kernel/livepatch", target, depth=3)
         _write(target, "/proc/cpuinfo", (root.text("/proc/cpuinfo") or "").split("\n\n")[0].encode() + b"\n\n")
-        _write(target, "/proc/kallsyms", image.kallsyms_read())
-        _write(target, "/proc/kcore", _core(image.pages_read()))
+        lines = {line for image in images for line in image.kallsyms_read()}
+        _write(target, "/proc/kallsyms", b"\n".join(sorted(lines)) + b"\n")
+        _write(target, "/proc/kcore", _core({at: page for image in images for at, page in image.pages_read().items()}))
     except OSError as error:
         raise PmuconfError(f"{error.filename or target}: {error.strerror}", cause="record-unwritable") from None
     return finding

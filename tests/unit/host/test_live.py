@@ -18,7 +18,7 @@ from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import Evidence, Verdict, judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
-from tests.unit.host.shapes import FLAGS, RETPOLINES, SHAPES, Shape, compiled
+from tests.unit.host.shapes import COUNT, FLAGS, RETPOLINES, SHAPES, Shape, compiled
 from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, write
 
 KERNEL_FLAGS = ("-O2", *RETPOLINES)
@@ -154,6 +154,17 @@ class TestLivepatch:
 
     def test_one_that_takes_the_guard_away(self, tmp_path: Path) -> None:
         assert judge_host(self.patched(tmp_path, "unlikely", "stock")).verdict is Verdict.UNGUARDED
+
+    def test_copies_that_it_does_not_reach(self, tmp_path: Path) -> None:
+        source = BY_NAME["stock"].source + "int kvm_emulate_halt(struct kvm_vcpu *vcpu) { " + COUNT + " return 1; }"
+        linked = link(compiled(source, KERNEL_FLAGS))
+        known = {**linked.outside, "kvm_pmu_trigger_event": linked.symbols["kvm_pmu_trigger_event"]}
+        patch = BY_NAME["unlikely"].source.replace("noinline void kvm_pmu_trigger_event", "static void unused")
+        new = link(compiled(patch, KERNEL_FLAGS), PATCH_TEXT, known)
+        root = Root(host(tmp_path / "root", linked, btf_of(object_of("stock")), {"lp_guard": new}))
+        said = record(root, tmp_path / "record")
+        assert (said.verdict, said.copies.unguarded) == (Verdict.PARTIAL, ("kvm_emulate_halt",))
+        assert judge_host(Root(tmp_path / "record")) == said
 
     def test_in_transition(self, tmp_path: Path) -> None:
         root = self.patched(tmp_path, "stock", "unlikely")
