@@ -133,8 +133,11 @@ def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: i
     read = partial(domain.read, source=f"domain {listed.name!r}", max_bytes=max_bytes)
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
+        if live is not None and not live.running:
+            live = None  # it stopped since it was listed
         next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
-        saved = read(hypervisor.saved_xml(listed)) if listed.saved else None
+        image = hypervisor.saved_xml(listed) if listed.saved else None
+        saved = read(image) if image is not None else None
         snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
         kept = [domain.read_snapshot(xml, source=f"a snapshot of {listed.name!r}") for xml in snapshots]
         vm = judge(policy, live=live, next_boot=next_boot, saved=saved, snapshots=kept)

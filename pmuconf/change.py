@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.audit import Vm
-from pmuconf.domain import MAX_XML_BYTES, Domain, PmuState, read, rewrite, same_but_pmu
+from pmuconf.domain import Domain, PmuState, read, rewrite, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
@@ -444,8 +445,8 @@ class _Worker:
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
 
 
-# What libvirt hands out on the way of a change was within the limit when it was planned; the secrets add a little.
-_ANY_SIZE: Final = 2 * MAX_XML_BYTES
+# What libvirt hands out on the way of a change was within the configured limit when it was planned.
+_ANY_SIZE: Final = sys.maxsize
 
 
 def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
