@@ -136,6 +136,8 @@ def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: i
         if live is not None and not live.running:
             live = None  # it stopped since it was listed
         next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
+        if live is None and next_boot is None:
+            return None  # a transient domain that stopped
         image = hypervisor.saved_xml(listed) if listed.saved else None
         saved = read(image) if image is not None else None
         snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []

@@ -42,6 +42,9 @@ __all__ = [
 
 NOVA_NOTE: Final = "until Nova's next hard reboot or start"
 
+# What libvirt hands out on the way of a change was within the configured limit when it was planned.
+_ANY_SIZE: Final = sys.maxsize
+
 _BATCH: Final = 32  # changes that share one transaction of the journal
 
 
@@ -443,10 +446,6 @@ class _Worker:
         except PmuconfError:
             return None
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
-
-
-# What libvirt hands out on the way of a change was within the configured limit when it was planned.
-_ANY_SIZE: Final = sys.maxsize
 
 
 def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
