@@ -130,7 +130,7 @@ def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domai
 
 def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: int = domain.MAX_XML_BYTES) -> Vm | None:
     """Judge one domain as it is now; None if it is gone."""
-    read = partial(domain.read, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+    read = partial(domain.read_libvirt, source=f"domain {listed.name!r}", max_bytes=max_bytes)
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
         if live is not None and not live.running:
