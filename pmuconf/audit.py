@@ -130,11 +130,16 @@ def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domai
 
 def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: int = domain.MAX_XML_BYTES) -> Vm | None:
     """Judge one domain as it is now; None if it is gone."""
-    read = partial(domain.read, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+    read = partial(domain.read_libvirt, source=f"domain {listed.name!r}", max_bytes=max_bytes)
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
+        if live is not None and not live.running:
+            live = None  # it stopped since it was listed
         next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
-        saved = read(hypervisor.saved_xml(listed)) if listed.saved else None
+        if live is None and next_boot is None:
+            return None  # a transient domain that stopped
+        image = hypervisor.saved_xml(listed) if listed.saved else None
+        saved = read(image) if image is not None else None
         snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
         kept = [domain.read_snapshot(xml, source=f"a snapshot of {listed.name!r}") for xml in snapshots]
         vm = judge(policy, live=live, next_boot=next_boot, saved=saved, snapshots=kept)

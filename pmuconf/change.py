@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.audit import Vm
-from pmuconf.domain import MAX_XML_BYTES, Domain, PmuState, read, rewrite, same_but_pmu
+from pmuconf.domain import Domain, PmuState, read_libvirt, rewrite, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+
+# What libvirt hands out on the way of a change was within the configured limit when it was planned.
+_ANY_SIZE: Final = sys.maxsize
 
 _BATCH: Final = 32  # changes that share one transaction of the journal
 
@@ -220,7 +224,7 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
         if xml is None:
             ended.append((entry.id, Status.ABANDONED, "domain-vanished"))
             continue
-        status = Status.DONE if read(xml, max_bytes=_ANY_SIZE).pmu is entry.new else Status.ABANDONED
+        status = Status.DONE if read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is entry.new else Status.ABANDONED
         preimage = journal.preimage(entry.id)
         differs = preimage is not None and not same_but_pmu(preimage, xml)
         ended.append((entry.id, status, "settled-differs" if differs else "settled"))
@@ -239,7 +243,7 @@ def confirm_canary(hypervisor: Hypervisor, journal: Journal) -> int:
         raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
     for entry in canary:
         xml = _next_boot(hypervisor, entry.uuid)
-        if xml is None or read(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
+        if xml is None or read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
             raise PmuconfError(
                 f"the canary {entry.name!r} no longer has the PMU state {entry.new.value}",
                 cause="canary-lost",
@@ -342,7 +346,7 @@ class _Worker:
             return _result(plan, Outcome.FAILED, error.cause, error.message)
 
     def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
-        facts = read(xml, max_bytes=_ANY_SIZE)
+        facts = read_libvirt(xml, max_bytes=_ANY_SIZE)
         goal = plan.aim(facts)
         if goal is None or goal.state is facts.pmu:
             return _result(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
@@ -401,7 +405,7 @@ class _Worker:
         """Look at what our define made; None if somebody else's define came behind it, so that we look anew."""
         plan, watch = draft.plan, self._watch
         after = self._read(plan.listed)
-        right = read(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
+        right = read_libvirt(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
         events = watch.wait(plan.listed.uuid, mark)
         defines = [what for what in events if what != watch.UNDEFINED]
         if right and defines == [watch.ADDED]:
@@ -436,16 +440,12 @@ class _Worker:
     def _ended(self, draft: _Draft) -> Status | None:
         """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
         try:
-            state = read(self._read(draft.plan.listed), max_bytes=_ANY_SIZE).pmu
+            state = read_libvirt(self._read(draft.plan.listed), max_bytes=_ANY_SIZE).pmu
         except DomainVanished:
             return Status.ABANDONED
         except PmuconfError:
             return None
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
-
-
-# What libvirt hands out on the way of a change was within the limit when it was planned; the secrets add a little.
-_ANY_SIZE: Final = 2 * MAX_XML_BYTES
 
 
 def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:

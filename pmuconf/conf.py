@@ -175,11 +175,8 @@ def load(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> Settings:
     if not files and not dirs:
         files = [str(DEFAULT_FILE)] if DEFAULT_FILE.exists() else []
         dirs = [str(DEFAULT_DIR)] if DEFAULT_DIR.is_dir() else []
-    for path in files:
-        _readable(path, os.R_OK)
-    for path in dirs:
-        _readable(path, os.R_OK | os.X_OK)
-    written = _Written.read([*files, *_files_in(dirs)])
+    paths = [*files, *(path for folder in dirs for path in _files_in(folder))]
+    written = _Written.read(paths)
     written.check()
     conf = cfg.ConfigOpts()
     for group, opts in _GROUPS.items():
@@ -188,13 +185,22 @@ def load(files: Sequence[str] = (), dirs: Sequence[str] = ()) -> Settings:
         conf.register_opts(_RULE_OPTS, group=_RULE_PREFIX + name)
     try:
         # Not the environment: one policy file gives one answer, whoever asks.
-        conf(args=[], default_config_files=list(files), default_config_dirs=list(dirs), use_env=False)
+        conf(args=[], default_config_files=paths, default_config_dirs=[], use_env=False)
         return _settings(conf, written)
     except cfg.Error as error:
         raise PmuconfError(str(error), cause="config-invalid") from None
 
 
 def _settings(conf: cfg.ConfigOpts, written: _Written) -> Settings:
+    for group, opts in [*_GROUPS.items(), *((_RULE_PREFIX + name, _RULE_OPTS) for name in written.rule_names())]:
+        for opt in opts:
+            try:
+                conf[group][opt.dest]
+            except (cfg.Error, ValueError) as error:  # a $reference that leads nowhere
+                written.refuse(group, opt.dest, str(error))
+    for group, option in (("libvirt", "uri"), ("journal", "path")):
+        if not conf[group][option]:
+            written.refuse(group, option, "is empty; leave it out for the default")
     listed = list(conf.policy.rules)
     rules = tuple(_rule(conf, name, written) for name in _checked_names(listed, written))
     pair = shadowed(rules)
@@ -281,6 +287,9 @@ class _Written:
                 raise PmuconfError(f"{path}:{error.lineno}: {error.msg}", cause="config-invalid") from None
             except UnicodeDecodeError:
                 raise PmuconfError(f"{path}: is not UTF-8 text", cause="config-invalid") from None
+            except FileNotFoundError:
+                cause = "config-unreadable" if os.path.islink(path) else "config-missing"
+                raise PmuconfError(f"{path}: no such file", cause=cause) from None
             except OSError as error:
                 raise PmuconfError(f"{path}: {error.strerror}", cause="config-unreadable") from None
             written._sections[path] = sections
@@ -295,7 +304,13 @@ class _Written:
         return list(names)
 
     def check(self) -> None:
-        """Refuse unknown groups and options, and values that are none."""
+        """Refuse unknown groups and options, values that are none, and rules that oslo.config would mix up."""
+        names = self.rule_names()
+        for at, name in enumerate(names):
+            for other in names[:at]:
+                if name.lower() == other.lower():
+                    one, two = f"[{_RULE_PREFIX}{other}]", f"[{_RULE_PREFIX}{name}]"
+                    self.refuse(_RULE_PREFIX + name, None, f"{one} and {two} differ in case alone, and count as one")
         for path, sections in self._sections.items():
             for group, options in sections.items():
                 opts = _RULE_OPTS if group.startswith(_RULE_PREFIX) else _GROUPS.get(group)
@@ -307,10 +322,9 @@ class _Written:
                     if name not in by_name:
                         self._refuse_in(path, group, name, f"is no option; allowed: {', '.join(by_name)}")
                     for value in values:
-                        try:
-                            by_name[name].type(value)
-                        except ValueError as error:
-                            self._refuse_in(path, group, name, _allowed(by_name[name], value, error))
+                        problem = _problem(by_name[name], value)
+                        if problem:
+                            self._refuse_in(path, group, name, problem)
 
     def refuse(self, group: str, option: str | None, problem: str) -> NoReturn:
         """Raise for an option, naming the last file that has it, or its group."""
@@ -324,7 +338,14 @@ class _Written:
         raise PmuconfError(f"{path}: {where}: {problem}", cause="config-invalid")
 
 
-def _allowed(opt: cfg.Opt, value: str, error: ValueError) -> str:
+def _problem(opt: cfg.Opt, value: str) -> str:
+    """What is wrong with a value as it is written; empty if nothing is."""
+    reason = "it is empty"
+    try:
+        if opt.type(value) is not None:
+            return ""
+    except ValueError as error:
+        reason = str(error)
     choices = getattr(opt.type, "choices", None)
     low, high = getattr(opt.type, "min", None), getattr(opt.type, "max", None)
     if choices:
@@ -332,16 +353,18 @@ def _allowed(opt: cfg.Opt, value: str, error: ValueError) -> str:
     elif low is not None:
         allowed = f"{low} to {high}" if high is not None else f"{low} or more"
     else:
-        return f"{value!r} is not allowed: {error}"
+        return f"{value!r} is not allowed: {reason}"
     return f"{value!r} is not allowed; allowed: {allowed}"
 
 
-def _readable(path: str, mode: int) -> None:
-    if not os.path.exists(path):
-        raise PmuconfError(f"{path}: no such file or directory", cause="config-missing")
-    if not os.access(path, mode):
-        raise PmuconfError(f"{path}: no permission to read it", cause="config-unreadable")
-
-
-def _files_in(dirs: Iterable[str]) -> list[str]:
-    return [str(path) for folder in dirs for path in sorted(Path(folder).glob("*.conf"))]
+def _files_in(folder: str) -> list[str]:
+    """The folder's *.conf by name; what an editor hides there is no configuration."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        raise PmuconfError(f"{folder}: no such directory", cause="config-missing") from None
+    except NotADirectoryError:
+        raise PmuconfError(f"{folder}: is a file, not a directory", cause="config-unreadable") from None
+    except OSError as error:
+        raise PmuconfError(f"{folder}: {error.strerror}", cause="config-unreadable") from None
+    return [os.path.join(folder, name) for name in sorted(names) if name.endswith(".conf") and name[0] != "."]

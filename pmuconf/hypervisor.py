@@ -184,10 +184,15 @@ class Hypervisor:
         flags: int = libvirt.VIR_DOMAIN_XML_INACTIVE
         return self._xml(listed, flags | libvirt.VIR_DOMAIN_XML_SECURE if secrets else flags)
 
-    def saved_xml(self, listed: Listed) -> str:
-        """What the managed save image brings back at the next start."""
+    def saved_xml(self, listed: Listed) -> str | None:
+        """What the managed save image brings back at the next start; None if the image is gone by now."""
         with _translated(listed.name):
-            return str(listed.handle.managedSaveGetXMLDesc(0))
+            try:
+                return str(listed.handle.managedSaveGetXMLDesc(0))
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+                    return None
+                raise
 
     def snapshot_xmls(self, listed: Listed) -> list[str]:
         """The definition of each snapshot."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+from uuid import UUID
 
 from pmuconf.domain import UNKNOWN, X86, Domain, PmuState, Unknown
 from pmuconf.errors import PmuconfError
@@ -240,7 +241,7 @@ def shadowed(rules: Sequence[Rule]) -> tuple[Rule, Rule] | None:
     for at, later in enumerate(rules):
         wanted = later.criteria()
         for earlier in rules[:at]:
-            if all(_covers(values, wanted.get(name, ())) for name, values in earlier.criteria().items()):
+            if all(_covers(name, values, wanted.get(name, ())) for name, values in earlier.criteria().items()):
                 return later, earlier
     return None
 
@@ -299,19 +300,38 @@ def _has(mapping: Mapping[str, str], wanted: str) -> bool:
     return key in mapping and (not equals or fnmatchcase(mapping[key], glob))
 
 
-def _covers(values: Sequence[str], others: Sequence[str]) -> bool:
+def _covers(criterion: str, values: Sequence[str], others: Sequence[str]) -> bool:
     """Whether every subject that matches one of the others also matches one of the values."""
-    return bool(others) and all(any(_implies(other, value) for value in values) for other in others)
+    return bool(others) and all(any(_implies(criterion, other, value) for value in values) for other in others)
 
 
-def _implies(other: str, value: str) -> bool:
-    if other == value or value == "*":
+def _implies(criterion: str, other: str, value: str) -> bool:
+    if criterion == "flavor" or (criterion == "domain" and not _is_uuid(other)):
+        return _is_narrower(other, value)
+    if criterion == "domain":  # which may be met by name or by UUID
+        return value in (other, "*")
+    if criterion in ("extra_spec", "image_property"):
+        key, equals, glob = value.partition("=")
+        other_key, other_equals, other_glob = other.partition("=")
+        return key == other_key and (not equals or (bool(other_equals) and _is_narrower(other_glob, glob)))
+    return other == value
+
+
+def _is_narrower(other: str, glob: str) -> bool:
+    """Whether whatever matches the other glob matches this one; no where that can't be told from the two texts."""
+    if glob in (other, "*"):
         return True
-    if "=" in other and "=" not in value:  # KEY=GLOB asks for more than KEY
-        return other.partition("=")[0] == value
-    if value.endswith("*") and not _is_glob(value[:-1]):
-        return other.startswith(value[:-1])
-    return not _is_glob(other) and fnmatchcase(other, value)
+    if glob.endswith("*") and not _is_glob(glob[:-1]):
+        return other.startswith(glob[:-1])
+    return not _is_glob(other) and fnmatchcase(other, glob)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_glob(text: str) -> bool:

@@ -239,8 +239,7 @@ def _nova_metadata(
     lines += [
         "  <nova:owner>",
         f"    <nova:user uuid='{uuidlib.UUID(_id('admin', 'user')).hex}'>admin</nova:user>",
-        f"    <nova:project uuid='{uuidlib.UUID(_id(project, 'project')).hex}'>"
-        f"{escape(project)}</nova:project>",
+        f"    <nova:project uuid='{uuidlib.UUID(_id(project, 'project')).hex}'>{escape(project)}</nova:project>",
         "  </nova:owner>",
         f"  <nova:root type='image' uuid='{image}'/>",
         "  <nova:ports>",
@@ -249,8 +248,7 @@ def _nova_metadata(
         octets = uuidlib.UUID(_id(key, f"address-{index}")).bytes
         lines += [
             f"    <nova:port uuid='{_id(key, f'port-{index}')}'>",
-            f"      <nova:ip type='fixed' address='10.{octets[0]}.{octets[1]}.{octets[2]}'"
-            " ipVersion='4'/>",
+            f"      <nova:ip type='fixed' address='10.{octets[0]}.{octets[1]}.{octets[2]}' ipVersion='4'/>",
             "    </nova:port>",
         ]
     return [*lines, "  </nova:ports>", "</nova:instance>"]

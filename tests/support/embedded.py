@@ -3,7 +3,8 @@
 Good for one process that defines and starts guests; whatever takes two clients needs
 `tests.support.daemon`. The caller runs a libvirt event loop in a thread before it connects. The
 user `libvirt-qemu` must exist, only one process at a time can use a root, and guests outlive that
-process: the next one on the same root finds them again.
+process: the next one on the same root finds them again, and shows them as running until it has made
+contact. Outside its root the driver makes /run/libvirt/common and /run/libvirt/hostdevmgr.
 """
 
 from __future__ import annotations
