@@ -40,6 +40,7 @@ _HIGH: Final = {f"{c}h": f"r{c}x" for c in "abcd"}
 
 CONDITIONS: Final = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s", "ns", "o", "no", "p", "np")
 _NOTHING: Final = frozenset({"nop", "endbr64", "lfence", "pause", "mfence", "sfence", "prefetcht0", "prefetchw"})
+_KEEPS_FLAGS: Final = frozenset({"not", "bswap", "xchg", "cdq", "cqo", "cdqe", "cwde", "cwd", "cbw"})
 _SETS: Final = {f"set{c}": c for c in CONDITIONS}
 _MOVES: Final = {f"cmov{c}": c for c in CONDITIONS}
 
@@ -150,6 +151,8 @@ class Effects:
         if isinstance(base, Pointer) and base.root is Root.STACK:  # an array on the stack, at an unknown index
             state.forget_stack(base.offset + operand.mem.disp)
             return False
+        if not isinstance(place, Pointer):  # nobody knows where: also to a place on the stack, if one is known outside
+            state.forget_stack(state.exposed)
         return True
 
     def _move(self, insn: capstone.CsInsn, state: State, name: str) -> bool:
@@ -356,8 +359,12 @@ class Effects:
         for name in {insn.reg_name(r) for r in written}:
             if register(name) is not None or name in _HIGH:
                 _set(name, value, state)
-        if "rflags" in names or insn.eflags:
-            state.flags = Flags(murky=True, at=insn.address) if telling else None
+        if insn.mnemonic not in _KEEPS_FLAGS and not insn.mnemonic.startswith("mov"):
+            # The decoder need not know of every instruction that it changes the flags.
+            changed = "rflags" in names or bool(insn.eflags)
+            before = state.flags
+            told = before is not None and (before.murky or before.zero is not None or before.nonzero is not None)
+            state.flags = Flags(murky=True, at=insn.address) if telling or (told and not changed) else None
         return outside
 
 
@@ -424,6 +431,8 @@ def _set(name: str, value: Value, state: State) -> None:
             value = None
         if value is None and isinstance(before, Truth) and size < 4 and not _covered(before, size):
             value = MURKY
+    if isinstance(value, Pointer) and value.root is Root.STACK and whole not in ("rsp", "rbp"):
+        state.exposed = value.offset if state.exposed is None else min(state.exposed, value.offset)
     if value is None:
         state.registers.pop(whole, None)
     else:

@@ -167,6 +167,8 @@ def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
     unresolved = [e for e in walk_.of(Kind.UNRESOLVED) if not e.enabled]
     if unresolved:
         return Verdict.UNKNOWN, _weightiest(unresolved).note
+    if any(not event.enabled and event.note == "inlined" for event in walk_.of(Kind.TOUCH)):
+        return Verdict.UNKNOWN, "pmu-touched"
     if any(not event.enabled for event in work):
         return Verdict.EARLY_OUT, "nothing-counted"
     if walk_.of(Kind.ENTRY) or work:

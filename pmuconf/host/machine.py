@@ -159,6 +159,8 @@ class State:
     enabled: bool | None = None
     counting: bool | None = None
     murky: bool = False
+    exposed: int | None = None
+    """The lowest place of the stack whose address was put into a register: what lies above may be written to."""
 
     def copy(self) -> State:
         """One that may be changed on its own."""
@@ -196,7 +198,9 @@ class State:
         if flags != other.flags:
             telling = any(f is not None and (f.zero or f.nonzero or f.murky) for f in (flags, other.flags))
             flags = Flags(murky=True) if telling else None
-        return State(registers, stack, flags, self.enabled, self.counting, self.murky)
+        places = [place for place in (self.exposed, other.exposed) if place is not None]
+        exposed = min(places) if places else None
+        return State(registers, stack, flags, self.enabled, self.counting, self.murky, exposed)
 
     def store(self, offset: int, value: Value, size: int) -> None:
         """Write to the stack."""
@@ -218,10 +222,16 @@ class State:
             return replace(value, width=size)
         return MURKY if telling else None
 
-    def forget_stack(self, offset: int) -> None:
-        """Somebody else may have written there and above."""
-        for slot in [slot for slot in self.stack if slot >= offset]:
-            del self.stack[slot]
+    def forget_stack(self, offset: int | None) -> None:
+        """Somebody else may have written there and above; nothing happens if that is None."""
+        if offset is None:
+            return
+        for slot, (value, size) in list(self.stack.items()):
+            if slot + size > offset:
+                if isinstance(value, Truth):
+                    self.stack[slot] = MURKY, size
+                else:
+                    del self.stack[slot]
 
 
 def _meet(mine: Value, theirs: Value) -> Value:

@@ -23,7 +23,7 @@ from capstone import x86_const as x86
 
 from pmuconf.host.effects import CONDITIONS, Effects
 from pmuconf.host.image import Image, bare
-from pmuconf.host.machine import ARGUMENTS, SCRATCH, Loaded, Offsets, Pointer, Root, State
+from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
 
 __all__ = ["Event", "Kind", "Walk", "is_callee", "walk"]
 
@@ -417,9 +417,7 @@ def _target(insn: Any) -> int:
 def _called(state: State) -> State:
     """The state behind a call that was not followed."""
     after = state.copy()
-    shown = [v.offset for v in map(after.registers.get, ARGUMENTS) if isinstance(v, Pointer) and v.root is Root.STACK]
-    if shown:
-        after.forget_stack(min(shown))
+    after.forget_stack(after.exposed)
     for name in SCRATCH:
         after.registers.pop(name, None)
     after.flags = None

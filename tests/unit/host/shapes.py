@@ -231,6 +231,27 @@ SHAPES: tuple[Shape, ...] = (
     ),
     _shape("overwritten", f"bool on = {PMU}; kvm_make_request(2, vcpu); on = vcpu->cpu; if (on) {COUNT}", "unguarded"),
     _shape("xor-other", f"if ({PMU} ^ vcpu->kvm->arch.other) {COUNT}", "unguarded", "unknown"),
+    _shape(
+        "changed-through-a-pointer",
+        f"""bool on = {PMU}, other = 0; bool *p = vcpu->cpu ? &on : &other; use(&other); *p = 1;
+        if (on) {COUNT}""",
+        "unguarded",
+        "unknown",
+        before='void use(bool *) asm("kvm_make_request");',
+    ),
+    _shape(
+        "changed-by-another",
+        f"""bool on = {PMU}; use(&on); kvm_make_request(1, vcpu); if (on) {COUNT}""",
+        "unguarded",
+        "unknown",
+        before='void use(bool *) asm("kvm_vcpu_do_singlestep");',
+    ),
+    _shape(
+        "inlined-and-guarded-call",
+        f"""struct kvm_pmc *pmc = vcpu->arch.pmu.pmcs[0]; if (pmc) pmc->counter++; if ({PMU}) {COUNT}""",
+        "unknown",
+        "unguarded",
+    ),
     _shape("callee-inverted", COUNT, "unguarded", callee=CALLEE.format(guard=f"if ({PMU}) return;")),
     _shape("callee-late", COUNT, "unguarded", callee=CALLEE.format(guard=f"pmu->version++; {_GUARD_INSIDE}")),
     _shape("callee-other-byte", COUNT, "unguarded", callee=CALLEE.format(guard="if (!vcpu->kvm->arch.other) return;")),
