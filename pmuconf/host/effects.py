@@ -40,6 +40,7 @@ _HIGH: Final = {f"{c}h": f"r{c}x" for c in "abcd"}
 
 CONDITIONS: Final = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s", "ns", "o", "no", "p", "np")
 _NOTHING: Final = frozenset({"nop", "endbr64", "lfence", "pause", "mfence", "sfence", "prefetcht0", "prefetchw"})
+_ANYWHERE: Final = -(1 << 62)
 _KEEPS_FLAGS: Final = frozenset({"not", "bswap", "xchg", "cdq", "cqo", "cdqe", "cwde", "cwd", "cbw"})
 _SETS: Final = {f"set{c}": c for c in CONDITIONS}
 _MOVES: Final = {f"cmov{c}": c for c in CONDITIONS}
@@ -431,8 +432,10 @@ def _set(name: str, value: Value, state: State) -> None:
             value = None
         if value is None and isinstance(before, Truth) and size < 4 and not _covered(before, size):
             value = MURKY
-    if isinstance(value, Pointer) and value.root is Root.STACK and whole not in ("rsp", "rbp"):
-        state.exposed = value.offset if state.exposed is None else min(state.exposed, value.offset)
+    if isinstance(value, Pointer) and value.root is Root.STACK and whole != "rsp":
+        # Behind a frame pointer lies nothing of this function's; any other address may be gone from in both ways.
+        place = value.offset if whole == "rbp" and value == state.registers.get("rsp") else _ANYWHERE
+        state.exposed = place if state.exposed is None else min(state.exposed, place)
     if value is None:
         state.registers.pop(whole, None)
     else:

@@ -240,6 +240,14 @@ SHAPES: tuple[Shape, ...] = (
         before='void use(bool *) asm("kvm_make_request");',
     ),
     _shape(
+        "changed-through-a-pointer-backwards",
+        f"""bool on[4]; on[0] = {PMU}; bool *p = &on[3]; use(p); do *p = 1; while (--p != on - 1 && vcpu->cpu);
+        if (on[0]) {COUNT}""",
+        "unguarded",
+        "unknown",
+        before='void use(bool *) asm("kvm_make_request");',
+    ),
+    _shape(
         "changed-by-another",
         f"""bool on = {PMU}; use(&on); kvm_make_request(1, vcpu); if (on) {COUNT}""",
         "unguarded",
@@ -295,13 +303,21 @@ RETPOLINES = (
 FLAGS = tuple((level, *extra) for level in OPTIMIZATIONS for extra in ((), RETPOLINES, ("-fno-reorder-blocks",)))
 _KERNEL = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-stack-protector", "-mno-sse", "-ffreestanding"),
-    *("-fno-asynchronous-unwind-tables", "-mpreferred-stack-boundary=3", "-gbtf", "-w"),
+    *("-fno-asynchronous-unwind-tables", "-w"),
 )
 
 
 def compilers() -> list[str]:
     """The compilers that are here: the one that everybody has, and particular versions of it."""
-    return [name for name in ("gcc", "gcc-11") if shutil.which(name)]
+    return [name for name in ("gcc", "gcc-11", "clang") if shutil.which(name)]
+
+
+def flags_for(compiler: str, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for a compiler that calls them differently or lacks some."""
+    if compiler != "clang":
+        return flags
+    names = {RETPOLINES[0]: "-mretpoline-external-thunk", RETPOLINES[1]: "", "-fno-reorder-blocks": ""}
+    return tuple(name for name in (names.get(flag, flag) for flag in flags) if name)
 
 
 @functools.cache
@@ -311,7 +327,9 @@ def compiled(source: str, flags: tuple[str, ...], compiler: str = "gcc") -> byte
     store.mkdir(mode=0o700, exist_ok=True)
     if store.stat().st_uid != os.getuid():
         raise RuntimeError(f"{store} belongs to somebody else")
-    command = [compiler, *_KERNEL, *flags]
+    own = ("-mstack-alignment=8",) if compiler == "clang" else ("-mpreferred-stack-boundary=3",)
+    types = ("-gbtf",) if compiler == "gcc" else ()  # others write none, or not for x86
+    command = [compiler, *_KERNEL, *own, *types, *flags_for(compiler, flags)]
     key = hashlib.sha256("\0".join([*command, source]).encode()).hexdigest()
     path = store / f"{key}.o"
     if not path.exists():
