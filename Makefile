@@ -1,5 +1,6 @@
 # make demo   see it work, on libvirt domains of its own
 # make test   linters, types and all tests
+# make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
 # make bench  measure against bare peers, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -name '*.py')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test lint bench sample clean
+.PHONY: help demo test test-lab lint bench sample clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +20,11 @@ demo: $(VENV)/host
 
 test: $(VENV)/test lint
 	$(BIN)/python -m pytest
+
+test-lab: $(VENV)/test
+	tests/lab/fetch corpus
+	tests/lab/build
+	PMUCONF_TEST_LAB=1 $(BIN)/python -m pytest tests/lab
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

@@ -42,6 +42,12 @@ class ShowHost(Record):
             metavar="FILE",
             help="With --module: the BTF of the vmlinux it belongs to, or that file.",
         )
+        parser.add_argument(
+            "--prove",
+            action="store_true",
+            help="Count the calls too, by a kprobe of our own thread's, while a micro-VM with its PMU disabled runs a "
+            "few hundred CPUID exits. Takes root and changes nothing that lasts.",
+        )
         return parser
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
@@ -56,6 +62,8 @@ class ShowHost(Record):
             ) from None
         if args.btf and not args.module:
             raise PmuconfError("--btf goes with --module", cause="usage")
+        if args.prove and (args.module or args.vmlinux or args.root != Path("/")):
+            raise PmuconfError("--prove asks the running kernel: it goes with no file and no --root", cause="usage")
         root = Root(args.root)
         if args.module or args.vmlinux:
             finding = guard.judge_file(args.module or args.vmlinux, args.btf)
@@ -109,6 +117,19 @@ class ShowHost(Record):
                     f"this host is like {like.value}, where the guard saved about {like.cycles} cycles per exit: "
                     "an expectation, not a measurement"
                 )
+        if args.prove:
+            from pmuconf.host.prove import prove
+
+            proof = prove(finding)
+            record["proof"] = {
+                "exits": proof.exits,
+                "calls": proof.calls,
+                "callee": proof.callee,
+                "agrees": proof.agrees,
+            }
+            answer.append(proof.sentence)
+            if proof.agrees is False:
+                self.status = max(self.status, 1)
         if finding.remedy:
             answer.append(finding.remedy)
         return [printable(line) for line in answer], record

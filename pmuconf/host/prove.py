@@ -1,0 +1,210 @@
+"""A second opinion on the verdict: count how often the PMU's function is called for a VM whose PMU is disabled.
+
+A micro-VM of our own runs a loop of CPUID, each an exit that KVM ends in ``kvm_skip_emulated_instruction``, while a
+kprobe on the callee, in a trace instance of its own and filtered to our own thread, counts. Takes root, /dev/kvm and
+kprobes; everything is removed afterwards, and what a killed run has left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.host.guard import Finding, Verdict
+
+__all__ = ["EXITS", "Proof", "agrees", "prove"]
+
+EXITS: Final = 200
+"""How many exits the micro-VM makes: a few milliseconds."""
+
+_TRACING: Final = Path("/sys/kernel/tracing")
+_GROUP: Final = "pmuconf"
+_CALLEES: Final = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_event")
+_NAME: Final = re.compile(r"pmuconf-(\d+)")
+
+# include/uapi/linux/kvm.h
+_CREATE_VM, _CREATE_VCPU, _VCPU_MMAP_SIZE, _RUN = 0xAE01, 0xAE41, 0xAE04, 0xAE80
+_SET_MEMORY, _ENABLE_CAP, _SET_REGS, _GET_SREGS, _SET_SREGS = 0x4020AE46, 0x4068AEA3, 0x4090AE82, 0x8138AE83, 0x4138AE84
+_CAP_PMU, _PMU_DISABLE = 212, 1
+_EXIT_HLT: Final = 5
+_CODE: Final = 0x1000
+# mov ecx, EXITS; again: push ecx; xor eax, eax; cpuid; pop ecx; dec ecx; jnz again; hlt
+_LOOP: Final = bytes.fromhex("66b9") + struct.pack("<I", EXITS) + bytes.fromhex("66516631c00fa266596649 75f3f4")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How often the callee was called in so many exits, and whether that is what the code says.
+
+    ``agrees`` is None where the code verdict foretells nothing.
+    """
+
+    exits: int
+    calls: int
+    callee: str
+    agrees: bool | None
+
+    @property
+    def sentence(self) -> str:
+        """The proof for a person."""
+        said = {True: "as the code says", False: "against what the code says", None: "the code says nothing"}
+        return (
+            f"{self.callee} was called {self.calls} times in {self.exits} CPUID exits and one HLT: {said[self.agrees]}"
+        )
+
+
+def prove(finding: Finding) -> Proof:
+    """Count, and compare with the verdict of the code.
+
+    :raises PmuconfError: there are no kprobes, no /dev/kvm or no rights; cause prove-impossible.
+    """
+    try:
+        _sweep()
+        with _counter() as (callee, instance):
+            run_micro_vm()
+            calls = _count(instance)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        raise PmuconfError(
+            f"the calls can't be counted: {what}",
+            cause="prove-impossible",
+            hint="--prove takes root, tracefs with kprobe events, and /dev/kvm",
+        ) from None
+    return Proof(EXITS, calls, callee, agrees(finding, calls))
+
+
+def agrees(finding: Finding, calls: int) -> bool | None:
+    """A guard in the caller makes no calls; one in the callee, and the early-out, are calls all the same.
+
+    The HLT that ends the loop goes through a function that may have a copy of its own: one call more.
+    """
+    if finding.verdict is Verdict.PARTIAL:
+        return calls <= 1
+    if finding.verdict is Verdict.NO_CALL or finding.cause == "guard-in-caller":
+        return calls == 0
+    if finding.verdict in (Verdict.UNGUARDED, Verdict.EARLY_OUT, Verdict.GUARDED):
+        return calls >= EXITS
+    return None
+
+
+def run_micro_vm() -> None:
+    """A VM with its PMU disabled makes EXITS exits by CPUID, in this thread.
+
+    :raises OSError: KVM refuses something.
+    """
+    with contextlib.ExitStack() as stack:
+        kvm = _owned(stack, os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+        machine = _owned(stack, fcntl.ioctl(kvm, _CREATE_VM, 0))
+        try:
+            fcntl.ioctl(machine, _ENABLE_CAP, struct.pack("<II4Q64x", _CAP_PMU, 0, _PMU_DISABLE, 0, 0, 0))
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # kvm.enable_pmu=N: every VM's PMU is disabled anyway
+                raise
+        memory = stack.enter_context(mmap.mmap(-1, 0x10000))
+        memory[_CODE : _CODE + len(_LOOP)] = _LOOP
+        place = ctypes.c_char.from_buffer(memory)
+        try:
+            region = struct.pack("<IIQQQ", 0, 0, 0, len(memory), ctypes.addressof(place))
+            fcntl.ioctl(machine, _SET_MEMORY, region)
+            vcpu = _owned(stack, fcntl.ioctl(machine, _CREATE_VCPU, 0))
+            state = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(kvm, _VCPU_MMAP_SIZE, 0)))
+            sregs = bytearray(312)
+            fcntl.ioctl(vcpu, _GET_SREGS, sregs)
+            struct.pack_into("<QIH", sregs, 0, 0, 0xFFFF, 0)  # the code segment begins at 0
+            fcntl.ioctl(vcpu, _SET_SREGS, bytes(sregs))
+            registers = [0] * 18
+            registers[6], registers[16], registers[17] = 0x8000, _CODE, 2  # rsp, rip, rflags
+            fcntl.ioctl(vcpu, _SET_REGS, struct.pack("<18Q", *registers))
+            fcntl.ioctl(vcpu, _RUN, 0)
+            (reason,) = struct.unpack_from("<I", state, 8)
+            if reason != _EXIT_HLT:
+                raise OSError(0, f"the micro-VM ended with exit reason {reason}")
+        finally:
+            del place  # or the memory can't be unmapped
+
+
+def _owned(stack: contextlib.ExitStack, descriptor: int) -> int:
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _counter() -> Iterator[tuple[str, Path]]:
+    """A kprobe on the callee that records our own thread's calls into a trace instance of ours."""
+    name = f"pmuconf-{os.getpid()}"
+    event, instance = f"call_{os.getpid()}", _TRACING / "instances" / name
+    callee = _place_probe(event)
+    try:
+        instance.mkdir()
+        try:
+            folder = instance / "events" / _GROUP / event
+            (folder / "filter").write_text(f"common_pid == {threading.get_native_id()}")
+            (folder / "enable").write_text("1")
+            yield callee, instance
+            (folder / "enable").write_text("0")
+        finally:
+            _drop_instance(instance)
+    finally:
+        _drop_probe(event)
+
+
+def _place_probe(event: str) -> str:
+    refused = OSError(errno.ENOENT, "no function of KVM's PMU can be probed")
+    for callee in _CALLEES:
+        try:
+            _append(f"p:{_GROUP}/{event} kvm:{callee}")
+        except OSError as error:
+            refused = error
+            continue
+        return callee
+    try:  # built in
+        _append(f"p:{_GROUP}/{event} {_CALLEES[-1]}")
+    except OSError:
+        raise refused from None
+    return _CALLEES[-1]
+
+
+def _append(line: str) -> None:
+    descriptor = os.open(_TRACING / "kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _count(instance: Path) -> int:
+    with (instance / "trace").open() as lines:
+        return sum(1 for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _drop_instance(instance: Path) -> None:
+    for switch in instance.glob(f"events/{_GROUP}/*/enable"):
+        switch.write_text("0")
+    instance.rmdir()
+
+
+def _drop_probe(event: str) -> None:
+    _append(f"-:{_GROUP}/{event}")
+
+
+def _sweep() -> None:
+    """Remove what runs have left whose process is gone."""
+    for instance in (_TRACING / "instances").glob("pmuconf-*"):
+        match = _NAME.fullmatch(instance.name)
+        if match and not Path("/proc", match.group(1)).exists():
+            _drop_instance(instance)
+    for event in re.findall(rf"^p\S*:{_GROUP}/(call_\d+) ", (_TRACING / "kprobe_events").read_text(), re.MULTILINE):
+        if not Path("/proc", event[5:]).exists():
+            _drop_probe(event)

@@ -1,0 +1,166 @@
+"""Real kernels, booted under emulation: what pmuconf says inside of each. Runs with PMUCONF_TEST_LAB set.
+
+make test-lab fetches, builds and boots them.
+
+The independent oracle is how each kernel was made: Debian's own, the same source built again, and that with the
+patch of contrib/kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pmuconf.host.guard import Evidence, Verdict, judge_file, judge_host
+from pmuconf.host.root import Root
+
+pytestmark = pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab")
+
+HERE = Path(__file__).parent
+LAB = Path(os.environ.get("PMUCONF_LAB") or Path.home() / ".cache/pmuconf-lab")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What 'pmuconf host -f json' said in a booted kernel, with its exit status."""
+
+    status: int
+    document: dict[str, Any]
+
+    @property
+    def short(self) -> tuple[int, str, str, str]:
+        return self.status, self.document["verdict"], self.document["cause"], self.document["evidence"]
+
+
+def results(job: str, arguments: str = "") -> Path:
+    """Where a job's results are kept."""
+    return LAB / "results" / f"{job}{arguments.replace('=', '-')}"
+
+
+def booted(series: str, job: str, arguments: str = "") -> dict[str, Said]:
+    """What was said in a kernel that is booted once for all tests."""
+    return _booted(series, job, arguments)
+
+
+@functools.cache
+def _booted(series: str, job: str, arguments: str) -> dict[str, Said]:
+    """Boot a kernel, run a job in it; all that was said, by name. What it leaves is kept below results/."""
+    release = (LAB / f"release-{series}").read_text().strip()
+    share = LAB / "share"
+    shutil.rmtree(share / "out", ignore_errors=True)
+    (share / "out").mkdir(parents=True)
+    (share / "jobs").mkdir(exist_ok=True)
+    shutil.copy(HERE / "guest/init", share / "init")
+    shutil.copy(HERE / "guest/kvm.sh", share / "jobs/kvm.sh")
+    head = f"LAB={LAB}\nPMUCONF='{sys.executable} -m pmuconf.commands.main'\ncd {HERE.parents[1]}\n"
+    (share / "jobs" / job).write_text(head + (HERE / "guest" / job).read_text())
+    subprocess.run([HERE / "initrd", release], check=True)
+    with (LAB / f"log-{results(job, arguments).name}").open("w") as log:
+        subprocess.run(
+            [HERE / "boot", release, job, *arguments.split()],
+            check=True,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LAB_TIME": "1500"},
+        )
+    kept = results(job, arguments)
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(exist_ok=True)
+    shutil.move(share / "out", kept)
+    said = {}
+    for path in kept.glob("*.status"):
+        text = path.with_suffix(".json").read_text()
+        said[path.stem] = Said(int(path.read_text()), json.loads(text) if text else {})
+    return said
+
+
+UNGUARDED = (2, "unguarded", "no-test", "observed")
+GUARDED = (0, "guarded", "guard-in-caller", "observed")
+FROM_FILE = (2, "unguarded", "no-test", "inferred")
+
+EXPECTED = [
+    ("6.1", "verdicts-6.1", "", "stock", UNGUARDED),
+    ("6.1", "verdicts-6.1", "", "control", UNGUARDED),
+    ("6.1", "verdicts-6.1", "", "guarded", GUARDED),
+    ("6.1", "verdicts-6.1", "", "kptr-0", UNGUARDED),
+    ("6.1", "verdicts-6.1", "", "kptr-1", UNGUARDED),
+    ("6.1", "verdicts-6.1", "", "kptr-2", FROM_FILE),
+    ("6.1", "verdicts-6.1", "", "nobody", FROM_FILE),
+    ("6.1", "verdicts-6.1", "", "probed", GUARDED),
+    ("6.1", "verdicts-6.1", "", "traced", GUARDED),
+    ("6.1", "verdicts-6.1", "", "again", GUARDED),
+    ("6.1", "verdicts-6.1", "", "unloaded", (1, "unknown", "kvm-not-loaded", "none")),
+    ("6.12", "verdicts-6.12", "", "stock", UNGUARDED),
+    ("6.12", "verdicts-6.12", "", "guarded", GUARDED),
+    ("6.1", "lockdown-6.1", "lockdown=integrity", "lockdown", UNGUARDED),
+    ("6.1", "lockdown-6.1", "lockdown=integrity", "lockdown-no-file", UNGUARDED),
+    ("6.1", "lockdown-6.1", "lockdown=confidentiality", "lockdown", FROM_FILE),
+    ("6.1", "lockdown-6.1", "lockdown=confidentiality", "lockdown-no-file", (1, "unknown", "kcore-refused", "none")),
+]
+
+
+@pytest.mark.parametrize(("series", "job", "arguments", "name", "expected"), EXPECTED)
+def test_live(series: str, job: str, arguments: str, name: str, expected: tuple[int, str, str, str]) -> None:
+    assert booted(series, job, arguments)[name].short == expected
+
+
+def test_the_parameter_is_its_own_case() -> None:
+    """TCG has no PMU, so KVM clears enable_pmu itself, as it does on any host whose PMU it can't use."""
+    said = booted("6.1", "verdicts-6.1")["stock"].document
+    assert said["kvm"]["enable_pmu"] is False
+    assert said["verdict"] == "unguarded"
+
+
+@pytest.mark.parametrize(("name", "calls"), [("proved-stock", 201), ("proved-guarded", 0)])
+def test_prove_agrees(name: str, calls: int) -> None:
+    said = booted("6.1", "prove-6.1")[name].document
+    assert (said["proof"]["calls"], said["proof"]["agrees"]) == (calls, True)
+
+
+def test_a_livepatch_that_brings_the_guard() -> None:
+    said = booted("6.1", "livepatch-6.1")
+    assert said["before"].short == UNGUARDED
+    assert said["patched"].short == (1, "partial", "unguarded-copies", "observed")  # it does not reach inlined copies
+    assert "livepatch" in said["patched"].document["source"]
+    proof = said["patched-prove"].document["proof"]
+    assert proof["calls"] <= 1  # of the HLT's copy
+    assert proof["agrees"] is True
+    assert said["after"].short == UNGUARDED
+
+
+def test_prove_leaves_nothing() -> None:
+    booted("6.1", "prove-6.1")
+    assert (results("prove-6.1") / "left").read_text() == ""
+
+
+@pytest.mark.parametrize("kind", ["control", "guarded"])
+@pytest.mark.parametrize("series", ["6.1", "6.12"])
+def test_files(series: str, kind: str) -> None:
+    release = (LAB / f"release-{series}").read_text().strip()
+    finding = judge_file(LAB / "modules" / release / kind / "kvm.ko", LAB / "kernels" / release / "vmlinux")
+    assert finding.verdict is {"control": Verdict.UNGUARDED, "guarded": Verdict.GUARDED}[kind]
+    assert finding.evidence is Evidence.INFERRED
+
+
+@pytest.mark.parametrize("path", sorted(LAB.glob("corpus/*")), ids=lambda path: path.name)
+def test_no_debian_kernel_is_guarded(path: Path) -> None:
+    (module,) = path.glob("kvm.ko*")
+    finding = judge_file(module, path / "vmlinux")
+    assert (finding.verdict, finding.cause) == (Verdict.UNGUARDED, "no-test")
+
+
+def test_a_record_replays() -> None:
+    said = booted("6.1", "verdicts-6.1")["guarded"].document
+    finding = judge_host(Root(results("verdicts-6.1") / "record-guarded"))
+    assert finding.verdict is Verdict.GUARDED
+    assert list(finding.instructions) == said["instructions"]

@@ -1,0 +1,81 @@
+"""The command line: a short answer first, one JSON object, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pmuconf.commands.main import main
+from tests.unit.host.sysroot import write
+from tests.unit.host.test_live import btf_of, host_with, object_of
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "verdict"),
+    [
+        ("unlikely", 0, "guarded"),
+        ("retired", 0, "early-out"),
+        ("no-call", 0, "no-call"),
+        ("stock", 2, "unguarded"),
+        ("unknown-function", 1, "unknown"),
+    ],
+)
+def test_a_recorded_host(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, status: int, verdict: str
+) -> None:
+    root, _ = host_with(tmp_path, name)
+    assert main(["host", "--root", str(root.path), "-f", "json"]) == status
+    said = json.loads(capsys.readouterr().out)
+    assert said["verdict"] == verdict
+    assert said["evidence"] == ("none" if verdict == "unknown" else "observed")
+    assert {"cause", "source", "remedy", "kvm", "cpu"} <= said.keys()
+    assert main(["host", "--root", str(root.path)]) == status
+    assert capsys.readouterr().out.startswith(f"{verdict}: ")
+
+
+def test_the_parameter_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, _ = host_with(tmp_path, "stock")
+    write(root.path, "/sys/module/kvm/parameters/enable_pmu", b"N\n")
+    assert main(["host", "--root", str(root.path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel"
+
+
+def test_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = object_of("unlikely")
+    (tmp_path / "kvm.ko").write_bytes(data)
+    (tmp_path / "btf").write_bytes(btf_of(data))
+    assert main(["host", "--module", str(tmp_path / "kvm.ko"), "-f", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evidence"] == "inferred"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"garbage" * 100, b"\x7fELF\x02\x01\x01" + bytes(57)])
+def test_no_module(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kvm.ko"
+    path.write_bytes(content)
+    command = [sys.executable, "-m", "pmuconf.commands.main", "host", "--module", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (255, "")
+    assert run.stderr.startswith("pmuconf: ")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--btf", "x"], ["--module", "x", "--vmlinux", "y"], ["--prove", "--module", "x"], ["--module", "/no"]],
+)
+def test_usage(arguments: list[str]) -> None:
+    assert main(["host", *arguments]) == 255
+
+
+def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, _ = host_with(tmp_path, "unlikely")
+    target = tmp_path / "record"
+    assert main(["host", "record", "--root", str(root.path), str(target)]) == 0
+    assert "guarded" in capsys.readouterr().out
+    assert main(["host", "--root", str(target)]) == 0
+    assert main(["host", "record", "--root", str(root.path), str(target)]) == 255  # it is there already
