@@ -29,6 +29,7 @@ _MAX_SEGMENTS: Final = 4096
 _MAX_TEXT: Final = 64 << 20
 _MAX_SYMBOLS: Final = 64 << 20
 _PAGE: Final = 4096
+_NEAR: Final = 8 << 20
 
 
 class Kallsyms:
@@ -176,7 +177,7 @@ class LiveText:
     """The code of one module, or of the kernel itself, as an image; what it calls elsewhere is known by name."""
 
     def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None) -> None:
-        own = kallsyms.of_module(module)
+        own = kallsyms.of_module(module) if module is not None else _of_kvm(kallsyms.of_module(None))
         self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
         self._cache: dict[int, bytes] = {}
         self._code = [address for address, _, code in own if code]
@@ -209,15 +210,16 @@ class LiveText:
         return self._kallsyms.excerpt(self._module, self._span())
 
     def _span(self) -> range:
-        code = self._code if self._module is not None else _kvm_range(self.symbols)
+        code = self._code
         return range(min(code) & -_PAGE, (max(code) & -_PAGE) + _PAGE) if code else range(0)
 
 
-def _kvm_range(symbols: Symbols) -> list[int]:
-    """Addresses of the built-in functions that begin with kvm_, around kvm_skip_emulated_instruction."""
-    centre = symbols.addresses("kvm_skip_emulated_instruction")
-    near = 8 << 20
-    return [a for a, name in symbols if name.startswith("kvm_") and centre and abs(a - centre[0]) < near]
+def _of_kvm(symbols: list[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
+    """Of all that is built in, what lies among the functions whose names begin with kvm_."""
+    centre = next((address for address, name, _ in symbols if name == "kvm_skip_emulated_instruction"), 0)
+    near = [a for a, name, code in symbols if code and name.startswith("kvm_") and abs(a - centre) < _NEAR]
+    first, last = min(near, default=0), max(near, default=-1)
+    return [one for one in symbols if first <= one[0] <= last]
 
 
 class _LiveSymbols(Symbols):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pmuconf.host.guard import Evidence, Verdict, judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from tests.unit.host.shapes import COUNT, FLAGS, RETPOLINES, SHAPES, Shape, compiled
-from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, write
+from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, note, write
 
 KERNEL_FLAGS = ("-O2", *RETPOLINES)
 BY_NAME = {shape.name: shape for shape in SHAPES}
@@ -277,6 +278,20 @@ class TestNothingCanBeSaid:
         with pytest.raises(PmuconfError) as caught:
             judge_host(root)
         assert caught.value.cause == "record-escapes"
+
+
+@pytest.mark.parametrize("name", ["unlikely", "stock", "retired"])
+def test_kvm_built_into_the_kernel(tmp_path: Path, name: str) -> None:
+    root, _ = host_with(tmp_path, name)
+    shutil.rmtree(root.at("/sys/module/kvm/notes"))
+    root.at("/sys/module/kvm/initstate").unlink()
+    write(root.path, "/sys/kernel/notes", note())
+    path = root.at("/proc/kallsyms")
+    path.write_text(path.read_text().replace("\t[kvm]", ""))
+    said = record(root, tmp_path / "record")
+    assert said.verdict.value in BY_NAME[name].right
+    assert (said.evidence, said.build_id) == (Evidence.OBSERVED, BUILD_ID)
+    assert judge_host(Root(tmp_path / "record")) == said
 
 
 @pytest.mark.parametrize("name", ["unlikely", "stock", "retired", "helper-calls"])
