@@ -8,7 +8,9 @@ that Documentation/bpf/btf.rst describes since Linux 7.x: header fields layout_o
 
 from __future__ import annotations
 
+import bisect
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,8 +51,8 @@ class Btf:
 
     def __init__(self, data: bytes, base: Btf | None = None) -> None:
         self._base = base
-        types, self._strings, layout = _sections(data)
-        self._words = memoryview(types).cast("I")
+        self._types, self._strings, layout = _sections(data)
+        self._words = memoryview(self._types).cast("I")
         self._first: int = base._end if base is not None else 1
         self._string_base: int = base._string_base + len(base._strings) if base is not None else 0
         self._starts = _walk(self._words, layout)
@@ -60,15 +62,21 @@ class Btf:
     def structs(self, name: str) -> list[int]:
         """The ids of all structures of that name, the base's included."""
         if name not in self._found:
-            mine = []
-            wanted = self._string_offset(name)
-            if wanted:
-                words = self._words
-                for index, at in enumerate(self._starts):
-                    if words[at] in wanted and (words[at + 1] >> 24) & 0x1F == _STRUCT:
-                        mine.append(self._first + index)
+            mine = sorted(i for offset in self._string_offset(name) for i in self._structs_named(offset))
             self._found[name] = (self._base.structs(name) if self._base is not None else []) + mine
         return self._found[name]
+
+    def _structs_named(self, name_offset: int) -> Iterator[int]:
+        """The ids of this section's structures with that name: searched as bytes, there are 100,000 types."""
+        wanted = struct.pack("<I", name_offset)
+        place = self._types.find(wanted)
+        while place >= 0:
+            at = place // 4
+            index = bisect.bisect_left(self._starts, at)
+            begins = place % 4 == 0 and index < len(self._starts) and self._starts[index] == at
+            if begins and (self._words[at + 1] >> 24) & 0x1F == _STRUCT:
+                yield self._first + index
+            place = self._types.find(wanted, place + 1)
 
     def member(self, type_id: int, path: str) -> Member | None:
         """The member at ``path`` (``arch.pmu``) of a structure; None if it has no such member."""
