@@ -317,7 +317,7 @@ class _Worker:
         drafted = list(self._hypervisor.map(self._draft, plans))
         drafts = [draft for draft in drafted if isinstance(draft, _Draft)]
         numbers = self._journal.begin([self._intent(draft, kind) for draft in drafts])
-        done = dict(zip(numbers, self._hypervisor.map(self._carry_out, zip(numbers, drafts))))
+        done = dict(zip(numbers, self._hypervisor.map(self._carry_out, list(zip(numbers, drafts)))))
         self._journal.settle((number, status, result.cause) for number, (result, status) in done.items() if status)
         carried = iter(result for result, _ in done.values())
         return [next(carried) if isinstance(one, _Draft) else one for one in drafted]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import threading
 import uuid as uuids
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import libvirt
@@ -25,6 +25,7 @@ __all__ = ["DefineWatch", "Hypervisor", "Listed"]
 _OPEN_SECONDS: Final = 30.0
 _KEEPALIVE_SECONDS: Final = 5
 _KEEPALIVE_COUNT: Final = 4
+_WORTH_THREADS: Final = 8
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -44,7 +45,6 @@ class Listed:
     persistent: bool
     saved: bool
     snapshots: bool
-    handle: libvirt.virDomain = field(repr=False, compare=False)
 
 
 class DefineWatch:
@@ -105,12 +105,30 @@ class DefineWatch:
 
 
 class Hypervisor:
-    """An open connection to one host's QEMU driver. Its methods may be called from several threads at once."""
+    """One host's QEMU driver. Its methods may be called from several threads at once.
 
-    def __init__(self, connection: libvirt.virConnect, parallel: int) -> None:
-        self._connection = connection
+    Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
+    threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
+    """
+
+    def __init__(self, uri: str, read_only: bool, parallel: int) -> None:
+        self._open_uri = uri
+        self._read_only = read_only
         self._parallel = parallel
-        self.uri: str = connection.getURI()
+        self._own = threading.local()
+        self._opened: list[libvirt.virConnect] = []
+        self._pool: ThreadPoolExecutor | None = None
+        with _translated():
+            kind = self._connection.getType()
+            self.uri: str = self._connection.getURI()
+        self._own.handles = {}  # this thread looks domains up as it needs them; those of map() list them all at once
+        if kind != "QEMU":
+            self._close()
+            raise PmuconfError(
+                f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
+                cause="not-qemu",
+                hint="Name another with --connect, such as qemu:///system",
+            )
 
     @classmethod
     @contextmanager
@@ -120,20 +138,11 @@ class Hypervisor:
         :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, not-qemu, libvirt-error.
         """
         _start_events()
-        connection = _open(uri, read_only)
+        hypervisor = cls(uri, read_only, parallel)
         try:
-            with _translated():
-                kind = connection.getType()
-                hypervisor = cls(connection, parallel)
-            if kind != "QEMU":
-                raise PmuconfError(
-                    f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
-                    cause="not-qemu",
-                    hint="Name another with --connect, such as qemu:///system",
-                )
             yield hypervisor
         finally:
-            connection.close()
+            hypervisor._close()
 
     def domains(self, names: Sequence[str] = ()) -> list[Listed]:
         """The domains of the host, by name; or those named, each by name or UUID.
@@ -147,6 +156,7 @@ class Hypervisor:
                 handles = list({handle.UUIDString(): handle for handle in map(self._lookup, names)}.values())
             else:
                 handles = self._connection.listAllDomains()
+            self._own.handles = {handle.UUIDString(): handle for handle in handles}
             transient = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
             saved = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
             snapshots = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
@@ -161,7 +171,6 @@ class Hypervisor:
                         persistent=uuid not in transient,
                         saved=uuid in saved,
                         snapshots=uuid in snapshots,
-                        handle=handle,
                     )
                 )
         return sorted(listed, key=lambda one: one.name)
@@ -188,21 +197,28 @@ class Hypervisor:
         """What the managed save image brings back at the next start; None if the image is gone by now."""
         with _translated(listed.name):
             try:
-                return str(listed.handle.managedSaveGetXMLDesc(0))
+                return str(self._handle(listed).managedSaveGetXMLDesc(0))
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
                     return None
                 raise
 
     def snapshot_xmls(self, listed: Listed) -> list[str]:
-        """The definition of each snapshot."""
+        """The definition of each snapshot; one that goes away meanwhile is left out."""
+        xmls = []
         with _translated(listed.name):
-            return [str(snapshot.getXMLDesc(0)) for snapshot in listed.handle.listAllSnapshots()]
+            for snapshot in self._handle(listed).listAllSnapshots():
+                try:
+                    xmls.append(str(snapshot.getXMLDesc(0)))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
+                        raise
+        return xmls
 
     def is_persistent(self, listed: Listed) -> bool:
         """Whether the domain has a next boot now: a define would give one to a transient domain."""
         with _translated(listed.name):
-            return bool(listed.handle.isPersistent())
+            return bool(self._handle(listed).isPersistent())
 
     def define(self, listed: Listed, xml: str) -> None:
         """Make the XML the domain's next boot. A running guest is not touched.
@@ -223,7 +239,7 @@ class Hypervisor:
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         )
         with _translated(listed.name):
-            listed.handle.undefineFlags(flags)
+            self._handle(listed).undefineFlags(flags)
 
     @contextmanager
     def watch(self) -> Iterator[DefineWatch]:
@@ -235,21 +251,52 @@ class Hypervisor:
         finally:
             watch.close()
 
-    def map(self, function: Callable[[_Item], _Answer], items: Iterable[_Item]) -> Iterator[_Answer]:
+    def map(self, function: Callable[[_Item], _Answer], items: Sequence[_Item]) -> Iterator[_Answer]:
         """The function's answers in order, with several requests under way; the first error ends it."""
-        if self._parallel == 1:
+        if self._parallel == 1 or len(items) < _WORTH_THREADS:
             yield from map(function, items)
             return
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="libvirt") as pool:
-            try:
-                yield from pool.map(function, items)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="libvirt")
+        futures = [self._pool.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+
+    @property
+    def _connection(self) -> libvirt.virConnect:
+        """The connection of this thread."""
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = _open(self._open_uri, self._read_only)
+            self._own.handles = None
+            self._opened.append(connection)
+        return connection
+
+    def _handle(self, listed: Listed) -> libvirt.virDomain:
+        """The domain, on the connection of this thread."""
+        connection = self._connection
+        if self._own.handles is None:
+            self._own.handles = {handle.UUIDString(): handle for handle in connection.listAllDomains()}
+        handles: dict[str, libvirt.virDomain] = self._own.handles
+        if listed.uuid not in handles:
+            handles[listed.uuid] = connection.lookupByUUIDString(listed.uuid)
+        return handles[listed.uuid]
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+        for connection in self._opened:
+            with suppress(libvirt.libvirtError):  # it may be gone already
+                connection.close()
 
     def _xml(self, listed: Listed, flags: int) -> str:
         with _translated(listed.name):
-            return str(listed.handle.XMLDesc(flags))
+            return str(self._handle(listed).XMLDesc(flags))
 
     def _uuids(self, flag: int) -> frozenset[str]:
         return frozenset(handle.UUIDString() for handle in self._connection.listAllDomains(flag))
@@ -368,7 +415,7 @@ def _translated(name: str = "") -> Iterator[None]:
 def _translate(error: libvirt.libvirtError, name: str) -> PmuconfError:
     code = error.get_error_code()
     about = f"domain {name!r}: " if name else ""
-    if code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT):
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
         return DomainVanished(name)
     if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED):
         return PmuconfError(

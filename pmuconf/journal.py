@@ -224,7 +224,10 @@ class Journal:
 
     def purge(self, days: int) -> int:
         """Drop finished changes older than so many days; how many there were. Those in flight stay."""
-        before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()
+        try:
+            before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()
+        except OverflowError:  # before the year 1
+            return 0
         with self._transaction() as connection:
             return connection.execute(
                 "DELETE FROM change WHERE at < ? AND status != ?", (before, Status.IN_FLIGHT.value)

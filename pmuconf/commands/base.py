@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,6 +67,11 @@ def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
 class _Guarded(Command):
     """A bug of ours is shown as one line, not as a traceback; --debug shows that."""
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the paragraphs of the docstring
+        return parser
+
     def get_epilog(self) -> str:
         """None: cliff's own names the package, for which it reads every package of the environment (170 ms)."""
         return ""
@@ -75,6 +81,10 @@ class _Guarded(Command):
             return int(super().run(parsed_args) or 0)
         except (PmuconfError, BrokenPipeError):
             raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT):
+                raise
+            raise PmuconfError(f"the output can't be written: {error.strerror}", cause="output-unwritable") from error
         except Exception as error:
             if self.app.options.debug or (isinstance(error, ValueError) and "No recognized column" in str(error)):
                 raise

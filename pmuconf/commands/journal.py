@@ -18,6 +18,8 @@ class ShowJournal(Table):
 
     status: done, undone (rolled back since), abandoned (not made), restored (put back at once after a define went
     wrong), in-flight (interrupted; the next apply or rollback settles it).
+
+    Exit status: 0, or 255 for an error.
     """
 
     columns = ("change", "time", "name", "uuid", "old", "new", "rule", "kind", "status", "cause", "who", "uri")
@@ -46,6 +48,8 @@ class PurgeJournal(Action):
     """Drop finished changes from the journal; they can't be rolled back any more.
 
     Changes in flight stay. The same happens by itself, with [journal] retention_days, whenever something is applied.
+
+    Exit status: 0, or 255 for an error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

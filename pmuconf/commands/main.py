@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import io
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +51,14 @@ Exit status of every command: 0 all as wanted, 1 a warning (something waits for 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:  # closed by whoever started us
+        print("pmuconf: standard output is closed (output-unwritable)", file=sys.stderr)
+        return ERROR
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have signs that the terminal has not
     if arguments == ["--version"]:  # without the 200 ms that the rest takes to load
         print(f"pmuconf {pmuconf.__version__}")
-        return 0
+        return 0 if _flushed() else ERROR
     gc.disable()  # what loads in the next 200 ms is all kept: collecting it is a tenth of the time
     for module in ("netaddr", "rfc3986"):
         _load_when_used(module)
@@ -63,14 +70,23 @@ def main(argv: list[str] | None = None) -> int:
         status: int = app.run(arguments)
     except SystemExit as error:  # argparse: 0 for --help, 2 for a usage error
         status = 0 if error.code in (None, 0) else ERROR
-    if status != 0 and not app.completed:  # cliff's own 1 for an exception, 2 for an unknown command
-        status = ERROR
+    else:
+        if status != 0 and not app.completed:  # cliff's own 1 for an exception
+            status = ERROR
+    status = status if _flushed() else ERROR
+    return status if status in (0, 1, 2) else ERROR
+
+
+def _flushed() -> bool:
+    """Whether our output went out whole; if not, what is left of it goes nowhere, without a traceback at exit."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
-        sys.stderr.close()
-        status = ERROR
-    return status if status in (0, 1, 2) else ERROR
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # whose reader has gone away: nobody is left to tell
+            print(f"pmuconf: the output can't be written: {error.strerror} (output-unwritable)", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _load_when_used(module: str) -> None:
@@ -93,8 +109,9 @@ def _application() -> Any:
     from pmuconf.report.plain import printable
 
     class Formatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return "\n".join(map(printable, super().format(record).split("\n")))
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            record.message = printable(record.message)
+            return super().formatMessage(record)
 
     class Application(App):
         CONSOLE_MESSAGE_FORMAT = "pmuconf: %(message)s"
@@ -131,6 +148,16 @@ def _application() -> Any:
                 handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
             logging.getLogger("stevedore").setLevel(logging.WARNING)
 
+        def run_subcommand(self, argv: list[str]) -> int:
+            try:
+                self.command_manager.find_command(argv)
+            except ValueError:  # cliff itself would say so on standard output
+                near = ", ".join(self.get_fuzzy_matches(argv[0]))
+                did_you_mean = f"; did you mean: {near}?" if near else ""
+                self.LOG.error("%r is no command%s See 'pmuconf --help'", " ".join(argv), did_you_mean or ".")
+                return ERROR
+            return int(super().run_subcommand(argv))
+
         def prepare_to_run_command(self, cmd: object) -> None:
             gc.freeze()
             gc.enable()
@@ -141,7 +168,9 @@ def _application() -> Any:
     manager = CommandManager("")
     for name, place in _COMMANDS.items():
         manager.commands[name] = EntryPoint(name, place, "")
-    return Application(description=_DESCRIPTION, version=pmuconf.__version__, command_manager=manager)
+    return Application(
+        description=_DESCRIPTION, version=pmuconf.__version__, command_manager=manager, deferred_help=True
+    )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ class Explain(Action):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         add_connect(parser)
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("domain", nargs="?", metavar="DOMAIN", help="Name or UUID.")

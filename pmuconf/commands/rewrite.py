@@ -18,6 +18,8 @@ class Rewrite(Action):
     Example: virsh dumpxml --inactive --security-info VM | pmuconf rewrite > vm.xml
 
     Asks no policy: it does what --pmu says.
+
+    Exit status: 0, or 255 for an error; then nothing is written.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -1,0 +1,280 @@
+"""The configuration as it is read: defaults, every option, several files and folders, the sample."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_config import cfg, generator
+
+import pmuconf
+from pmuconf import conf
+from pmuconf.conf import Settings
+from pmuconf.domain import MAX_XML_BYTES
+from pmuconf.policy import CRITERIA, Decision, NovaDomains, Policy, Rule
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a configuration file below the test's own folder and gives its path."""
+
+    def writing(text: str, name: str = "pmuconf.conf") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return writing
+
+
+# ---- defaults and options ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_means_the_defaults_pmu_off_for_all(write: Write) -> None:
+    path = write("")
+    assert conf.load([path]) == Settings(
+        policy=Policy(default=Decision.OFF, rules=(), nova_domains=NovaDomains.ENFORCE),
+        uri="qemu:///system",
+        parallel=4,
+        max_xml_bytes=MAX_XML_BYTES,
+        max_changes=100,
+        attempts=5,
+        journal=Path("/var/lib/pmuconf/journal.sqlite"),
+        retention_days=365,
+        files=(path,),
+        unused_rules=(),
+    )
+
+
+def test_every_option_is_read(write: Write) -> None:
+    path = write(
+        """
+        [policy]
+        default = keep
+        rules = profilers, second
+        nova_domains = observe
+
+        [rule:profilers]
+        pmu = on
+        reason = They run perf: asked for on Monday.
+        flavor = perf.*, *.dedicated
+        flavor_id = 42
+        extra_spec = hw:cpu_policy=dedicated, trait:X
+        image_property = os_distro=win*
+        project = c0ffee
+        domain = web-*, 1b4e28ba-2fa1-11d2-883f-0016d3cca427
+        arch = x86_64, i686
+        virt_type = kvm
+
+        [rule:second]
+        pmu = keep
+        flavor = x
+
+        [libvirt]
+        uri = qemu+ssh://host/system
+        parallel = 32
+        max_xml_bytes = 4096
+
+        [change]
+        max_changes = 0
+        attempts = 1
+
+        [journal]
+        path = /srv/journal
+        retention_days = 1
+        """.replace("\n        ", "\n")
+    )
+    profilers = Rule(
+        name="profilers",
+        decision=Decision.ON,
+        reason="They run perf: asked for on Monday.",
+        flavor=("perf.*", "*.dedicated"),
+        flavor_id=("42",),
+        extra_spec=("hw:cpu_policy=dedicated", "trait:X"),
+        image_property=("os_distro=win*",),
+        project=("c0ffee",),
+        domain=("web-*", "1b4e28ba-2fa1-11d2-883f-0016d3cca427"),
+        arch=("x86_64", "i686"),
+        virt_type=("kvm",),
+    )
+    assert set(profilers.criteria()) == set(CRITERIA)
+    assert conf.load([path]) == Settings(
+        policy=Policy(Decision.KEEP, (profilers, Rule("second", Decision.KEEP, flavor=("x",))), NovaDomains.OBSERVE),
+        uri="qemu+ssh://host/system",
+        parallel=32,
+        max_xml_bytes=4096,
+        max_changes=0,
+        attempts=1,
+        journal=Path("/srv/journal"),
+        retention_days=1,
+        files=(path,),
+        unused_rules=(),
+    )
+
+
+def test_rules_stand_in_the_order_of_the_list_not_of_the_groups(write: Write) -> None:
+    groups = "".join(f"[rule:{name}]\npmu = on\nflavor = {name}\n" for name in "abc")
+    chosen = conf.load([write(f"[policy]\nrules = c, a, b\n{groups}")])
+    assert [rule.name for rule in chosen.policy.rules] == ["c", "a", "b"]
+
+
+def test_a_rule_that_is_not_listed_is_told_and_does_not_decide(write: Write) -> None:
+    groups = "".join(f"[rule:{name}]\npmu = on\nflavor = {name}\n" for name in "cab")
+    chosen = conf.load([write(f"[policy]\nrules = a\n{groups}")])
+    assert [rule.name for rule in chosen.policy.rules] == ["a"]
+    assert chosen.unused_rules == ("b", "c")
+
+
+@pytest.mark.parametrize("name", ["a", "A", "9", "profilers-2.old_x"])
+def test_names_that_a_rule_may_have(write: Write, name: str) -> None:
+    (rule,) = conf.load([write(f"[policy]\nrules = {name}\n[rule:{name}]\npmu = on\nflavor = x\n")]).policy.rules
+    assert rule == Rule(name, Decision.ON, flavor=("x",))
+
+
+def test_line_ends_of_another_system_do_no_harm(write: Write) -> None:
+    path = write("")
+    Path(path).write_bytes(b"[policy]\r\ndefault = keep\r\n")
+    assert conf.load([path]).policy.default is Decision.KEEP
+
+
+def test_the_environment_has_no_say(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One policy file gives one answer, whoever asks."""
+    monkeypatch.setenv("OS_POLICY__DEFAULT", "on")
+    monkeypatch.setenv("OS_CHANGE__MAX_CHANGES", "1")
+    chosen = conf.load([write("")])
+    assert (chosen.policy.default, chosen.max_changes) == (Decision.OFF, 100)
+
+
+# ---- several files and folders -------------------------------------------------------------------------------------
+
+
+def test_of_several_files_the_last_word_counts_option_by_option(write: Write) -> None:
+    first = write("[policy]\ndefault = on\nnova_domains = observe\n[change]\nattempts = 2\n", "first.conf")
+    second = write("[policy]\ndefault = keep\n", "second.conf")
+    chosen = conf.load([first, second])
+    assert (chosen.policy.default, chosen.policy.nova_domains, chosen.attempts) == (
+        Decision.KEEP,
+        NovaDomains.OBSERVE,
+        2,
+    )
+    assert chosen.files == (first, second)
+    assert conf.load([second, first]).policy.default is Decision.ON
+
+
+def test_folders_come_after_files_and_their_files_by_name(write: Write, tmp_path: Path) -> None:
+    main = write("[policy]\ndefault = off\nnova_domains = observe\n")
+    late, early = write("[policy]\ndefault = on\n", "d/b.conf"), write("[policy]\ndefault = keep\n", "d/a.conf")
+    write("[nonsense\n", "d/README")
+    chosen = conf.load([main], [str(tmp_path / "d")])
+    assert (chosen.policy.default, chosen.policy.nova_domains) == (Decision.ON, NovaDomains.OBSERVE)
+    assert chosen.files == (main, early, late)
+
+
+def test_of_several_folders_the_last_counts(write: Write, tmp_path: Path) -> None:
+    write("[policy]\ndefault = on\n", "d/z.conf")
+    write("[policy]\ndefault = keep\n", "e/a.conf")
+    folders = [str(tmp_path / "d"), str(tmp_path / "e")]
+    assert conf.load([], folders).policy.default is Decision.KEEP
+    assert conf.load([], folders[::-1]).policy.default is Decision.ON
+
+
+def test_a_rule_may_be_listed_in_one_file_and_stand_in_others(write: Write) -> None:
+    files = [
+        write("[policy]\nrules = a\n", "1"),
+        write("[rule:a]\npmu = on\nflavor = x\n", "2"),
+        write("[rule:a]\nflavor = y\n", "3"),
+    ]
+    assert conf.load(files).policy.rules == (Rule("a", Decision.ON, flavor=("y",)),)
+
+
+def test_an_empty_folder_means_the_defaults(tmp_path: Path) -> None:
+    assert conf.load([], [str(tmp_path)]).policy == Policy()
+
+
+def test_a_hidden_file_of_a_folder_is_not_read_and_not_named(write: Write, tmp_path: Path) -> None:
+    """An editor's lock or back-up is no configuration; oslo.config passes over it as well."""
+    write("[policy]\ndefault = on\n", "d/.old.conf")
+    chosen = conf.load([], [str(tmp_path / "d")])
+    assert (chosen.policy.default, chosen.files) == (Decision.OFF, ())
+
+
+@pytest.mark.parametrize("name", ["d[1]", "d*", "d?", "d e", "ä"])
+def test_a_folder_may_have_any_name(write: Write, tmp_path: Path, name: str) -> None:
+    path = write("[policy]\ndefault = on\n", f"{name}/a.conf")
+    chosen = conf.load([], [str(tmp_path / name)])
+    assert (chosen.policy.default, chosen.files) == (Decision.ON, (path,))
+
+
+def test_a_file_may_be_named_from_where_one_is(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("[policy]\ndefault = on\n", "d/a.conf")
+    monkeypatch.chdir(tmp_path)
+    assert conf.load(["d/a.conf"]).policy.default is Decision.ON
+    assert conf.load([], ["d"]).policy.default is Decision.ON
+
+
+def test_without_files_and_folders_the_default_ones_are_read(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "DEFAULT_FILE", tmp_path / "pmuconf.conf")
+    monkeypatch.setattr(conf, "DEFAULT_DIR", tmp_path / "pmuconf.conf.d")
+    assert conf.load().files == ()
+    main = write("[policy]\ndefault = on\n")
+    assert (conf.load().files, conf.load().policy.default) == ((main,), Decision.ON)
+    more = write("[policy]\ndefault = keep\n", "pmuconf.conf.d/site.conf")
+    assert (conf.load().files, conf.load().policy.default) == ((main, more), Decision.KEEP)
+    other = write("[change]\nattempts = 1\n", "other")
+    assert conf.load([other]).files == (other,)
+
+
+# ---- the sample ----------------------------------------------------------------------------------------------------
+
+SAMPLE = Path(pmuconf.__file__).resolve().parents[1] / "etc" / "pmuconf" / "pmuconf.conf.sample"
+
+
+def test_the_sample_is_what_oslo_config_generator_makes_now(tmp_path: Path) -> None:
+    """Made anew with: oslo-config-generator --namespace pmuconf --wrap-width 100."""
+    made = tmp_path / "sample"
+    asked: Any = cfg.ConfigOpts()
+    generator.register_cli_opts(asked)
+    asked(["--namespace", "pmuconf", "--wrap-width", "100", "--output-file", str(made)], default_config_files=[])
+    generator.generate(asked)
+    assert SAMPLE.read_text() == made.read_text()
+
+
+def test_the_sample_is_accepted_as_it_is_and_means_the_defaults() -> None:
+    assert conf.load([str(SAMPLE)]).policy == Policy()
+
+
+def test_the_sample_with_every_option_uncommented_means_the_defaults_too(write: Write) -> None:
+    """All but those that have no default, which the generator shows as <None>."""
+    text = re.sub(r"^#(\w+ =(?! <None>))", r"\1", SAMPLE.read_text(), flags=re.MULTILINE)
+    uncommented = re.findall(r"^(\w+) =", text, flags=re.MULTILINE)
+    missing = re.findall(r"^#(\w+) = <None>", text, flags=re.MULTILINE)
+    assert len(uncommented) + len(missing) == sum(len(opts) for _, opts in conf.list_opts())
+    assert missing == ["pmu"]
+    chosen = conf.load([write(text)])
+    defaults = conf.load([write("", "empty")])
+    assert chosen == replace(defaults, files=chosen.files, unused_rules=("name",))
+
+
+def test_every_option_has_a_help_text_and_is_in_the_sample() -> None:
+    text = SAMPLE.read_text()
+    for group, opts in conf.list_opts():
+        assert f"[{group.lower()}]" in text
+        for opt in opts:
+            assert opt.help
+            assert re.search(rf"^#{opt.name} =", text, flags=re.MULTILINE)
+
+
+def test_reading_leaves_the_working_folder_alone(write: Write, tmp_path: Path) -> None:
+    path = write("[policy]\ndefault = on\n")
+    before = sorted(os.listdir(tmp_path))
+    conf.load([path])
+    assert sorted(os.listdir(tmp_path)) == before

@@ -1,0 +1,108 @@
+"""What loads what: the pure core does no I/O, and Nova's process gets nothing of libvirt, SQLite or the commands."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pmuconf
+from tests.unit.processes import python
+
+PURE = ("domain", "policy")
+ALLOWED = {
+    *("__future__", "codecs", "collections.abc", "dataclasses", "enum", "fnmatch", "re", "sys", "typing", "uuid"),
+    *("lxml", "pmuconf.domain", "pmuconf.errors"),
+}
+
+
+def source(module: str) -> ast.Module:
+    return ast.parse((Path(pmuconf.__file__).parent / f"{module}.py").read_text())
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_pure_core_imports_nothing_that_does_io(module: str) -> None:
+    assert imported(source(module)) <= ALLOWED
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_nor_does_it_call_anything_that_does(module: str) -> None:
+    calls = {
+        node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        for node in ast.walk(source(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))
+    }
+    assert not calls & {"open", "print", "input", "exec", "eval", "__import__", "write", "parse", "import_module"}
+
+
+def loaded(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after this statement."""
+    process = python(f"{statement}\nimport sys\nprint(*sys.modules)")
+    out, err = process.communicate()
+    assert err == ""
+    return set(out.split())
+
+
+def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None:
+    modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain")
+    assert "pmuconf.policy" in modules
+    ours = {name for name in modules if name.startswith("pmuconf")}
+    assert ours == {"pmuconf", "pmuconf.conf", "pmuconf.domain", "pmuconf.errors", "pmuconf.policy"}
+    for unwanted in ("libvirt", "sqlite3", "cliff", "prettytable", "cmd2", "tqdm", "yaml.cyaml", "jinja2"):
+        assert unwanted not in modules, unwanted
+
+
+def test_what_decides_loads_lxml_and_nothing_else_from_outside() -> None:
+    modules = loaded("import pmuconf.policy")
+    for unwanted in ("oslo_config", "libvirt", "socket", "subprocess", "sqlite3", "ssl", "logging"):
+        assert unwanted not in modules, unwanted
+
+
+def test_reading_deciding_and_rewriting_opens_nothing() -> None:
+    """Python tells of every file, socket and process that it opens; the pure core makes it tell nothing."""
+    process = python(
+        """
+import sys
+from pmuconf import domain, policy
+xml = sys.stdin.read()
+rules = (policy.Rule("a", policy.Decision.ON, flavor=("perf.*",)),)
+def work():
+    facts = domain.read(xml)
+    policy.decide(policy.Policy(rules=rules), policy.Subject.of_domain(facts))
+    policy.shadowed(rules)
+    after = domain.rewrite(xml, domain.PmuState.OFF)
+    assert domain.same_but_pmu(xml, after)
+    domain.rewrite_bytes(xml.encode(), domain.PmuState.ON, source="file")
+work()  # what Python itself loads late has been loaded now
+told = []
+sys.addaudithook(lambda event, values: told.append(event))
+work()
+told = [event for event in told if event.split(".")[0] in ("open", "os", "socket", "subprocess", "import", "shutil")]
+print(told)
+"""
+    )
+    xml = "<domain type='kvm'><name>web</name><os><type arch='x86_64'>hvm</type></os></domain>"
+    out, err = process.communicate(xml)
+    assert (out, err) == ("[]\n", "")
+
+
+def test_an_audit_of_files_needs_neither_libvirt_nor_a_journal() -> None:
+    modules = loaded("import pmuconf.audit, pmuconf.report.document")
+    assert not modules & {"libvirt", "sqlite3", "pmuconf.hypervisor", "pmuconf.journal", "cliff"}
+
+
+def test_the_version_needs_next_to_nothing() -> None:
+    modules = loaded("import pmuconf.commands.main as m; m.main(['--version'])")
+    assert not modules & {"libvirt", "lxml", "oslo_config", "cliff", "sqlite3"}

@@ -1,0 +1,321 @@
+"""The journal: what is written down before a change, how it ends, what a roll back and a canary leave in it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from pmuconf.domain import PmuState
+from pmuconf.errors import PmuconfError
+from pmuconf.journal import Entry, Intent, Journal, Kind, Status
+
+URI = "test:///default"
+ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
+
+
+def intent(
+    uuid: str = "u1",
+    *,
+    kind: Kind = Kind.APPLY,
+    uri: str = URI,
+    old: PmuState = ON,
+    new: PmuState = OFF,
+    undoes: tuple[int, ...] = (),
+) -> Intent:
+    return Intent(kind, uri, uuid, f"name of {uuid}", old, new, "default", f"<domain {uuid}/>", undoes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "var" / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal.open(path, create=True) as opened:
+        yield opened
+
+
+def done(journal: Journal, *intents: Intent) -> list[int]:
+    """Changes that were begun together and went well."""
+    numbers = journal.begin(intents)
+    journal.settle((number, Status.DONE, "") for number in numbers)
+    return numbers
+
+
+def age(path: Path, number: int, days: float) -> None:
+    """Make a change look as old as that."""
+    with sqlite3.connect(path) as connection:
+        at = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat(timespec="microseconds")
+        connection.execute("UPDATE change SET at = ? WHERE id = ?", (at, number))
+    connection.close()
+
+
+def ids(entries: list[Entry]) -> list[int]:
+    return [entry.id for entry in entries]
+
+
+# ---- begin and settle ----------------------------------------------------------------------------------------------
+
+
+def test_a_change_that_was_begun_is_in_flight_with_all_its_facts(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    before = datetime.now(timezone.utc)
+    (number,) = journal.begin([intent(old=DEFAULT)])
+    (entry,) = journal.entries()
+    assert before <= entry.at <= datetime.now(timezone.utc)
+    assert entry == Entry(
+        id=number,
+        at=entry.at,
+        who=entry.who,
+        kind=Kind.APPLY,
+        uri=URI,
+        uuid="u1",
+        name="name of u1",
+        old=DEFAULT,
+        new=OFF,
+        rule="default",
+        status=Status.IN_FLIGHT,
+        cause="",
+        undone=False,
+    )
+    assert entry.who
+    assert journal.entry(number) == entry
+    assert journal.in_flight(URI) == [entry]
+    assert journal.preimage(number) == "<domain u1/>"
+
+
+def test_the_ids_come_in_the_order_of_the_changes(journal: Journal) -> None:
+    numbers = journal.begin([intent("a"), intent("b"), intent("c")])
+    assert [journal.preimage(number) for number in numbers] == ["<domain a/>", "<domain b/>", "<domain c/>"]
+    assert ids(journal.entries()) == numbers[::-1]
+    assert journal.begin([]) == []
+
+
+def test_what_was_begun_is_on_the_disk_when_begin_returns(path: Path, journal: Journal) -> None:
+    (number,) = journal.begin([intent()])
+    with Journal.open(path) as other:
+        assert ids(other.in_flight(URI)) == [number]
+
+
+@pytest.mark.parametrize("status", [Status.DONE, Status.ABANDONED, Status.RESTORED])
+def test_a_settled_change_says_how_it_ended_and_forgets_the_xml(journal: Journal, status: Status) -> None:
+    first, second = journal.begin([intent("a"), intent("b")])
+    journal.settle([(first, status, "some-cause")])
+    entry = journal.entry(first)
+    assert entry is not None
+    assert (entry.status, entry.cause) == (status, "some-cause")
+    assert journal.preimage(first) is None
+    assert journal.preimage(second) == "<domain b/>"
+    assert ids(journal.in_flight(URI)) == [second]
+
+
+def test_a_change_that_starts_from_another_text_is_written_down_anew(journal: Journal) -> None:
+    (number,) = journal.begin([intent()])
+    journal.replan(number, DEFAULT, ON, "perf", "<domain new/>")
+    entry = journal.entry(number)
+    assert entry is not None
+    assert (entry.old, entry.new, entry.rule, entry.status) == (DEFAULT, ON, "perf", Status.IN_FLIGHT)
+    assert journal.preimage(number) == "<domain new/>"
+
+
+def test_only_the_changes_of_this_connection_are_its_to_settle(journal: Journal) -> None:
+    (ours, _) = journal.begin([intent(), intent(uri="qemu+ssh://other/system")])
+    assert ids(journal.in_flight(URI)) == [ours]
+
+
+def test_what_is_not_there_is_none(journal: Journal) -> None:
+    assert journal.entry(7) is None
+    assert journal.preimage(7) is None
+    assert journal.entries() == []
+    assert journal.in_flight(URI) == []
+    journal.settle([])
+
+
+def test_a_failed_begin_writes_nothing_down(journal: Journal) -> None:
+    wrong = replace(intent("b"), preimage=object())  # type: ignore[arg-type]
+    with pytest.raises(PmuconfError):
+        journal.begin([intent("a"), wrong])
+    assert journal.entries() == []
+    assert len(journal.begin([intent("c")])) == 1
+
+
+def test_several_threads_at_once(journal: Journal) -> None:
+    failed: list[BaseException] = []
+
+    def work(worker: int) -> None:
+        try:
+            for at in range(10):
+                (number,) = journal.begin([intent(f"{worker}-{at}")])
+                journal.replan(number, ON, OFF, "r", "<domain/>")
+                journal.settle([(number, Status.DONE, "")])
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join()
+    assert failed == []
+    assert len({entry.uuid for entry in journal.entries() if entry.status is Status.DONE}) == 40
+
+
+@pytest.mark.parametrize(("sudo", "wanted"), [("alice", "alice as root"), (None, "root")])
+def test_who_made_a_change_is_told_through_sudo(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, sudo: str | None, wanted: str
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    if sudo is not None:
+        monkeypatch.setenv("SUDO_USER", sudo)
+    journal.begin([intent()])
+    assert journal.entries()[0].who == wanted
+
+
+def test_somebody_without_a_name_is_told_by_number(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+    monkeypatch.setenv("SUDO_USER", "alice")  # which anybody may set
+    journal.begin([intent()])
+    assert journal.entries()[0].who == "3999999999"
+
+
+# ---- listing -------------------------------------------------------------------------------------------------------
+
+
+def test_entries_of_one_domain_newest_first_and_no_more_than_asked(journal: Journal) -> None:
+    numbers = done(journal, intent("a"), intent("b"), intent("a"), intent("a"))
+    assert ids(journal.entries("a")) == [numbers[3], numbers[2], numbers[0]]
+    assert ids(journal.entries("a", limit=2)) == [numbers[3], numbers[2]]
+    assert ids(journal.entries(limit=1)) == [numbers[3]]
+    assert journal.entries("nobody") == []
+
+
+@pytest.mark.parametrize("name", ["' OR 1=1 --", "a\x00b", "\u202e=cmd()", "\n", "💥", ""])
+def test_names_are_kept_whatever_they_are(journal: Journal, name: str) -> None:
+    one = Intent(Kind.APPLY, URI, name, name, ON, OFF, name, "<domain/>")
+    done(journal, one)
+    (entry,) = journal.entries(name)
+    assert (entry.uuid, entry.name, entry.rule) == (name, name, name)
+
+
+# ---- roll back -----------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_undone_once_its_roll_back_is_done(journal: Journal) -> None:
+    first, second, other = done(journal, intent(), intent(old=OFF, new=ON), intent("u2"))
+    (back,) = journal.begin([intent(kind=Kind.ROLLBACK, old=OFF, new=ON, undoes=(second, first))])
+
+    def undone() -> dict[int, bool]:
+        return {entry.id: entry.undone for entry in journal.entries()}
+
+    assert undone() == {first: False, second: False, other: False, back: False}
+    journal.settle([(back, Status.DONE, "")])
+    assert undone() == {first: True, second: True, other: False, back: False}
+
+
+@pytest.mark.parametrize("status", [Status.ABANDONED, Status.RESTORED])
+def test_a_roll_back_that_did_not_happen_undoes_nothing_and_may_be_tried_again(
+    journal: Journal, status: Status
+) -> None:
+    (first,) = done(journal, intent())
+    (failed,) = journal.begin([intent(kind=Kind.ROLLBACK, undoes=(first,))])
+    journal.settle([(failed, status, "busy")])
+    assert not journal.entries()[-1].undone
+    done(journal, intent(kind=Kind.ROLLBACK, undoes=(first,)))
+    assert journal.entries()[-1].undone
+
+
+# ---- canary --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_canary_is_every_change_of_its_run(path: Path, journal: Journal) -> None:
+    assert journal.last_canary(URI) == []
+    earlier = done(journal, intent("a", kind=Kind.CANARY))
+    with Journal.open(path) as next_run:
+        canary = done(next_run, intent("b", kind=Kind.CANARY), intent("c", kind=Kind.CANARY))
+        canary += done(next_run, intent("d", kind=Kind.CANARY))
+    assert sorted(ids(journal.last_canary(URI))) == canary
+    assert earlier[0] not in canary
+
+
+def test_what_of_a_canary_was_not_made_is_not_part_of_it(journal: Journal) -> None:
+    good, bad, open_ = journal.begin([intent(uuid, kind=Kind.CANARY) for uuid in ("a", "b", "c")])
+    journal.settle([(good, Status.DONE, ""), (bad, Status.ABANDONED, "busy")])
+    assert ids(journal.last_canary(URI)) == [good]
+    assert ids(journal.in_flight(URI)) == [open_]
+
+
+@pytest.mark.parametrize("kind", [Kind.APPLY, Kind.ROLLBACK])
+def test_a_canary_is_over_once_anything_was_changed_after_it(journal: Journal, kind: Kind) -> None:
+    done(journal, intent("a", kind=Kind.CANARY))
+    (number,) = journal.begin([intent("b", kind=kind)])
+    assert len(journal.last_canary(URI)) == 1, "it has not been changed yet"
+    journal.settle([(number, Status.DONE, "")])
+    assert journal.last_canary(URI) == []
+
+
+def test_a_canary_belongs_to_its_connection(journal: Journal) -> None:
+    done(journal, intent("a", kind=Kind.CANARY))
+    done(journal, intent("b", uri="test:///other"))
+    assert len(journal.last_canary(URI)) == 1
+    assert journal.last_canary("test:///other") == []
+
+
+# ---- purge ---------------------------------------------------------------------------------------------------------
+
+
+def test_purge_drops_what_is_older_and_finished(path: Path, journal: Journal) -> None:
+    old, young, open_, failed = journal.begin([intent(uuid) for uuid in "abcd"])
+    journal.settle([(old, Status.DONE, ""), (young, Status.DONE, ""), (failed, Status.ABANDONED, "")])
+    age(path, old, 31)
+    age(path, young, 29)
+    age(path, open_, 400)
+    age(path, failed, 31)
+    assert journal.purge(30) == 2
+    assert ids(journal.entries()) == [open_, young]
+    assert journal.preimage(open_) == "<domain c/>"
+    assert journal.purge(30) == 0
+
+
+def test_purge_of_everything_leaves_what_is_in_flight(journal: Journal) -> None:
+    done(journal, intent("a"), intent("b"))
+    (open_,) = journal.begin([intent("c")])
+    assert journal.purge(0) == 2
+    assert ids(journal.entries()) == [open_]
+
+
+@pytest.mark.parametrize("days", [100_000, 999_999_999, 10**12])
+def test_purge_of_what_is_older_than_time_itself_drops_nothing(journal: Journal, days: int) -> None:
+    done(journal, intent())
+    assert journal.purge(days) == 0
+    assert len(journal.entries()) == 1
+
+
+def test_an_id_is_never_used_again(journal: Journal) -> None:
+    """Else an old 'roll back change 7' might take a newer change back."""
+    (number,) = done(journal, intent())
+    journal.purge(0)
+    assert done(journal, intent())[0] > number
+
+
+def test_a_closed_journal_is_refused_as_an_error_of_ours(path: Path) -> None:
+    with Journal.open(path, create=True) as journal:
+        calls: list[Callable[[], object]] = [
+            lambda: journal.begin([intent()]),
+            journal.entries,
+            lambda: journal.purge(1),
+            lambda: journal.preimage(1),
+        ]
+    for call in calls:
+        with pytest.raises(PmuconfError):
+            call()
