@@ -24,7 +24,7 @@ from tests.unit.host.shapes import SHAPES, compiled
 from tests.unit.host.sysroot import TEXT, core, host, kallsyms, link, write
 from tests.unit.host.test_live import KERNEL_FLAGS, btf_of
 
-INPUTS = int(os.environ.get("PMUCONF_FUZZ", "700"))
+INPUTS = int(os.environ.get("PMUCONF_FUZZ", "400"))
 BOUNDED = settings(
     max_examples=INPUTS,
     deadline=None,
