@@ -141,7 +141,7 @@ class Kcore:
             raise PmuconfError(
                 "/proc/kcore is for root only", cause="kcore-refused", hint="Run pmuconf host as root"
             ) from None
-        except (OSError, struct.error) as error:
+        except (OSError, OverflowError, struct.error) as error:
             raise PmuconfError(f"/proc/kcore can't be read: {error}", cause="kcore-broken") from None
 
     def read(self, address: int, size: int) -> bytes:

@@ -271,6 +271,15 @@ class TestNothingCanBeSaid:
             judge_host(root)
         assert caught.value.cause == "kcore-broken"
 
+    def test_a_core_whose_headers_are_nowhere(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        data = bytearray(root.at("/proc/kcore").read_bytes())
+        struct.pack_into("<Q", data, 32, 1 << 63)  # found by fuzzing: the place does not fit a file offset
+        write(root.path, "/proc/kcore", bytes(data))
+        with pytest.raises(PmuconfError) as caught:
+            judge_host(root)
+        assert caught.value.cause == "kcore-broken"
+
     def test_a_record_that_leads_out(self, tmp_path: Path) -> None:
         root, _ = host_with(tmp_path, "unlikely")
         root.at("/proc/kcore").unlink()
