@@ -217,7 +217,7 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
     has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
     more than the PMU state is not as it was before the crash: somebody else edited the domain since.
     """
-    left = journal.in_flight(hypervisor.uri)
+    left = journal.in_flight(hypervisor.identity)
     ended = []
     for entry in left:
         xml = _next_boot(hypervisor, entry.uuid)
@@ -238,7 +238,7 @@ def confirm_canary(hypervisor: Hypervisor, journal: Journal) -> int:
 
     :raises PmuconfError: canary-missing, canary-lost.
     """
-    canary = journal.last_canary(hypervisor.uri)
+    canary = journal.last_canary(hypervisor.identity)
     if not canary:
         raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
     for entry in canary:
@@ -326,7 +326,7 @@ class _Worker:
         listed = draft.plan.listed
         return Intent(
             kind=kind,
-            uri=self._hypervisor.uri,
+            uri=self._hypervisor.identity,
             uuid=listed.uuid,
             name=listed.name,
             old=draft.old,
@@ -359,17 +359,22 @@ class _Worker:
         """Change one domain; its result, and how its journal entry ends (None: it stays in flight)."""
         number, draft = numbered
         plan = draft.plan
+        status: Status | None
         try:
             if self._stop.is_set():
                 note = "not begun: a failure stopped the run"
                 return _result(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
-            return self._attempt(number, draft)
+            result, status = self._attempt(number, draft)
         except DomainVanished:
-            note = "it went away before it was changed"
-            return _result(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
+            note = "it went away meanwhile"
+            result, status = _result(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
         except PmuconfError as error:
             self._stop.set()
-            return _result(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+            result, status = _result(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+        if plan.listed.uuid in self._overwritten and result.outcome is not Outcome.FAILED:
+            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
+            result = replace(result, cause="edit-overwritten", note=note)
+        return result, status
 
     def _attempt(self, number: int, draft: _Draft) -> tuple[Result, Status]:
         plan = draft.plan
@@ -378,64 +383,62 @@ class _Worker:
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # out of step with the other writer
             mark = self._watch.mark(plan.listed.uuid)
             xml = self._read(plan.listed)
-            if xml != draft.xml:
-                again = self._drafted(plan, xml)
-                if isinstance(again, Result):
-                    return again, Status.ABANDONED
-                draft = again
-                self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
-                mark = self._watch.mark(plan.listed.uuid)
-                if self._read(plan.listed) != draft.xml:
-                    continue
-            if not self._hypervisor.is_persistent(plan.listed):
-                note = "it became transient: it has no next boot any more"
-                return _result(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
-            self._hypervisor.define(plan.listed, draft.new_xml)
-            ended = self._verified(number, draft, mark)
-            if ended is not None:
-                return ended
-            again = self._drafted(plan, self._read(plan.listed))
+            if xml == draft.xml:
+                if not self._hypervisor.is_persistent(plan.listed):
+                    note = "it became transient: it has no next boot any more"
+                    return _result(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
+                self._hypervisor.define(plan.listed, draft.new_xml)
+                ended = self._verified(number, draft, mark)
+                if isinstance(ended, tuple):
+                    return ended
+                xml = ended
+            again = self._drafted(plan, xml)
             if isinstance(again, Result):
-                return self._changed(draft, number), Status.DONE
+                return again, Status.ABANDONED
             draft = again
+            self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
         note = f"somebody else edits it all the time: given up after {self._attempts} attempts"
         return _result(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
 
-    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | None:
-        """Look at what our define made; None if somebody else's define came behind it, so that we look anew."""
-        plan, watch = draft.plan, self._watch
+    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | str:
+        """Look at what our define made; the text to plan anew from, if somebody else's define took it back."""
+        plan, uuid = draft.plan, draft.plan.listed.uuid
         after = self._read(plan.listed)
         right = read_libvirt(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
-        events = watch.wait(plan.listed.uuid, mark)
-        defines = [what for what in events if what != watch.UNDEFINED]
-        if right and defines == [watch.ADDED]:
+        events = self._watch.wait(uuid, mark)
+        now = after
+        if not right or events != (DefineWatch.DEFINED,):
+            events, now = self._still(plan.listed, mark, events)
+        defines = [what for what in events if what != DefineWatch.UNDEFINED]
+        others = len(defines) - 1
+        if others == 0 and _made_anew(events):
             # It was undefined between our last look and our define, which made it anew: take that back.
             self._hypervisor.undefine(plan.listed)
             note = "somebody undefined it in the moment of the change: undefined again"
             return _result(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
-        foreign = len(defines) - 1
-        if right and foreign <= 0:
-            return self._changed(draft, number), Status.DONE
-        now = self._read(plan.listed)
-        behind = (not right) + (now != after)  # the edits of others that we can see came behind ours
-        if foreign > behind:
-            self._overwritten.add(plan.listed.uuid)
-        if right and now == after:
-            return self._changed(draft, number), Status.DONE
-        if foreign > 0 or now != after:
-            return None
+        # An edit behind ours shows in the text. Of several, one may have come before and be overwritten.
+        ours = right and now == after
+        if others > (0 if ours else 1):
+            self._overwritten.add(uuid)
+        if read_libvirt(now, max_bytes=_ANY_SIZE).pmu is draft.goal.state and (ours or others > 0):
+            changed = replace(plan, old=draft.old, goal=draft.goal)
+            result = _result(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
+            return replace(result, pending=plan.pending), Status.DONE
+        if others > 0 or now != after:
+            return now
         self._hypervisor.define(plan.listed, draft.xml)
         self._stop.set()
         note = "more than features/pmu differed after the define: put back as it was"
         return _result(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
 
-    def _changed(self, draft: _Draft, number: int) -> Result:
-        plan = replace(draft.plan, old=draft.old, goal=draft.goal)
-        cause, note = "", NOVA_NOTE if plan.nova else ""
-        if plan.listed.uuid in self._overwritten:
-            cause = "edit-overwritten"
-            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
-        return replace(_result(plan, Outcome.CHANGED, cause, note, number), pending=plan.pending)
+    def _still(self, listed: Listed, mark: int, events: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+        """A moment between two edits: all that happened since the mark, and the text that it led to."""
+        for _ in range(self._attempts):
+            xml = self._read(listed)
+            before, events = events, self._watch.wait(listed.uuid, mark)
+            if events == before:
+                break
+        return events, xml
 
     def _ended(self, draft: _Draft) -> Status | None:
         """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
@@ -446,6 +449,17 @@ class _Worker:
         except PmuconfError:
             return None
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
+
+
+def _made_anew(events: tuple[str, ...]) -> bool:
+    """Whether our define, the only one, came behind an undefine.
+
+    A running domain that is undefined lives on without a next boot, and a define then counts as an update.
+    """
+    if DefineWatch.ADDED in events:
+        return True
+    first = events.index(DefineWatch.DEFINED)
+    return DefineWatch.UNDEFINED in events[:first]
 
 
 def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:

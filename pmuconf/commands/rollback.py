@@ -70,7 +70,7 @@ def _entries(args: argparse.Namespace, hypervisor: Hypervisor, journal: Journal)
             )
             raise PmuconfError(f"change {entry.id} {what}", cause="not-to-be-undone")
         return [entry]
-    entries = [entry for entry in journal.entries() if entry.uri == hypervisor.uri and _standing(entry)]
+    entries = [entry for entry in journal.entries() if entry.uri == hypervisor.identity and _standing(entry)]
     if args.all:
         return entries
     chosen = [_of(name, entries) for name in args.domains]
