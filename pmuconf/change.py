@@ -1,4 +1,4 @@
-"""Plan, apply, verify, roll back: the only place that changes a domain.
+"""Apply and verify: the only place that changes a domain.
 
 libvirt has no compare-and-swap, so each change reads the domain with its secrets, writes down what it is about to
 do, reads again and compares, defines, and reads once more to verify that nothing but ``features/pmu`` differs.
@@ -8,100 +8,26 @@ last look and our define is told by libvirt's define events and reported (see De
 
 from __future__ import annotations
 
-import enum
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pmuconf.audit import Vm
-from pmuconf.domain import Domain, PmuState, read_libvirt, rewrite, same_but_pmu
+from pmuconf.domain import PmuState, read_libvirt, rewrite, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
-from pmuconf.policy import FlavorImageConflict, NovaDomains, Policy, Subject, decide
+from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 
-__all__ = [
-    "NOVA_NOTE",
-    "Goal",
-    "Limits",
-    "Outcome",
-    "Plan",
-    "Result",
-    "apply",
-    "confirm_canary",
-    "not_to_be_changed",
-    "plan",
-    "plan_rollback",
-    "planned",
-    "settle",
-]
-
-NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+__all__ = ["Limits", "apply", "confirm_canary", "settle"]
 
 # What libvirt hands out on the way of a change was within the configured limit when it was planned.
 _ANY_SIZE: Final = sys.maxsize
 
 _BATCH: Final = 32  # changes that share one transaction of the journal
-
-
-class Outcome(enum.Enum):
-    """What became of one planned change."""
-
-    PLANNED = "planned"
-    CHANGED = "changed"
-    ALREADY = "already"
-    TRANSIENT = "transient"
-    OBSERVED = "observed"
-    UNDECIDED = "undecided"
-    VANISHED = "vanished"
-    BUSY = "busy"
-    NOT_REACHED = "not-reached"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The state that a domain is to have, why, and which journalled changes that undoes."""
-
-    state: PmuState
-    rule: str
-    undoes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One domain to be changed.
-
-    ``pending`` says that it runs, or has a saved image, with another state. ``aim`` gives the goal anew from fresh
-    facts, None if there is nothing to do.
-    """
-
-    listed: Listed
-    old: PmuState
-    goal: Goal
-    nova: bool
-    pending: bool
-    aim: Callable[[Domain], Goal | None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a domain: outcome, a cause code and a sentence where there is more to say, the journal's id."""
-
-    name: str
-    uuid: str
-    outcome: Outcome
-    old: PmuState | None = None
-    new: PmuState | None = None
-    rule: str = ""
-    cause: str = ""
-    note: str = ""
-    change: int | None = None
-    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,99 +41,6 @@ class Limits:
     canary: int = 0
     go_on: bool = False
     attempts: int = 5
-
-
-def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
-    """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest."""
-
-    def aim(facts: Domain) -> Goal | None:
-        try:
-            ruling = decide(policy, Subject.of_domain(facts))
-        except FlavorImageConflict:
-            return None
-        wanted = ruling.decision.state
-        return None if wanted in (None, facts.pmu) else Goal(wanted, ruling.rule)
-
-    plans = []
-    for listed, vm in looked:
-        wanted = vm.decision.state if vm.decision else None
-        if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
-            continue
-        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, _waits(vm, wanted), aim))
-    return plans
-
-
-def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
-    """The domains that are off policy, or can't be judged, and that no plan will touch: each with the reason."""
-    results = []
-    for vm in vms:
-        blank = Result(vm.name, vm.uuid or "", Outcome.FAILED, old=vm.next_boot or vm.live, rule=vm.rule or "")
-        if vm.error is not None:
-            results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
-        elif vm.transient and vm.severity:
-            note = "a transient domain has no next boot: whoever starts it must ask for the PMU state"
-            results.append(replace(blank, outcome=Outcome.TRANSIENT, cause="transient", note=note))
-        elif vm.drift and _only_observed(policy, vm):
-            note = "Nova manages it, and [policy] nova_domains = observe"
-            results.append(replace(blank, outcome=Outcome.OBSERVED, cause="nova-observed", note=note))
-        elif vm.decision is not None and vm.decision.value == "undecided":
-            results.append(replace(blank, outcome=Outcome.UNDECIDED, cause="undecided", note=vm.reason or ""))
-    return results
-
-
-def planned(one: Plan) -> Result:
-    """What a dry run says of a plan."""
-    return replace(_result(one, Outcome.PLANNED, "", NOVA_NOTE if one.nova else ""), pending=one.pending)
-
-
-def plan_rollback(
-    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Vm] | None]
-) -> tuple[list[Plan], list[Result]]:
-    """Plans that put the old PMU state back, and what can't be put back and why.
-
-    Several changes of one domain are undone as one, newest first, as far as each left what the next one found. A
-    domain whose PMU state is no longer what the newest of them left is somebody else's by now and stays.
-
-    :param entries: finished changes, newest first.
-    :param find: the domain with this UUID and what it has now, None if it is gone.
-    """
-    plans, rest = [], []
-    by_domain: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_domain.setdefault(entry.uuid, []).append(entry)
-    for uuid, chain in by_domain.items():
-        newest = oldest = chain[0]
-        undoes = [newest.id]
-        for entry in chain[1:]:
-            if entry.new is not oldest.old:
-                break
-            oldest = entry
-            undoes.append(entry.id)
-        found = find(uuid)
-        blank = Result(newest.name, uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
-        if found is None or found[1].next_boot is None:
-            error = found[1].error if found else None
-            if error is not None:
-                rest.append(replace(blank, outcome=Outcome.FAILED, cause=error.cause, note=error.message))
-            else:
-                rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
-            continue
-        listed, vm = found
-        now = found[1].next_boot
-        if now is not newest.new:
-            note = f"its PMU state is {now.value} now, not the {newest.new.value} that pmuconf left: it stays"
-            rest.append(replace(blank, outcome=Outcome.ALREADY, old=now, cause="changed-since", note=note))
-            continue
-        goal = Goal(oldest.old, "rollback", tuple(undoes))
-
-        def aim(fresh: Domain, left: PmuState = newest.new, goal: Goal = goal) -> Goal | None:
-            return goal if fresh.pmu is left else None
-
-        if goal.state is now:
-            rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
-            continue
-        plans.append(Plan(listed, now, goal, vm.nova, _waits(vm, goal.state), aim))
-    return plans, rest
 
 
 def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
@@ -289,7 +122,7 @@ def apply(
         "max-changes": f"not begun: the limit is {limits.max_changes} changes a run",
     }
     for left in plans[reached:]:
-        yield _result(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
+        yield result_of(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
 
 
 @dataclass(frozen=True)
@@ -340,16 +173,16 @@ class _Worker:
         try:
             return self._drafted(plan, self._read(plan.listed))
         except DomainVanished:
-            return _result(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
+            return result_of(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
         except PmuconfError as error:
             self._stop.set()
-            return _result(plan, Outcome.FAILED, error.cause, error.message)
+            return result_of(plan, Outcome.FAILED, error.cause, error.message)
 
     def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
         facts = read_libvirt(xml, max_bytes=_ANY_SIZE)
         goal = plan.aim(facts)
         if goal is None or goal.state is facts.pmu:
-            return _result(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
+            return result_of(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
         return _Draft(plan, facts.pmu, goal, xml, rewrite(xml, goal.state, max_bytes=_ANY_SIZE))
 
     def _read(self, listed: Listed) -> str:
@@ -363,14 +196,14 @@ class _Worker:
         try:
             if self._stop.is_set():
                 note = "not begun: a failure stopped the run"
-                return _result(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
+                return result_of(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
             result, status = self._attempt(number, draft)
         except DomainVanished:
             note = "it went away meanwhile"
-            result, status = _result(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
+            result, status = result_of(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
         except PmuconfError as error:
             self._stop.set()
-            result, status = _result(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+            result, status = result_of(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
         if plan.listed.uuid in self._overwritten and result.outcome is not Outcome.FAILED:
             note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
             result = replace(result, cause="edit-overwritten", note=note)
@@ -386,7 +219,7 @@ class _Worker:
             if xml == draft.xml:
                 if not self._hypervisor.is_persistent(plan.listed):
                     note = "it became transient: it has no next boot any more"
-                    return _result(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
+                    return result_of(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
                 self._hypervisor.define(plan.listed, draft.new_xml)
                 ended = self._verified(number, draft, mark)
                 if isinstance(ended, tuple):
@@ -398,7 +231,7 @@ class _Worker:
             draft = again
             self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
         note = f"somebody else edits it all the time: given up after {self._attempts} attempts"
-        return _result(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
+        return result_of(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
 
     def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | str:
         """Look at what our define made; the text to plan anew from, if somebody else's define took it back."""
@@ -415,21 +248,21 @@ class _Worker:
             # It was undefined between our last look and our define, which made it anew: take that back.
             self._hypervisor.undefine(plan.listed)
             note = "somebody undefined it in the moment of the change: undefined again"
-            return _result(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
+            return result_of(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
         # An edit behind ours shows in the text. Of several, one may have come before and be overwritten.
         ours = right and now == after
         if others > (0 if ours else 1):
             self._overwritten.add(uuid)
         if read_libvirt(now, max_bytes=_ANY_SIZE).pmu is draft.goal.state and (ours or others > 0):
             changed = replace(plan, old=draft.old, goal=draft.goal)
-            result = _result(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
+            result = result_of(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
             return replace(result, pending=plan.pending), Status.DONE
         if others > 0 or now != after:
             return now
         self._hypervisor.define(plan.listed, draft.xml)
         self._stop.set()
         note = "more than features/pmu differed after the define: put back as it was"
-        return _result(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
+        return result_of(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
 
     def _still(self, listed: Listed, mark: int, events: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
         """A moment between two edits: all that happened since the mark, and the text that it led to."""
@@ -470,26 +303,3 @@ def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
         return hypervisor.next_boot_xml(listed, secrets=True)
     except DomainVanished:
         return None
-
-
-def _waits(vm: Vm, wanted: PmuState) -> bool:
-    """Whether the domain runs, or has a saved image, with another state than its next boot is to get."""
-    return vm.live not in (None, wanted) or vm.saved not in (None, wanted)
-
-
-def _only_observed(policy: Policy, vm: Vm) -> bool:
-    return vm.nova and policy.nova_domains is NovaDomains.OBSERVE
-
-
-def _result(plan: Plan, outcome: Outcome, cause: str, note: str, change: int | None = None) -> Result:
-    return Result(
-        name=plan.listed.name,
-        uuid=plan.listed.uuid,
-        outcome=outcome,
-        old=plan.old,
-        new=plan.goal.state,
-        rule=plan.goal.rule,
-        cause=cause,
-        note=note,
-        change=change,
-    )
