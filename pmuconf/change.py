@@ -1,4 +1,4 @@
-"""Plan, apply, verify, roll back: the only place that changes a domain.
+"""Apply and verify: the only place that changes a domain.
 
 libvirt has no compare-and-swap, so each change reads the domain with its secrets, writes down what it is about to
 do, reads again and compares, defines, and reads once more to verify that nothing but ``features/pmu`` differs.
@@ -8,100 +8,26 @@ last look and our define is told by libvirt's define events and reported (see De
 
 from __future__ import annotations
 
-import enum
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pmuconf.audit import Vm
-from pmuconf.domain import Domain, PmuState, read_libvirt, rewrite, same_but_pmu
+from pmuconf.domain import PmuState, read_libvirt, rewrite, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
-from pmuconf.policy import FlavorImageConflict, NovaDomains, Policy, Subject, decide
+from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 
-__all__ = [
-    "NOVA_NOTE",
-    "Goal",
-    "Limits",
-    "Outcome",
-    "Plan",
-    "Result",
-    "apply",
-    "confirm_canary",
-    "not_to_be_changed",
-    "plan",
-    "plan_rollback",
-    "planned",
-    "settle",
-]
-
-NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+__all__ = ["Limits", "apply", "confirm_canary", "settle"]
 
 # What libvirt hands out on the way of a change was within the configured limit when it was planned.
 _ANY_SIZE: Final = sys.maxsize
 
 _BATCH: Final = 32  # changes that share one transaction of the journal
-
-
-class Outcome(enum.Enum):
-    """What became of one planned change."""
-
-    PLANNED = "planned"
-    CHANGED = "changed"
-    ALREADY = "already"
-    TRANSIENT = "transient"
-    OBSERVED = "observed"
-    UNDECIDED = "undecided"
-    VANISHED = "vanished"
-    BUSY = "busy"
-    NOT_REACHED = "not-reached"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The state that a domain is to have, why, and which journalled changes that undoes."""
-
-    state: PmuState
-    rule: str
-    undoes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One domain to be changed.
-
-    ``pending`` says that it runs, or has a saved image, with another state. ``aim`` gives the goal anew from fresh
-    facts, None if there is nothing to do.
-    """
-
-    listed: Listed
-    old: PmuState
-    goal: Goal
-    nova: bool
-    pending: bool
-    aim: Callable[[Domain], Goal | None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a domain: outcome, a cause code and a sentence where there is more to say, the journal's id."""
-
-    name: str
-    uuid: str
-    outcome: Outcome
-    old: PmuState | None = None
-    new: PmuState | None = None
-    rule: str = ""
-    cause: str = ""
-    note: str = ""
-    change: int | None = None
-    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,99 +43,6 @@ class Limits:
     attempts: int = 5
 
 
-def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
-    """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest."""
-
-    def aim(facts: Domain) -> Goal | None:
-        try:
-            ruling = decide(policy, Subject.of_domain(facts))
-        except FlavorImageConflict:
-            return None
-        wanted = ruling.decision.state
-        return None if wanted in (None, facts.pmu) else Goal(wanted, ruling.rule)
-
-    plans = []
-    for listed, vm in looked:
-        wanted = vm.decision.state if vm.decision else None
-        if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
-            continue
-        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, _waits(vm, wanted), aim))
-    return plans
-
-
-def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
-    """The domains that are off policy, or can't be judged, and that no plan will touch: each with the reason."""
-    results = []
-    for vm in vms:
-        blank = Result(vm.name, vm.uuid or "", Outcome.FAILED, old=vm.next_boot or vm.live, rule=vm.rule or "")
-        if vm.error is not None:
-            results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
-        elif vm.transient and vm.severity:
-            note = "a transient domain has no next boot: whoever starts it must ask for the PMU state"
-            results.append(replace(blank, outcome=Outcome.TRANSIENT, cause="transient", note=note))
-        elif vm.drift and _only_observed(policy, vm):
-            note = "Nova manages it, and [policy] nova_domains = observe"
-            results.append(replace(blank, outcome=Outcome.OBSERVED, cause="nova-observed", note=note))
-        elif vm.decision is not None and vm.decision.value == "undecided":
-            results.append(replace(blank, outcome=Outcome.UNDECIDED, cause="undecided", note=vm.reason or ""))
-    return results
-
-
-def planned(one: Plan) -> Result:
-    """What a dry run says of a plan."""
-    return replace(_result(one, Outcome.PLANNED, "", NOVA_NOTE if one.nova else ""), pending=one.pending)
-
-
-def plan_rollback(
-    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Vm] | None]
-) -> tuple[list[Plan], list[Result]]:
-    """Plans that put the old PMU state back, and what can't be put back and why.
-
-    Several changes of one domain are undone as one, newest first, as far as each left what the next one found. A
-    domain whose PMU state is no longer what the newest of them left is somebody else's by now and stays.
-
-    :param entries: finished changes, newest first.
-    :param find: the domain with this UUID and what it has now, None if it is gone.
-    """
-    plans, rest = [], []
-    by_domain: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_domain.setdefault(entry.uuid, []).append(entry)
-    for uuid, chain in by_domain.items():
-        newest = oldest = chain[0]
-        undoes = [newest.id]
-        for entry in chain[1:]:
-            if entry.new is not oldest.old:
-                break
-            oldest = entry
-            undoes.append(entry.id)
-        found = find(uuid)
-        blank = Result(newest.name, uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
-        if found is None or found[1].next_boot is None:
-            error = found[1].error if found else None
-            if error is not None:
-                rest.append(replace(blank, outcome=Outcome.FAILED, cause=error.cause, note=error.message))
-            else:
-                rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
-            continue
-        listed, vm = found
-        now = found[1].next_boot
-        if now is not newest.new:
-            note = f"its PMU state is {now.value} now, not the {newest.new.value} that pmuconf left: it stays"
-            rest.append(replace(blank, outcome=Outcome.ALREADY, old=now, cause="changed-since", note=note))
-            continue
-        goal = Goal(oldest.old, "rollback", tuple(undoes))
-
-        def aim(fresh: Domain, left: PmuState = newest.new, goal: Goal = goal) -> Goal | None:
-            return goal if fresh.pmu is left else None
-
-        if goal.state is now:
-            rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
-            continue
-        plans.append(Plan(listed, now, goal, vm.nova, _waits(vm, goal.state), aim))
-    return plans, rest
-
-
 def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
     """Close what a crash left in flight, by what each domain says now: each entry with how it ended and the cause.
 
@@ -217,7 +50,7 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
     has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
     more than the PMU state is not as it was before the crash: somebody else edited the domain since.
     """
-    left = journal.in_flight(hypervisor.uri)
+    left = journal.in_flight(hypervisor.identity)
     ended = []
     for entry in left:
         xml = _next_boot(hypervisor, entry.uuid)
@@ -238,7 +71,7 @@ def confirm_canary(hypervisor: Hypervisor, journal: Journal) -> int:
 
     :raises PmuconfError: canary-missing, canary-lost.
     """
-    canary = journal.last_canary(hypervisor.uri)
+    canary = journal.last_canary(hypervisor.identity)
     if not canary:
         raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
     for entry in canary:
@@ -289,7 +122,7 @@ def apply(
         "max-changes": f"not begun: the limit is {limits.max_changes} changes a run",
     }
     for left in plans[reached:]:
-        yield _result(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
+        yield result_of(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
 
 
 @dataclass(frozen=True)
@@ -326,7 +159,7 @@ class _Worker:
         listed = draft.plan.listed
         return Intent(
             kind=kind,
-            uri=self._hypervisor.uri,
+            uri=self._hypervisor.identity,
             uuid=listed.uuid,
             name=listed.name,
             old=draft.old,
@@ -340,16 +173,16 @@ class _Worker:
         try:
             return self._drafted(plan, self._read(plan.listed))
         except DomainVanished:
-            return _result(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
+            return result_of(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
         except PmuconfError as error:
             self._stop.set()
-            return _result(plan, Outcome.FAILED, error.cause, error.message)
+            return result_of(plan, Outcome.FAILED, error.cause, error.message)
 
     def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
         facts = read_libvirt(xml, max_bytes=_ANY_SIZE)
         goal = plan.aim(facts)
         if goal is None or goal.state is facts.pmu:
-            return _result(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
+            return result_of(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
         return _Draft(plan, facts.pmu, goal, xml, rewrite(xml, goal.state, max_bytes=_ANY_SIZE))
 
     def _read(self, listed: Listed) -> str:
@@ -359,17 +192,22 @@ class _Worker:
         """Change one domain; its result, and how its journal entry ends (None: it stays in flight)."""
         number, draft = numbered
         plan = draft.plan
+        status: Status | None
         try:
             if self._stop.is_set():
                 note = "not begun: a failure stopped the run"
-                return _result(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
-            return self._attempt(number, draft)
+                return result_of(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
+            result, status = self._attempt(number, draft)
         except DomainVanished:
-            note = "it went away before it was changed"
-            return _result(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
+            note = "it went away meanwhile"
+            result, status = result_of(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
         except PmuconfError as error:
             self._stop.set()
-            return _result(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+            result, status = result_of(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
+        if plan.listed.uuid in self._overwritten and result.outcome is not Outcome.FAILED:
+            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
+            result = replace(result, cause="edit-overwritten", note=note)
+        return result, status
 
     def _attempt(self, number: int, draft: _Draft) -> tuple[Result, Status]:
         plan = draft.plan
@@ -378,64 +216,62 @@ class _Worker:
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # out of step with the other writer
             mark = self._watch.mark(plan.listed.uuid)
             xml = self._read(plan.listed)
-            if xml != draft.xml:
-                again = self._drafted(plan, xml)
-                if isinstance(again, Result):
-                    return again, Status.ABANDONED
-                draft = again
-                self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
-                mark = self._watch.mark(plan.listed.uuid)
-                if self._read(plan.listed) != draft.xml:
-                    continue
-            if not self._hypervisor.is_persistent(plan.listed):
-                note = "it became transient: it has no next boot any more"
-                return _result(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
-            self._hypervisor.define(plan.listed, draft.new_xml)
-            ended = self._verified(number, draft, mark)
-            if ended is not None:
-                return ended
-            again = self._drafted(plan, self._read(plan.listed))
+            if xml == draft.xml:
+                if not self._hypervisor.is_persistent(plan.listed):
+                    note = "it became transient: it has no next boot any more"
+                    return result_of(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
+                self._hypervisor.define(plan.listed, draft.new_xml)
+                ended = self._verified(number, draft, mark)
+                if isinstance(ended, tuple):
+                    return ended
+                xml = ended
+            again = self._drafted(plan, xml)
             if isinstance(again, Result):
-                return self._changed(draft, number), Status.DONE
+                return again, Status.ABANDONED
             draft = again
+            self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
         note = f"somebody else edits it all the time: given up after {self._attempts} attempts"
-        return _result(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
+        return result_of(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
 
-    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | None:
-        """Look at what our define made; None if somebody else's define came behind it, so that we look anew."""
-        plan, watch = draft.plan, self._watch
+    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | str:
+        """Look at what our define made; the text to plan anew from, if somebody else's define took it back."""
+        plan, uuid = draft.plan, draft.plan.listed.uuid
         after = self._read(plan.listed)
         right = read_libvirt(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
-        events = watch.wait(plan.listed.uuid, mark)
-        defines = [what for what in events if what != watch.UNDEFINED]
-        if right and defines == [watch.ADDED]:
+        events = self._watch.wait(uuid, mark)
+        now = after
+        if not right or events != (DefineWatch.DEFINED,):
+            events, now = self._still(plan.listed, mark, events)
+        defines = [what for what in events if what != DefineWatch.UNDEFINED]
+        others = len(defines) - 1
+        if others == 0 and _made_anew(events):
             # It was undefined between our last look and our define, which made it anew: take that back.
             self._hypervisor.undefine(plan.listed)
             note = "somebody undefined it in the moment of the change: undefined again"
-            return _result(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
-        foreign = len(defines) - 1
-        if right and foreign <= 0:
-            return self._changed(draft, number), Status.DONE
-        now = self._read(plan.listed)
-        behind = (not right) + (now != after)  # the edits of others that we can see came behind ours
-        if foreign > behind:
-            self._overwritten.add(plan.listed.uuid)
-        if right and now == after:
-            return self._changed(draft, number), Status.DONE
-        if foreign > 0 or now != after:
-            return None
+            return result_of(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
+        # An edit behind ours shows in the text. Of several, one may have come before and be overwritten.
+        ours = right and now == after
+        if others > (0 if ours else 1):
+            self._overwritten.add(uuid)
+        if read_libvirt(now, max_bytes=_ANY_SIZE).pmu is draft.goal.state and (ours or others > 0):
+            changed = replace(plan, old=draft.old, goal=draft.goal)
+            result = result_of(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
+            return replace(result, pending=plan.pending), Status.DONE
+        if others > 0 or now != after:
+            return now
         self._hypervisor.define(plan.listed, draft.xml)
         self._stop.set()
         note = "more than features/pmu differed after the define: put back as it was"
-        return _result(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
+        return result_of(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
 
-    def _changed(self, draft: _Draft, number: int) -> Result:
-        plan = replace(draft.plan, old=draft.old, goal=draft.goal)
-        cause, note = "", NOVA_NOTE if plan.nova else ""
-        if plan.listed.uuid in self._overwritten:
-            cause = "edit-overwritten"
-            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
-        return replace(_result(plan, Outcome.CHANGED, cause, note, number), pending=plan.pending)
+    def _still(self, listed: Listed, mark: int, events: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+        """A moment between two edits: all that happened since the mark, and the text that it led to."""
+        for _ in range(self._attempts):
+            xml = self._read(listed)
+            before, events = events, self._watch.wait(listed.uuid, mark)
+            if events == before:
+                break
+        return events, xml
 
     def _ended(self, draft: _Draft) -> Status | None:
         """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
@@ -448,6 +284,17 @@ class _Worker:
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
 
 
+def _made_anew(events: tuple[str, ...]) -> bool:
+    """Whether our define, the only one, came behind an undefine.
+
+    A running domain that is undefined lives on without a next boot, and a define then counts as an update.
+    """
+    if DefineWatch.ADDED in events:
+        return True
+    first = events.index(DefineWatch.DEFINED)
+    return DefineWatch.UNDEFINED in events[:first]
+
+
 def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
     listed = hypervisor.find(uuid)
     if listed is None or not listed.persistent:
@@ -456,26 +303,3 @@ def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
         return hypervisor.next_boot_xml(listed, secrets=True)
     except DomainVanished:
         return None
-
-
-def _waits(vm: Vm, wanted: PmuState) -> bool:
-    """Whether the domain runs, or has a saved image, with another state than its next boot is to get."""
-    return vm.live not in (None, wanted) or vm.saved not in (None, wanted)
-
-
-def _only_observed(policy: Policy, vm: Vm) -> bool:
-    return vm.nova and policy.nova_domains is NovaDomains.OBSERVE
-
-
-def _result(plan: Plan, outcome: Outcome, cause: str, note: str, change: int | None = None) -> Result:
-    return Result(
-        name=plan.listed.name,
-        uuid=plan.listed.uuid,
-        outcome=outcome,
-        old=plan.old,
-        new=plan.goal.state,
-        rule=plan.goal.rule,
-        cause=cause,
-        note=note,
-        change=change,
-    )

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import libvirt
 
@@ -53,59 +54,74 @@ class DefineWatch:
     libvirt has no compare-and-swap: a define overwrites whatever was defined since we last read. Each define gives
     one lifecycle event, and ours too; so two of them where we made one tell that somebody else was at it.
     ``attach-device --config`` and the like give no event (seen on libvirt 9.0) and are not seen here.
+
+    Events come some time after the call that caused them, so each answer is given behind a fence: every event that
+    libvirt had queued before is in it.
     """
 
+    DEFINED: Final = "defined"
     ADDED: Final = "added"
-    UPDATED: Final = "updated"
     UNDEFINED: Final = "undefined"
 
     def __init__(self, connection: libvirt.virConnect) -> None:
         self._connection = connection
-        self._changed = threading.Condition()
         self._seen: dict[str, list[str]] = {}
+        self._fencing = threading.Lock()
+        self._begun = self._done = 0
         self._id = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard, None)
 
     def mark(self, uuid: str) -> int:
-        """A point in the domain's history, to be given to since() or wait()."""
-        with self._changed:
-            return len(self._seen.get(uuid, ()))
+        """This point in the domain's history, to be given to wait()."""
+        self._fence()
+        return len(self._seen.get(uuid, ()))
 
-    def since(self, uuid: str, mark: int) -> tuple[str, ...]:
-        """What happened to the domain since the mark, as far as libvirt has told."""
-        with self._changed:
-            return tuple(self._seen.get(uuid, ())[mark:])
-
-    def wait(self, uuid: str, mark: int, seconds: float = 5.0) -> tuple[str, ...]:
-        """As since(), once at least one define is among it; what there is when the time is over."""
-
-        def defined() -> bool:
-            return any(what != self.UNDEFINED for what in self._seen.get(uuid, ())[mark:])
-
-        with self._changed:
-            self._changed.wait_for(defined, seconds)
-            return tuple(self._seen.get(uuid, ())[mark:])
+    def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """What happened to the domain from the mark up to now."""
+        self._fence()
+        return tuple(self._seen.get(uuid, ())[mark:])
 
     def close(self) -> None:
         """Stop listening."""
-        try:
+        with suppress(libvirt.libvirtError):  # the connection is gone, and the registration with it
             self._connection.domainEventDeregisterAny(self._id)
-        except libvirt.libvirtError:
-            return  # the connection is gone, and the registration with it
+
+    def _fence(self) -> None:
+        """Return when every event that libvirt has queued by now was heard.
+
+        The daemon sends events from the main loop that also takes requests in, and answers come behind them on the
+        same connection; so after two round trips they are here. This process calls back from its own event loop,
+        in turn; so after two turns of that they were heard. One thread's fence serves those that wait for it.
+        """
+        enough = self._begun + 1
+        with self._fencing:
+            if self._done >= enough:
+                return
+            self._begun += 1
+            with _translated():
+                for _ in range(2):
+                    self._connection.getLibVersion()
+                for _ in range(2):
+                    turned = threading.Event()
+                    timer = libvirt.virEventAddTimeout(0, lambda _timer, event: event.set(), turned)
+                    turned.wait()
+                    libvirt.virEventRemoveTimeout(timer)
+            self._done = self._begun
 
     def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
-            what = self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.UPDATED
+            what = self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.DEFINED
         elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
             what = self.UNDEFINED
         else:
             return
-        with self._changed:
-            self._seen.setdefault(domain.UUIDString(), []).append(what)
-            self._changed.notify_all()
+        self._seen.setdefault(domain.UUIDString(), []).append(what)
 
 
 class Hypervisor:
     """One host's QEMU driver. Its methods may be called from several threads at once.
+
+    ``uri`` is libvirt's name of the connection, ``identity`` that of the driver behind it, the same by whatever
+    transport or socket it is reached.
 
     Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
     threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
@@ -121,6 +137,7 @@ class Hypervisor:
         with _translated():
             kind = self._connection.getType()
             self.uri: str = self._connection.getURI()
+            self.identity = _identity(self.uri, self._connection.getHostname())
         self._own.handles = {}  # this thread looks domains up as it needs them; those of map() list them all at once
         if kind != "QEMU":
             self._close()
@@ -376,6 +393,13 @@ def _open(uri: str, read_only: bool) -> libvirt.virConnect:
     if isinstance(answer[0], libvirt.libvirtError):
         raise _translate_open(answer[0], uri)
     return answer[0]
+
+
+def _identity(uri: str, host: str) -> str:
+    """The driver that a URI leads to: qemu+unix:///system?socket=S on host H is qemu://H/system."""
+    parts = urlsplit(uri)
+    roots = [field for field in parts.query.split("&") if field.startswith("root=")]  # of embedded drivers
+    return urlunsplit((parts.scheme.partition("+")[0], host, parts.path, "&".join(roots), ""))
 
 
 def _translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:

@@ -193,7 +193,7 @@ class Journal:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def in_flight(self, uri: str) -> list[Entry]:
-        """The changes on this connection that a crash, or a lost connection, left open."""
+        """The changes on this driver that a crash, or a lost connection, left open."""
         return self._entries("WHERE status = 'in-flight' AND uri = ? ORDER BY id", (uri,))
 
     def preimage(self, number: int) -> str | None:
@@ -213,7 +213,7 @@ class Journal:
         return found[0] if found else None
 
     def last_canary(self, uri: str) -> list[Entry]:
-        """The changes of the newest canary on this connection, if nothing was applied after it."""
+        """The changes of the newest canary on this driver, if nothing was applied after it."""
         newest = self._entries("WHERE uri = ? AND status = 'done' ORDER BY id DESC LIMIT 1", (uri,))
         if not newest or newest[0].kind is not Kind.CANARY:
             return []

@@ -11,9 +11,10 @@ from pmuconf.audit import look
 from pmuconf.commands.base import Table, add_connect, connect, progress, settings
 
 if TYPE_CHECKING:
-    from pmuconf.change import Limits, Plan, Result
+    from pmuconf.change import Limits
     from pmuconf.conf import Settings
     from pmuconf.hypervisor import Hypervisor
+    from pmuconf.plan import Plan, Result
 
 __all__ = ["Apply", "ResultTable"]
 
@@ -32,9 +33,9 @@ class ResultTable(Table):
 
     def rows(self, results: Iterable[Result]) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
-        from pmuconf.change import NOVA_NOTE, Outcome
+        from pmuconf.plan import NOVA_NOTE, Outcome
 
-        finding = (Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED)
+        finding = (Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED)
         rows: list[Mapping[str, Any]] = []
         for result in results:
             if result.outcome is Outcome.FAILED:
@@ -113,7 +114,7 @@ class Apply(ResultTable):
         return self._apply(args, chosen, limits)
 
     def _dry_run(self, hypervisor: Hypervisor, chosen: Settings, args: argparse.Namespace) -> list[Mapping[str, Any]]:
-        from pmuconf.change import planned
+        from pmuconf.plan import planned
 
         plans, rest = self._plan(hypervisor, chosen, args)
         self.closing.append(f"{len(plans)} domains would be changed" if plans else "nothing would be changed")
@@ -135,7 +136,7 @@ class Apply(ResultTable):
     def _plan(
         self, hypervisor: Hypervisor, chosen: Settings, args: argparse.Namespace
     ) -> tuple[list[Plan], list[Result]]:
-        from pmuconf.change import not_to_be_changed, plan
+        from pmuconf.plan import not_to_be_changed, plan
 
         listed = hypervisor.domains(args.domains)
         looking = partial(look, hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes)

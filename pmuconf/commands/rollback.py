@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from pmuconf.audit import Vm, look
-from pmuconf.change import Limits, Outcome, apply, plan_rollback, planned
+from pmuconf.change import Limits, apply
 from pmuconf.commands.apply import ResultTable
 from pmuconf.commands.base import add_connect, connect, progress, settings
 from pmuconf.commands.writing import writing
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Entry, Journal, Kind, Status
+from pmuconf.plan import Outcome, plan_rollback, planned
 from pmuconf.policy import Policy
 
 __all__ = ["Rollback"]
@@ -70,7 +71,7 @@ def _entries(args: argparse.Namespace, hypervisor: Hypervisor, journal: Journal)
             )
             raise PmuconfError(f"change {entry.id} {what}", cause="not-to-be-undone")
         return [entry]
-    entries = [entry for entry in journal.entries() if entry.uri == hypervisor.uri and _standing(entry)]
+    entries = [entry for entry in journal.entries() if entry.uri == hypervisor.identity and _standing(entry)]
     if args.all:
         return entries
     chosen = [_of(name, entries) for name in args.domains]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from lxml import etree
 
-from pmuconf.domain import DomainXmlError, PmuState, rewrite, same_but_pmu
+from pmuconf.domain import DomainXmlError, PmuState, read, rewrite, same_but_pmu
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import domain_texts
@@ -84,6 +84,24 @@ def test_devices_of_another_kind_in_between_are_the_same() -> None:
         devices[:] = sorted(devices, key=lambda device: str(device.tag))
 
     assert same_but_pmu(NOVA, changed(NOVA, sort_by_kind))
+
+
+@pytest.mark.parametrize("namespace", ["urn:x", "relative", "../up", ""])
+def test_metadata_in_any_namespace_is_compared(namespace: str) -> None:
+    """virsh metadata takes any text for a URI; canonical XML as the standard has it refuses relative ones."""
+    domain = "<domain><name>a</name><metadata><x xmlns='{}' a='{}'/></metadata><features>{}</features></domain>"
+    one = domain.format(namespace, 1, "<acpi/>")
+    assert same_but_pmu(one, domain.format(namespace, 1, " <acpi/> <pmu/> "))
+    assert not same_but_pmu(one, domain.format(namespace, 2, "<acpi/>"))
+    assert not same_but_pmu(one, domain.format(f"{namespace}-other", 1, "<acpi/>"))
+
+
+@pytest.mark.parametrize("namespace", ["a b", "%", "http://[", "é"])
+def test_a_namespace_that_is_no_uri_is_no_reason_not_to_read_a_domain(namespace: str) -> None:
+    """libvirt defines such a domain without a word."""
+    one = f"<domain><name>a</name><metadata><x xmlns='{namespace}'/></metadata><features><pmu/></features></domain>"
+    assert read(one).pmu is PmuState.ON
+    assert same_but_pmu(one, rewrite(one, PmuState.OFF))
 
 
 # ---- what does -----------------------------------------------------------------------------------------------------

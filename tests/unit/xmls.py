@@ -71,6 +71,7 @@ _CHILDREN = st.one_of(
     st.sampled_from(["<cpu mode='host-model'/>", "<devices>\n  <disk/>\n</devices>", "<clock offset='utc'/>"]),
     st.just("<qemu:commandline xmlns:qemu='urn:qemu'><qemu:arg value='-pmu'/></qemu:commandline>"),
     st.just("<metadata><n:x xmlns:n='urn:n'><features><pmu state='on'/></features></n:x></metadata>"),
+    st.just("<metadata><x xmlns='relative'/></metadata>"),
 )
 
 

@@ -1,0 +1,222 @@
+"""How far one run of ``pmuconf apply`` goes: limits, the canary, the first failure, and one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from pmuconf.journal import writer_lock
+from tests.functional.host import OFF, ON, Defines, Host, until
+from tests.support.domains import plain_domain
+
+
+def names(number: int) -> list[str]:
+    """The names of so many domains, in the order in which they are changed."""
+    return [f"vm-{n:03}" for n in range(number)]
+
+
+def changed(host: Host) -> list[str]:
+    """The domains whose next boot is off."""
+    return [name for name, state in host.pmus().items() if state == "off"]
+
+
+class TestMaxChanges:
+    """A run stops after so many changes; the next one goes on there."""
+
+    def test_on_the_command_line(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(8)))
+
+        first = host.json("apply", "--max-changes", "5")
+        assert changed(host) == names(5)
+        assert Counter(first.by_name("outcome").values()) == {"changed": 5, "not-reached": 3}
+        assert {row["cause"] for row in first.rows if row["outcome"] == "not-reached"} == {"max-changes"}
+        assert first.status == 2
+
+        second = host.json("apply", "--max-changes", "5")
+        assert changed(host) == names(8)
+        assert second.status == 0
+
+    def test_in_the_policy_file(self, host: Host) -> None:
+        host.configure("[change]\nmax_changes = 2\n")
+        host.define(*map(plain_domain, names(4)))
+        assert host.pmuconf("apply").status == 2
+        assert changed(host) == names(2)
+        assert host.pmuconf("apply", "--max-changes", "0").status == 0
+        assert changed(host) == names(4)
+
+    def test_what_is_not_reached_is_not_in_the_journal(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(4)))
+        host.pmuconf("apply", "--max-changes", "1")
+        assert [row["name"] for row in host.json("journal").rows] == names(1)
+
+
+class TestCanary:
+    """A few first, and the others only as long as those are what they were made."""
+
+    @pytest.fixture
+    def canary(self, host: Host) -> Host:
+        """Six domains, two of which are changed."""
+        host.define(*map(plain_domain, names(6)))
+        ran = host.json("apply", "--canary", "2")
+        assert changed(host) == names(2)
+        assert Counter(ran.by_name("outcome").values()) == {"changed": 2, "not-reached": 4}
+        assert {row["cause"] for row in ran.rows if row["outcome"] == "not-reached"} == {"canary"}
+        assert ran.status == 2
+        return host
+
+    def test_the_others_follow(self, canary: Host) -> None:
+        assert canary.pmuconf("apply", "--continue").status == 0
+        assert changed(canary) == names(6)
+
+    def test_within_the_limit(self, canary: Host) -> None:
+        assert canary.pmuconf("apply", "--continue", "--max-changes", "3").status == 2
+        assert changed(canary) == names(5)
+
+    def test_at_once(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(6)))
+        assert host.pmuconf("apply", "--canary", "2", "--continue").status == 0
+        assert changed(host) == names(6)
+        kinds = {row["name"]: row["kind"] for row in host.json("journal").rows}
+        assert [kinds[name] for name in names(6)] == ["canary"] * 2 + ["apply"] * 4
+
+    def test_at_once_but_it_fails(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(6)))
+        host.spoil("vm-001")
+        assert host.pmuconf("apply", "--canary", "2", "--continue").status == 255
+        assert set(changed(host)) <= {"vm-000"}
+
+    @pytest.mark.parametrize("lost", ["changed", "undefined", "anew"])
+    def test_not_if_it_is_lost(self, canary: Host, lost: str) -> None:
+        if lost == "changed":
+            canary.define(plain_domain("vm-001", pmu="on"))
+        else:
+            canary.domain("vm-001").undefine()
+        if lost == "anew":
+            canary.define(plain_domain("vm-001", pmu="off", uuid="6e1f12ab-2f16-44d2-8a4c-6c7d2f5c7a10"))
+        before = canary.xmls()
+
+        ran = canary.pmuconf("apply", "--continue")
+
+        assert ran.status == 255
+        assert "(canary-lost)" in ran.err
+        assert "'vm-001'" in ran.err
+        assert canary.xmls() == before
+
+    def test_not_if_there_was_none(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(2)))
+        ran = host.pmuconf("apply", "--continue")
+        assert ran.status == 255
+        assert "(canary-missing)" in ran.err
+        assert changed(host) == []
+
+    def test_not_after_it_was_rolled_back(self, canary: Host) -> None:
+        assert canary.pmuconf("rollback", "--all").status == 0
+        ran = canary.pmuconf("apply", "--continue")
+        assert ran.status == 255
+        assert changed(canary) == []
+
+    def test_an_old_one_says_nothing_about_a_later_change(self, canary: Host) -> None:
+        assert canary.pmuconf("apply").status == 0
+        canary.configure(ON)
+        ran = canary.pmuconf("apply", "--continue")
+        assert ran.status == 255
+        assert "(canary-missing)" in ran.err
+        assert changed(canary) == names(6)
+
+
+class TestFailure:
+    """The first failure ends the run: what was not begun by then stays as it is."""
+
+    def test_one_after_the_other(self, host: Host) -> None:
+        host.configure(f"{OFF}[libvirt]\nparallel = 1\n")
+        host.define(*map(plain_domain, names(8)))
+        host.spoil("vm-003")
+
+        ran = host.json("apply")
+
+        assert changed(host) == names(3)
+        outcomes = ran.by_name("outcome")
+        assert [outcomes[name] for name in names(8)] == ["changed"] * 3 + ["failed"] + ["not-reached"] * 4
+        assert {row["cause"] for row in ran.rows if row["outcome"] == "not-reached"} == {"stopped-by-failure"}
+        assert ran.by_name("cause")["vm-003"] == "libvirt-error"
+        assert "vm-003.xml.new" in ran.by_name("note")["vm-003"]
+        assert ran.status == 255
+        status = {row["name"]: row["status"] for row in host.json("journal").rows}
+        assert [status[name] for name in names(8)] == ["done"] * 3 + ["abandoned"] * 5
+
+        host.mend("vm-003")
+        assert host.pmuconf("apply").status == 0
+        assert changed(host) == names(8)
+
+    def test_side_by_side(self, host: Host) -> None:
+        """What the journal and the answer say is what was done; and later batches are not begun."""
+        host.define(*map(plain_domain, names(80)))
+        host.spoil("vm-010")
+
+        ran = host.json("apply")
+
+        told = [name for name, outcome in ran.by_name("outcome").items() if outcome == "changed"]
+        assert told == changed(host)
+        assert sorted(row["name"] for row in host.json("journal").rows if row["status"] == "done") == told
+        assert len(told) < 32
+        assert "vm-010" not in told
+        assert len(ran.rows) == 80
+        assert ran.status == 255
+
+    def test_a_domain_whose_xml_cant_be_judged_stops_nobody(self, host: Host) -> None:
+        """That is known before anything is changed."""
+        host.configure(f"{OFF}[libvirt]\nmax_xml_bytes = 4096\n")
+        large = plain_domain("vm-000").replace("</uuid>", f"</uuid><description>{'x' * 4096}</description>")
+        host.define(large, plain_domain("vm-001"))
+        ran = host.json("apply")
+        assert ran.by_name("outcome") == {"vm-000": "not-judged", "vm-001": "changed"}
+        assert ran.by_name("cause")["vm-000"] == "xml-too-large"
+        assert changed(host) == ["vm-001"]
+        assert ran.status == 2
+
+
+class TestOneWriter:
+    """A second one is refused at once, and told who the first one is."""
+
+    @pytest.fixture
+    def writer(self, host: Host) -> Iterator[int]:
+        """Another process in the middle of an apply, and held there."""
+        host.define(*map(plain_domain, names(100)))
+        with Defines(host.daemon.uri) as heard:
+            process = host.start("apply", "--max-changes", "0")
+            until(lambda: heard.wait(1, 0.01) or process.poll() is not None, "the first define")
+        os.kill(process.pid, signal.SIGSTOP)
+        assert process.poll() is None
+        yield process.pid
+        os.kill(process.pid, signal.SIGCONT)
+        process.communicate()
+        assert process.returncode == 0
+        assert changed(host) == names(100)
+
+    def test_the_second_is_refused(self, host: Host, writer: int) -> None:
+        before = host.xmls()
+        for command in (["apply"], ["rollback", "--all"], ["journal", "purge"]):
+            ran = host.pmuconf(*command)
+            assert ran.status == 255
+            assert "(locked)" in ran.err
+            assert re.search(rf"\b{writer}\b", ran.err)
+        assert host.xmls() == before
+
+    @pytest.mark.usefixtures("writer")
+    def test_who_only_reads_is_not(self, host: Host) -> None:
+        assert host.pmuconf("audit").status == 2
+        assert host.pmuconf("apply", "--dry-run").status == 2
+        assert host.pmuconf("journal").status == 0
+
+    def test_the_lock_ends_with_its_holder(self, host: Host) -> None:
+        """Though the file stays, with the number of a process that may be another by now."""
+        host.define(plain_domain("web"))
+        with writer_lock(host.journal):
+            assert "(locked)" in host.pmuconf("apply").err
+        assert (host.journal_dir / "writer.lock").read_text() == str(os.getpid())
+        assert host.pmuconf("apply").status == 0
