@@ -19,7 +19,7 @@ demo: $(VENV)/host
 	@$(BIN)/python -m tests.demo
 
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

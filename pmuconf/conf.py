@@ -258,7 +258,7 @@ def _rule(conf: cfg.ConfigOpts, name: str, written: _Written) -> Rule:
     if not rule.criteria():
         refuse(None, f"asks nothing, so it would match everything: name one of {', '.join(CRITERIA)}")
     for key, beaten in (("extra_spec", "hw:pmu"), ("image_property", "hw_pmu")):
-        if any(value.partition("=")[0] == beaten for value in criteria[key]):
+        if any(value.partition("=")[0].strip() == beaten for value in criteria[key]):
             refuse(key, f"reads {beaten}, but an explicit {beaten} decides before any rule")
         if any(not value.partition("=")[0] for value in criteria[key]):
             refuse(key, "has a value without a key; allowed: KEY or KEY=GLOB")

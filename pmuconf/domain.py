@@ -51,6 +51,7 @@ _ENCODING_ERRORS = frozenset(
         etree.ErrorTypes.I18N_CONV_FAILED,
     }
 )
+_NO_URI = frozenset({etree.ErrorTypes.WAR_NS_URI, etree.ErrorTypes.WAR_NS_URI_RELATIVE})
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _DECLARATION = re.compile(r"<\?xml\s.*?\?>\s*", re.DOTALL)
 _PMU_LINE = re.compile(r"    <pmu state='(on|off)'/>")
@@ -209,20 +210,33 @@ def _root(xml: str | bytes, source: str, max_bytes: int) -> etree._Element:
         raise DomainXmlError(
             f"{len(data)} bytes, more than the {max_bytes} that are read", cause="xml-too-large", source=source
         )
+
     # Text that libvirt handed out is UTF-8 whatever its declaration says; a file declares its own encoding.
     # Nothing outside the document is ever fetched: lxml's own defaults once resolved external entities.
-    parser = etree.XMLParser(
-        encoding="utf-8" if isinstance(xml, str) else None,
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        huge_tree=False,
-        strip_cdata=False,
-    )
+    def parser(*, recover: bool) -> etree.XMLParser:
+        return etree.XMLParser(
+            encoding="utf-8" if isinstance(xml, str) else None,
+            resolve_entities=False,
+            no_network=True,
+            load_dtd=False,
+            huge_tree=False,
+            strip_cdata=False,
+            recover=recover,
+        )
+
+    strict = parser(recover=False)
     try:
-        root = etree.fromstring(data, parser)
+        try:
+            root = etree.fromstring(data, strict)
+        except etree.XMLSyntaxError:
+            # libvirt takes metadata in a namespace whose name is no URI without a word, and so must we.
+            if not strict.error_log or any(entry.type not in _NO_URI for entry in strict.error_log):
+                raise
+            root = etree.fromstring(data, parser(recover=True))
     except etree.XMLSyntaxError as error:
-        cause = "xml-encoding" if error.code in _ENCODING_ERRORS else "xml-syntax"
+        # libxml2 2.9 knows no code of its own for bytes that are no UTF-8.
+        encoding = error.code in _ENCODING_ERRORS or "not proper UTF-8" in str(error.msg)
+        cause = "xml-encoding" if encoding else "xml-syntax"
         problem = " ".join(str(error.msg).split())
         raise DomainXmlError(f"not well-formed: {problem}", cause=cause, source=source, line=error.lineno) from None
     except (ValueError, LookupError) as error:
@@ -406,30 +420,37 @@ def _without_pmu_line(xml: str) -> list[str] | None:
     return lines
 
 
-def _meaning(xml: str) -> tuple[bytes, ...]:
-    root = _parse(xml, "domain XML", max(MAX_XML_BYTES, 4 * len(xml)))
+def _meaning(xml: str) -> object:
+    root = _parse(xml, "domain XML", sys.maxsize)
     for pmu in root.findall("features/pmu"):
         _drop(pmu)
     for features in root.findall("features"):
         if not len(features) and not features.attrib and not (features.text or "").strip():
             _drop(features)
-    for element in root.iter():
-        if len(element):
-            if element.text is not None and not element.text.strip():
-                element.text = None
-            for child in element:
-                if child.tail is not None and not child.tail.strip():
-                    child.tail = None
-    parts: list[bytes] = []
-    devices = root.find("devices")
-    if devices is not None:
-        kinds: dict[str, list[bytes]] = {}
+    kinds: dict[str, list[object]] = {}
+    for devices in root.findall("devices"):
         for device in devices:
-            kinds.setdefault(str(device.tag), []).append(etree.tostring(device, method="c14n"))
-        for kind in sorted(kinds):
-            parts += sorted(kinds[kind]) if kind == "controller" else kinds[kind]
+            kinds.setdefault(str(device.tag), []).append(_outline(device))
         devices[:] = []
-    return (etree.tostring(root, method="c14n"), *parts)
+        devices.text = _said(devices.text, True)
+    kinds["controller"] = sorted(kinds.get("controller", ()), key=repr)
+    return _outline(root), kinds
+
+
+def _outline(element: etree._Element) -> tuple[object, ...]:
+    """An element as nested tuples: what canonical XML says of it, without the white space between elements.
+
+    lxml's own canonical XML refuses namespaces that are no absolute URI, which libvirt takes.
+    """
+    spaced = len(element) > 0
+    parts: list[object] = [element.tag, sorted(element.items()), _said(element.text, spaced)]
+    for child in element:
+        parts += [_outline(child), _said(child.tail, spaced)]
+    return tuple(parts)
+
+
+def _said(text: str | None, spaced: bool) -> str:
+    return "" if text is None or (spaced and not text.strip()) else text
 
 
 def _shown(tag: object) -> str:

@@ -236,7 +236,10 @@ class Journal:
     def _entries(self, rest: str, values: Sequence[Any]) -> list[Entry]:
         with self._lock, _translated(self._path):
             rows = self._connection.execute(f"SELECT {_COLUMNS} FROM change {rest}", values).fetchall()
-            return [_entry(row) for row in rows]
+            try:
+                return [_entry(row) for row in rows]
+            except (ValueError, TypeError) as error:  # a word that is none of ours
+                raise sqlite3.DatabaseError(str(error)) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

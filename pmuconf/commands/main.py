@@ -35,6 +35,8 @@ _COMMANDS = {
     "rollback": "pmuconf.commands.rollback:Rollback",
 }
 
+_MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
+
 _DESCRIPTION = """\
 PMU off by default for KVM guests.
 
@@ -155,6 +157,11 @@ def _application() -> Any:
                 near = ", ".join(self.get_fuzzy_matches(argv[0]))
                 did_you_mean = f"; did you mean: {near}?" if near else ""
                 self.LOG.error("%r is no command%s See 'pmuconf --help'", " ".join(argv), did_you_mean or ".")
+                return ERROR
+            except ImportError as error:
+                self.LOG.error(
+                    "%s needs a module that is not installed: %s (module-missing). %s", argv[0], error, _MISSING
+                )
                 return ERROR
             return int(super().run_subcommand(argv))
 

@@ -196,9 +196,9 @@ class LiveText:
     def text(self) -> Iterator[tuple[int, bytes]]:
         """All code of the module, in pieces that follow one another; of a built-in KVM only what is KVM's."""
         span = self._span()
-        if 0 < len(span) <= _MAX_TEXT:
+        if 0 < span.stop - span.start <= _MAX_TEXT:
             data = b"".join(self.read(page, _PAGE) for page in span[::_PAGE])
-            if len(data) == len(span):
+            if len(data) == span.stop - span.start:
                 yield span.start, data
 
     def pages_read(self) -> dict[int, bytes]:

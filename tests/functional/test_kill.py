@@ -90,7 +90,7 @@ class Crash:
         rows = self._journal()
         assert {status for _, _, status in rows} <= {"done", "abandoned"}
         told = {name: state for name, state, status in rows if status == "done"}  # the newest of each comes last
-        after = self.host.pmus()
+        after = {**now, self.names[0]: self.host.pmu(self.names[0])}
         assert {**now, **told} == after
         left = journal_bytes(self.host.journal_dir)
         assert SECRET.encode() not in left

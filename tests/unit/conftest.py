@@ -16,7 +16,7 @@ from hypothesis import settings
 from pmuconf.commands.main import main
 
 # No deadline: a slow machine is no defect. The reproduction blob makes a failure of one run repeatable in the next.
-settings.register_profile("unit", deadline=None, print_blob=True, max_examples=60)
+settings.register_profile("unit", deadline=None, print_blob=True, max_examples=40)
 settings.load_profile("unit")
 
 

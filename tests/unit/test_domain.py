@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.domain import (
@@ -236,6 +236,7 @@ def test_a_domain_is_no_snapshot() -> None:
 # ---- what holds for any domain -------------------------------------------------------------------------------------
 
 
+@settings(max_examples=150)
 @given(domain_texts())
 def test_read_says_what_the_oracle_says(xml: str) -> None:
     assert read(xml).pmu.value == oracle.pmu_state(xml)

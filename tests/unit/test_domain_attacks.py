@@ -182,7 +182,7 @@ def test_utf_8_with_a_nul_byte_is_refused() -> None:
     assert error.message.startswith(f"{SOURCE}:2: ")
 
 
-@pytest.mark.parametrize("declared", ["klingon", "HTML", "x" * 2000])
+@pytest.mark.parametrize("declared", ["klingon", "x" * 2000])
 def test_an_encoding_that_nobody_knows_is_refused(declared: str) -> None:
     xml = f"<?xml version='1.0' encoding='{declared}'?>{DOMAIN.format('web', 'x86_64')}"
     error = refused(xml.encode())

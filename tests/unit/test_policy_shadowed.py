@@ -143,7 +143,7 @@ some_rules = st.lists(st.sampled_from(sorted(_VALUES)), min_size=1, max_size=2, 
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(some_rules)
 @example([{"project": ("*",)}, {"project": ("a",)}])
 @example([{"domain": ("1*",)}, {"domain": (UUID,)}])

@@ -142,7 +142,7 @@ some_rules = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(partly_known, some_rules)
 def test_who_knows_less_may_be_undecided_but_never_decides_otherwise(
     drawn: dict[str, Any], criteria: list[dict[str, Any]]
