@@ -204,8 +204,10 @@ class _Worker:
         except PmuconfError as error:
             self._stop.set()
             result, status = result_of(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
-        if plan.listed.uuid in self._overwritten and result.outcome is not Outcome.FAILED:
+        if plan.listed.uuid in self._overwritten:
             note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
+            if result.outcome is Outcome.FAILED:
+                note = f"{result.note}; and {note}"
             result = replace(result, cause="edit-overwritten", note=note)
         return result, status
 
@@ -240,6 +242,8 @@ class _Worker:
         right = read_libvirt(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
         events = self._watch.wait(uuid, mark)
         now = after
+        if not right and events == (DefineWatch.DEFINED,):
+            events = self._watch.wait_for_another(uuid, mark)
         if not right or events != (DefineWatch.DEFINED,):
             events, now = self._still(plan.listed, mark, events)
         defines = [what for what in events if what != DefineWatch.UNDEFINED]
@@ -253,12 +257,13 @@ class _Worker:
         ours = right and now == after
         if others > (0 if ours else 1):
             self._overwritten.add(uuid)
-        if read_libvirt(now, max_bytes=_ANY_SIZE).pmu is draft.goal.state and (ours or others > 0):
+        state = read_libvirt(now, max_bytes=_ANY_SIZE).pmu
+        if state is draft.goal.state and (ours or others > 0):
             changed = replace(plan, old=draft.old, goal=draft.goal)
             result = result_of(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
             return replace(result, pending=plan.pending), Status.DONE
-        if others > 0 or now != after:
-            return now
+        if others > 0 or now != after or state is not draft.goal.state:
+            return now  # only somebody else can have taken the PMU state back
         self._hypervisor.define(plan.listed, draft.xml)
         self._stop.set()
         note = "more than features/pmu differed after the define: put back as it was"

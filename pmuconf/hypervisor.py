@@ -27,6 +27,8 @@ _OPEN_SECONDS: Final = 30.0
 _KEEPALIVE_SECONDS: Final = 5
 _KEEPALIVE_COUNT: Final = 4
 _WORTH_THREADS: Final = 8
+_EVENT_SECONDS: Final = 5.0
+_ANOTHER_SECONDS: Final = 1.0
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -66,6 +68,7 @@ class DefineWatch:
     def __init__(self, connection: libvirt.virConnect) -> None:
         self._connection = connection
         self._seen: dict[str, list[str]] = {}
+        self._changed = threading.Condition()
         self._fencing = threading.Lock()
         self._begun = self._done = 0
         self._id = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard, None)
@@ -76,9 +79,21 @@ class DefineWatch:
         return len(self._seen.get(uuid, ()))
 
     def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
-        """What happened to the domain from the mark up to now."""
+        """What happened to the domain from the mark up to now; the define of ours in it is waited for, in bounds."""
         self._fence()
-        return tuple(self._seen.get(uuid, ())[mark:])
+        with self._changed:
+            self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, _EVENT_SECONDS)
+            return tuple(self._seen.get(uuid, ())[mark:])
+
+    def wait_for_another(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """As wait(), but until there is a define that is not ours; what there is when a while is over.
+
+        libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
+        told of, and no fence helps.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._defines(uuid, mark) > 1, _ANOTHER_SECONDS)
+            return tuple(self._seen.get(uuid, ())[mark:])
 
     def close(self) -> None:
         """Stop listening."""
@@ -114,7 +129,12 @@ class DefineWatch:
             what = self.UNDEFINED
         else:
             return
-        self._seen.setdefault(domain.UUIDString(), []).append(what)
+        with self._changed:
+            self._seen.setdefault(domain.UUIDString(), []).append(what)
+            self._changed.notify_all()
+
+    def _defines(self, uuid: str, mark: int) -> int:
+        return sum(what != self.UNDEFINED for what in self._seen.get(uuid, ())[mark:])
 
 
 class Hypervisor:

@@ -189,6 +189,18 @@ class TestAnOverwrittenEditIsReported:
         assert ran.by_name("outcome") == {"web": "busy"}
         assert "edit-overwritten" in ran.out
 
+    def test_though_the_change_fails_then(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        def undone() -> None:
+            edit(host, mark="stale", pmu="default")
+            host.spoil("web")
+
+        moments.before(monkeypatch, "define", lambda: edit(host, mark="lost"))
+        moments.after(monkeypatch, "define", undone)
+        ran = host.json("apply")
+        assert ran.by_name("outcome") == {"web": "failed"}
+        assert "web.xml.new" in ran.out
+        assert "edit-overwritten" in ran.out
+
     def test_though_the_other_one_sets_the_pmu_itself_in_the_end(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,0 +1,114 @@
+"""What was measured, as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import libvirt
+
+__all__ = ["Memory", "Row", "machine", "markdown", "write"]
+
+_BEGIN = "<!-- begin of what python -m tests.bench wrote -->"
+_END = "<!-- end of what python -m tests.bench wrote -->"
+
+_INTRODUCTION = """\
+# Performance
+
+How pmuconf compares with the barest programs that do the same work, and with virt-xml. What counts is the ratio: both
+sides ran in turn, pair by pair, on the same daemon. The times are for orientation, and differ from machine to machine.
+
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times of ours and the peer's, pair by pair, in seconds; aim is the greatest ratio that is good enough."""
+
+    what: str
+    peer: str
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    aim: float
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours by theirs, pair by pair."""
+        return [one / other for one, other in zip(self.ours, self.theirs)]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one command, in KiB."""
+
+    command: str
+    domains: int
+    kib: int
+
+
+def markdown(rows: Sequence[Row], memory: Sequence[Memory], *, command: str, machine: str) -> str:
+    """The tables, with the command that made them and the machine."""
+    lines = [
+        f"`{command}` on {machine}.",
+        "",
+        "| what | peer | ratio (lowest to highest) | aim | pmuconf | peer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratios = row.ratios
+        spread = f"{_figures(min(ratios))} to {_figures(max(ratios))}"
+        verdict = "met" if median(ratios) <= row.aim else "**missed**"
+        lines.append(
+            f"| {row.what} | {row.peer} | **{_figures(median(ratios))}** ({spread}) | {_figures(row.aim)}, {verdict} "
+            f"| {_time(median(row.ours))} | {_time(median(row.theirs))} |"
+        )
+    lines += ["", "| peak memory of | domains | MiB |", "|---|---|---|"]
+    lines += [f"| {one.command} | {one.domains:,} | {one.kib / 1024:.0f} |" for one in memory]
+    return "\n".join(lines) + "\n"
+
+
+def machine(connection: libvirt.virConnect) -> str:
+    """The machine that we run on, in a line."""
+    version = connection.getLibVersion()
+    daemon = f"{version // 1_000_000}.{version // 1_000 % 1_000}.{version % 1_000}"
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{_cpu_model()} ({cores} cores), Linux {platform.release()}, libvirt {daemon}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Replace what an earlier run wrote into this file, which is made if it is not there.
+
+    :raises ValueError: the file has no place for it.
+    """
+    old = path.read_text(encoding="utf-8") if path.exists() else f"{_INTRODUCTION}{_BEGIN}\n{_END}\n"
+    before, begin, rest = old.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{path} lacks the lines {_BEGIN!r} and {_END!r}, between which the tables go")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{before}{_BEGIN}\n{text}{_END}{after}", encoding="utf-8")
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _figures(number: float) -> str:
+    return f"{number:.2f}" if number >= 0.1 else f"{number:.3f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
