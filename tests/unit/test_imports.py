@@ -12,7 +12,19 @@ from tests.unit.processes import python
 
 PURE = ("domain", "policy")
 ALLOWED = {
-    *("__future__", "codecs", "collections.abc", "dataclasses", "enum", "fnmatch", "re", "sys", "typing", "uuid"),
+    *(
+        "__future__",
+        "codecs",
+        "collections.abc",
+        "dataclasses",
+        "enum",
+        "fnmatch",
+        "re",
+        "sys",
+        "threading",
+        "typing",
+        "uuid",
+    ),
     *("lxml", "pmuconf.domain", "pmuconf.errors"),
 }
 
