@@ -149,6 +149,7 @@ class _Worker:
         """The results of these plans: written down together, carried out side by side, settled together."""
         drafted = list(self._hypervisor.map(self._draft, plans))
         drafts = [draft for draft in drafted if isinstance(draft, _Draft)]
+        self._watch.fence()
         numbers = self._journal.begin([self._intent(draft, kind) for draft in drafts])
         done = dict(zip(numbers, self._hypervisor.map(self._carry_out, list(zip(numbers, drafts)))))
         self._journal.settle((number, status, result.cause) for number, (result, status) in done.items() if status)
@@ -216,6 +217,7 @@ class _Worker:
         for attempt in range(self._attempts):
             if attempt:
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # out of step with the other writer
+                self._watch.fence()
             mark = self._watch.mark(plan.listed.uuid)
             xml = self._read(plan.listed)
             if xml == draft.xml:

@@ -74,13 +74,15 @@ class DefineWatch:
         self._id = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard, None)
 
     def mark(self, uuid: str) -> int:
-        """This point in the domain's history, to be given to wait()."""
-        self._fence()
+        """This point in the domain's history, to be given to wait(); call fence() first.
+
+        What happened before and is heard after it would look like somebody else's edit: a false alarm, no silence.
+        """
         return len(self._seen.get(uuid, ()))
 
     def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
         """What happened to the domain from the mark up to now; the define of ours in it is waited for, in bounds."""
-        self._fence()
+        self.fence()
         with self._changed:
             self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, _EVENT_SECONDS)
             return tuple(self._seen.get(uuid, ())[mark:])
@@ -100,7 +102,7 @@ class DefineWatch:
         with suppress(libvirt.libvirtError):  # the connection is gone, and the registration with it
             self._connection.domainEventDeregisterAny(self._id)
 
-    def _fence(self) -> None:
+    def fence(self) -> None:
         """Return when every event that libvirt has queued by now was heard.
 
         The daemon sends events from the main loop that also takes requests in, and answers come behind them on the
