@@ -35,6 +35,7 @@ _COMMANDS = {
     "rollback": "pmuconf.commands.rollback:Rollback",
 }
 
+_HANDLER = "pmuconf"
 _MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 
 _DESCRIPTION = """\
@@ -145,8 +146,14 @@ def _application() -> Any:
             return parser
 
         def configure_logging(self) -> None:
+            root = logging.getLogger("")
+            before = [
+                handler for handler in root.handlers if handler.get_name() != _HANDLER
+            ]  # but for an earlier run's
+            root.handlers[:] = before
             super().configure_logging()
-            for handler in logging.getLogger("").handlers:
+            for handler in root.handlers[len(before) :]:
+                handler.set_name(_HANDLER)
                 handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
             logging.getLogger("stevedore").setLevel(logging.WARNING)
 
