@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def _privileged() -> None:
 def _events(_privileged: None) -> None:
     """A process has one event loop of libvirt's, started before the first connection: pmuconf's."""
     hypervisor._start_events()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_in_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Asked to end (SIGTERM), end behind the test that runs: its daemon and guests would outlive us otherwise."""
+
+    def end(*_: object) -> None:
+        request.session.shouldstop = "terminated"
+
+    before = signal.signal(signal.SIGTERM, end)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

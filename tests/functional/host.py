@@ -202,7 +202,7 @@ class Host:
         """Run a command in a process of its own, whose libvirt stops answering right before a call.
 
         It is the call with that number of a method of Hypervisor. The daemon goes on once the command has ended,
-        which takes libvirt for lost after two seconds.
+        which waits for libvirt a second or two.
         """
         program = (
             "import itertools, os, signal, sys\n"
@@ -215,7 +215,7 @@ class Host:
             "        os.kill(daemon, signal.SIGSTOP)\n"
             "    return real(self, *arguments, **named)\n"
             "setattr(hypervisor.Hypervisor, method, hangs)\n"
-            "hypervisor._KEEPALIVE_SECONDS = hypervisor._KEEPALIVE_COUNT = 1\n"
+            "hypervisor._OPEN_SECONDS = hypervisor._KEEPALIVE_SECONDS = hypervisor._KEEPALIVE_COUNT = 1\n"
             "sys.exit(main(sys.argv[4:]))\n"
         )
         values = [method, str(call), str(self.daemon.pid), "--config-file", str(self.policy), *arguments]

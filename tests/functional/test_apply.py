@@ -268,3 +268,16 @@ class TestSecrets:
         assert held == [True]  # it is there to put the domain right with
         assert modes.pop(".") == 0o700
         assert set(modes.values()) == {0o600}
+
+    def test_nor_does_it_stay_where_somebody_reads_the_journal_meanwhile(self, host: Host) -> None:
+        """SQLite can't cut its log off as long as a reader needs it; the end of the next run does."""
+        host.define(plain_domain("a", vnc_password=SECRET))
+        host.pmuconf("apply")
+        host.define(plain_domain("b", vnc_password=SECRET))
+        reader = sqlite3.connect(host.journal)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM change").fetchall()
+        assert host.pmuconf("apply").status == 0
+        reader.close()
+        assert host.pmuconf("apply").status == 0
+        assert SECRET.encode() not in journal_bytes(host.journal_dir)

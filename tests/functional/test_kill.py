@@ -138,6 +138,6 @@ def test_killed_at_any_point(host: Host) -> None:
 
 
 def _domain(number: int, name: str) -> str:
-    if number % 4:
+    if number % 10:
         return plain_domain(name, vnc_password=SECRET)
     return nova_domain(name, version="32.0.0", vnc_password=SECRET)

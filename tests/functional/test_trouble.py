@@ -7,6 +7,7 @@ trouble is over the next run finds out by itself what was under way.
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional import moments, oracle
-from tests.functional.host import Defines, Host, Ran, journal_bytes, until
+from tests.functional.host import Defines, Host, Ran, ended, journal_bytes, until
 from tests.support.domains import plain_domain
 
 SECRET = "geheim"
@@ -224,6 +225,25 @@ class TestLibvirtGoesAway:
         host.reconnect()
         assert host.pmuconf("apply").status == 0
         assert changed(host) == NAMES
+
+
+def test_ctrl_c_in_the_middle_of_an_apply(host: Host) -> None:
+    """It ends at once; the next run settles what was under way."""
+    hundred(host)
+    before = rests(host)
+    with Defines(host.daemon.uri) as heard:
+        process = host.start("apply")
+        until(lambda: heard.wait(40, 0.01) or process.poll() is not None, "40 defines of apply")
+        process.send_signal(signal.SIGINT)
+        ran = ended(process)
+    assert ran.status == 255
+    assert "Traceback" not in ran.err
+    assert 40 <= len(changed(host)) < 100
+    assert set(changed(host)) <= journalled(host.journal)
+    assert host.pmuconf("apply").status == 0
+    assert changed(host) == NAMES
+    assert rests(host) == before
+    assert open_changes(host) == 0
 
 
 class TestJournal:
