@@ -92,11 +92,11 @@ _LIBVIRT_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt("uri", default="qemu:///system", help="The libvirt connection; only QEMU drivers are served."),
     cfg.IntOpt(
         "parallel",
-        default=4,
+        default=6,
         min=1,
         max=32,
-        help="How many requests to libvirt may be under way at once. libvirtd serves five of one client by default "
-        "(max_client_requests).",
+        help="How many requests to libvirt may be under way at once, each on a connection of its own. A few more "
+        "than there are cores is best; libvirtd serves 20 at once by default (max_workers).",
     ),
     cfg.IntOpt(
         "max_xml_bytes",

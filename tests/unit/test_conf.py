@@ -42,7 +42,7 @@ def test_an_empty_file_means_the_defaults_pmu_off_for_all(write: Write) -> None:
     assert conf.load([path]) == Settings(
         policy=Policy(default=Decision.OFF, rules=(), nova_domains=NovaDomains.ENFORCE),
         uri="qemu:///system",
-        parallel=4,
+        parallel=6,
         max_xml_bytes=MAX_XML_BYTES,
         max_changes=100,
         attempts=5,
