@@ -5,15 +5,14 @@ Decided from code alone. Version numbers and changelogs say nothing: vendors car
 
 from __future__ import annotations
 
-import enum
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.facts import Copies, Evidence, GuardFinding, Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, Code, Source, find_code, in_file, load_file, offsets_of
 from pmuconf.host.elf import ObjectFile
@@ -22,73 +21,13 @@ from pmuconf.host.machine import Offsets
 from pmuconf.host.root import Root
 from pmuconf.host.x86 import Event, Kind, Walk, is_callee, walk
 
-__all__ = ["Copies", "Evidence", "Finding", "Verdict", "judge", "judge_code", "judge_file", "judge_host"]
+__all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 
 # They count instructions and branches themselves, in every kernel: no copies of the function.
 _NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 _ERRORS: Final = frozenset({"kcore-broken", "kallsyms-broken", "elf-broken", "record-escapes"})
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
-
-
-class Verdict(enum.Enum):
-    """What this kernel's exit path does for a VM whose PMU is disabled in the kernel."""
-
-    GUARDED = "guarded"
-    PARTIAL = "partial"
-    EARLY_OUT = "early-out"
-    NO_CALL = "no-call"
-    UNGUARDED = "unguarded"
-    UNKNOWN = "unknown"
-
-    @property
-    def severity(self) -> int:
-        """The exit status that it becomes: 0 as wanted, 1 can't be known or partly, 2 slow path."""
-        if self in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
-            return 0
-        return 2 if self is Verdict.UNGUARDED else 1
-
-
-class Evidence(enum.Enum):
-    """How a verdict is known: read in the running kernel, in a file with its build-id, or not at all."""
-
-    OBSERVED = "observed"
-    INFERRED = "inferred"
-    NONE = "none"
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Functions of KVM that the code was inlined into, by what their copy does."""
-
-    guarded: tuple[str, ...] = ()
-    unguarded: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A verdict and all that it stands on.
-
-    :param cause: a stable code: guard-in-caller, guard-in-callee, no-test, test-does-not-decide, kcore-refused ...
-    :param instructions: the deciding instructions, as text, in the order of their addresses.
-    :param offset: of enable_pmu in struct kvm, in bytes; None if there is none or it is not known.
-    :param notes: why better sources were not to be had, and what else is worth knowing.
-    """
-
-    verdict: Verdict
-    cause: str
-    message: str
-    evidence: Evidence = Evidence.NONE
-    source: str = ""
-    build_id: str | None = None
-    offset: int | None = None
-    offset_from: str = ""
-    instructions: tuple[str, ...] = ()
-    copies: Copies = field(default_factory=Copies)
-    hooks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    remedy: str = ""
 
 
 _MESSAGES: Final = {
@@ -126,7 +65,7 @@ _REMEDIES: Final = {
 }
 
 
-def judge_host(root: Root) -> Finding:
+def judge_host(root: Root) -> GuardFinding:
     """The verdict on the kernel that the host below ``root`` runs.
 
     :raises PmuconfError: the host's files are broken.
@@ -142,10 +81,10 @@ def judge_host(root: Root) -> Finding:
     remedy = next((r.hint for r in found.reasons if r.hint), _REMEDIES.get(last.cause, ""))
     # What kept us from the live text is what to do something about; the missing file comes second.
     first = found.reasons[0]
-    return Finding(Verdict.UNKNOWN, first.cause, first.message, notes=notes, remedy=remedy)
+    return GuardFinding(Verdict.UNKNOWN, first.cause, first.message, notes=notes, remedy=remedy)
 
 
-def judge_file(module: Path, btf: Path | None = None) -> Finding:
+def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
     """The verdict on a module or a vmlinux with symbols.
 
     :param btf: BTF of the vmlinux that the module belongs to, or that vmlinux.
@@ -185,12 +124,12 @@ def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
     return Verdict.NO_CALL, "no-pmu-call"
 
 
-def judge_code(code: Code, notes: tuple[str, ...] = ()) -> Finding:
+def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
     """The verdict on code that was found; ``notes`` say why better sources were not to be had."""
     evidence = Evidence.OBSERVED if code.source.observed else Evidence.INFERRED
     if code.offsets is None:
         message = f"{_MESSAGES['no-offsets']}: {code.offsets_from}" if code.offsets_from else _MESSAGES["no-offsets"]
-        return Finding(
+        return GuardFinding(
             Verdict.UNKNOWN,
             "no-offsets",
             message,
@@ -206,7 +145,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> Finding:
         copies = _copies(code, callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)))
     if verdict is Verdict.GUARDED and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
-    return Finding(
+    return GuardFinding(
         verdict,
         cause,
         _MESSAGES.get(cause, cause),

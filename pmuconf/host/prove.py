@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.guard import Finding, Verdict
+from pmuconf.facts import GuardFinding, Verdict
 
 __all__ = ["EXITS", "Proof", "agrees", "prove"]
 
@@ -65,7 +65,7 @@ class Proof:
         )
 
 
-def prove(finding: Finding) -> Proof:
+def prove(finding: GuardFinding) -> Proof:
     """Count, and compare with the verdict of the code.
 
     :raises PmuconfError: there are no kprobes, no /dev/kvm or no rights; cause prove-impossible.
@@ -85,7 +85,7 @@ def prove(finding: Finding) -> Proof:
     return Proof(EXITS, calls, callee, agrees(finding, calls))
 
 
-def agrees(finding: Finding, calls: int) -> bool | None:
+def agrees(finding: GuardFinding, calls: int) -> bool | None:
     """A guard in the caller makes no calls; one in the callee, and the early-out, are calls all the same.
 
     The HLT that ends the loop goes through a function that may have a copy of its own: one call more.

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.facts import GuardFinding
 from pmuconf.host.code import find_code
-from pmuconf.host.guard import Finding, judge_code
+from pmuconf.host.guard import judge_code
 from pmuconf.host.live import LiveText
 from pmuconf.host.root import Root
 
@@ -28,7 +29,7 @@ _DIRECTORIES: Final = (
 _PAGE: Final = 4096
 
 
-def record(root: Root, target: Path) -> Finding:
+def record(root: Root, target: Path) -> GuardFinding:
     """Judge the host and write what that took into the new directory ``target``; the finding.
 
     :raises PmuconfError: the live text can't be read (the cause is that of the probe), or the directory can't be

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from pmuconf.host.guard import Evidence, Verdict, judge_file, judge_host
+from pmuconf.facts import Evidence, Verdict
+from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.root import Root
 
 pytestmark = pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab")

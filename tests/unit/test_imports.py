@@ -10,7 +10,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "policy")
+PURE = ("domain", "facts", "policy")
 ALLOWED = {
     *(
         "__future__",

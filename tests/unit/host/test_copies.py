@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pmuconf.facts import GuardFinding, Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import Source, in_file, offsets_of
 from pmuconf.host.elf import ObjectFile
-from pmuconf.host.guard import Finding, Verdict, judge_code
+from pmuconf.host.guard import judge_code
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, RETPOLINES, SKIP, compiled
 
 GUARDED = f"if ({PMU}) {COUNT}"
@@ -20,7 +21,7 @@ int complete_other(struct kvm_vcpu **vcpus) {{ struct kvm_vcpu *vcpu = vcpus[3];
 """
 
 
-def finding_of(flags: tuple[str, ...], work: str, halt: str, pio: str, guard: str = "") -> Finding:
+def finding_of(flags: tuple[str, ...], work: str, halt: str, pio: str, guard: str = "") -> GuardFinding:
     source = HEADER + CALLEE.format(guard=guard) + SKIP.format(work=work, before="")
     data = compiled(source + COPIES.format(halt=halt, pio=pio, count=COUNT), flags)
     file = ObjectFile(data, "kvm.ko")

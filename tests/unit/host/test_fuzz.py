@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
+from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, offsets_of
 from pmuconf.host.elf import ObjectFile
-from pmuconf.host.guard import Verdict, judge, judge_host
+from pmuconf.host.guard import judge, judge_host
 from pmuconf.host.image import Symbols
 from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root

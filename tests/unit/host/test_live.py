@@ -15,8 +15,9 @@ import pytest
 import zstandard
 
 from pmuconf.errors import PmuconfError
+from pmuconf.facts import Evidence, Verdict
 from pmuconf.host.elf import ObjectFile
-from pmuconf.host.guard import Evidence, Verdict, judge_host
+from pmuconf.host.guard import judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from tests.unit.host.shapes import COUNT, FLAGS, RETPOLINES, SHAPES, Shape, compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pmuconf.host.guard import Finding, Verdict
+from pmuconf.facts import GuardFinding, Verdict
 from pmuconf.host.prove import EXITS, Proof, agrees
 
 
@@ -25,7 +25,7 @@ from pmuconf.host.prove import EXITS, Proof, agrees
     ],
 )
 def test_agreement(verdict: Verdict, cause: str, calls: int, expected: bool | None) -> None:
-    assert agrees(Finding(verdict, cause, ""), calls) is expected
+    assert agrees(GuardFinding(verdict, cause, ""), calls) is expected
 
 
 def test_the_sentence() -> None:

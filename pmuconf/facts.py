@@ -1,0 +1,159 @@
+"""What a host's kernel, its QEMUs and its live VMs were found to be. Pure: host/ finds it, fastpath judges it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = [
+    "Copies",
+    "Evidence",
+    "GuardFinding",
+    "HostFacts",
+    "KernelPmu",
+    "LiveVm",
+    "Qemu",
+    "Verdict",
+]
+
+
+class Verdict(enum.Enum):
+    """What this kernel's exit path does for a VM whose PMU is disabled in the kernel."""
+
+    GUARDED = "guarded"
+    PARTIAL = "partial"
+    EARLY_OUT = "early-out"
+    NO_CALL = "no-call"
+    UNGUARDED = "unguarded"
+    UNKNOWN = "unknown"
+
+    @property
+    def severity(self) -> int:
+        """The exit status that it becomes: 0 as wanted, 1 can't be known or partly, 2 slow path."""
+        if self in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
+            return 0
+        return 2 if self is Verdict.UNGUARDED else 1
+
+
+class Evidence(enum.Enum):
+    """How something is known: read in the running kernel, concluded from something else, or not at all."""
+
+    OBSERVED = "observed"
+    INFERRED = "inferred"
+    NONE = "none"
+
+    def weaker(self, other: Evidence) -> Evidence:
+        """The evidence of what stands on both."""
+        order = (Evidence.OBSERVED, Evidence.INFERRED, Evidence.NONE)
+        return max(self, other, key=order.index)
+
+
+class KernelPmu(enum.Enum):
+    """``kvm->arch.enable_pmu`` of a VM: false is disabled."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Functions of KVM that the code was inlined into, by what their copy does."""
+
+    guarded: tuple[str, ...] = ()
+    unguarded: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuardFinding:
+    """The verdict on a kernel and all that it stands on.
+
+    :param cause: a stable code: guard-in-caller, guard-in-callee, no-test, test-does-not-decide, kcore-refused ...
+    :param instructions: the deciding instructions, as text, in the order of their addresses.
+    :param offset: of enable_pmu in struct kvm, in bytes; None if there is none or it is not known.
+    :param notes: why better sources were not to be had, and what else is worth knowing.
+    """
+
+    verdict: Verdict
+    cause: str
+    message: str
+    evidence: Evidence = Evidence.NONE
+    source: str = ""
+    build_id: str | None = None
+    offset: int | None = None
+    offset_from: str = ""
+    instructions: tuple[str, ...] = ()
+    copies: Copies = field(default_factory=Copies)
+    hooks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU binary, and whether it disables the PMU in KVM (KVM_CAP_PMU_CAPABILITY) for a VM that is to have none.
+
+    :param path: where it was found; of a process, what /proc/PID/exe leads to, with " (deleted)" after an upgrade.
+    :param disables: None: it can't be said, and ``cause`` says why.
+    :param cause: strings-in-binary, tested-build-id, proved, no-known-string, unreadable, not-qemu ...
+    """
+
+    path: str
+    build_id: str | None
+    disables: bool | None
+    cause: str
+    evidence: Evidence = Evidence.NONE
+
+
+@dataclass(frozen=True)
+class LiveVm:
+    """One VM that KVM holds, or a process that runs one.
+
+    :param pid: of the process as the probe sees it; None if the VM could not be given to any.
+    :param started: the process's start, in clock ticks after boot (/proc/PID/stat): with pid, who it is.
+    :param uuid: of the domain, from QEMU's command line.
+    :param kernel_pmu: what kernel memory says; UNKNOWN where that can't be read.
+    :param cause: why it is unknown: kcore-refused, no-offsets, unstable, several-vms ...
+    :param in_use: whether any vCPU had counters programmed in one of the samples; None: not read.
+    :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
+    :param incoming: it was started to take a migration or a saved state in.
+    """
+
+    pid: int | None
+    started: int | None = None
+    command: str = ""
+    uuid: str | None = None
+    name: str | None = None
+    kernel_pmu: KernelPmu = KernelPmu.UNKNOWN
+    cause: str = ""
+    in_use: bool | None = None
+    vcpus: int | None = None
+    pmu_property: bool | None = None
+    incoming: bool = False
+    qemu: Qemu | None = None
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """All that was found of one host.
+
+    :param enable_pmu: KVM's module parameter; None if there is none.
+    :param mediated_pmu: since 7.0, guests are given the hardware's counters.
+    :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
+    :param vms_cause: why ``vms`` may be without what kernel memory says; empty if all was read.
+    """
+
+    guard: GuardFinding
+    boot_id: str | None = None
+    enable_pmu: bool | None = None
+    mediated_pmu: bool | None = None
+    release: str | None = None
+    cpu: str = ""
+    mitigations: Mapping[str, str] = field(default_factory=dict)
+    cycles: int | None = None
+    measured: bool = False
+    livepatches: tuple[str, ...] = ()
+    vms: tuple[LiveVm, ...] = ()
+    vms_cause: str = ""
