@@ -346,7 +346,7 @@ def _named(elements: Iterable[etree._Element]) -> dict[str, str]:
 
 def _set_pmu(root: etree._Element, state: PmuState, source: str) -> bool:
     """Put the element tree into the state; False if it was already exactly so."""
-    found = root.findall("features/pmu")
+    found = [element for features in root.iterchildren("features") for element in features.iterchildren("pmu")]
     for element in found:
         _state(element, source)
     if state is PmuState.DEFAULT:
@@ -361,22 +361,22 @@ def _set_pmu(root: etree._Element, state: PmuState, source: str) -> bool:
             _drop(element)
         last.set("state", state.value)
         return True
-    features = root.find("features")
+    features = next(root.iterchildren("features"), None)
     if features is None:
-        features = etree.Element("features")
         at = next((i for i, child in enumerate(root) if child.tag in _AFTER_FEATURES), len(root))
-        _insert(root, at, features)
-    pmu = etree.Element("pmu", state=state.value)
-    _insert(features, 0, pmu)
+        features = _insert(root, at, "features")
+    _insert(features, 0, "pmu").set("state", state.value)
     return True
 
 
-def _insert(parent: etree._Element, at: int, element: etree._Element) -> None:
+def _insert(parent: etree._Element, at: int, tag: str) -> etree._Element:
     # The new element takes a copy of the white space in front of it as its tail, so that taking it away again
     # gives the old text back, and both lines keep their indentation.
     before = parent[at - 1].tail if at else parent.text
+    element = etree.SubElement(parent, tag)  # then moved: an element made alone would bring a document of its own
     element.tail = before if before is not None and not before.strip() else None
     parent.insert(at, element)
+    return element
 
 
 def _drop(element: etree._Element) -> None:
