@@ -290,7 +290,7 @@ def _facts(root: etree._Element, source: str) -> Domain:
     cpu_mode: str | None = None
     nova: Nova | None = None
     pmu = PmuState.DEFAULT
-    for child in root:
+    for child in root.iterchildren("name", "uuid", "metadata", "os", "features", "cpu"):
         tag = child.tag
         if tag == "name":
             name = child.text
@@ -324,13 +324,17 @@ def _state(element: etree._Element, source: str) -> PmuState:
 
 
 def _nova(metadata: etree._Element) -> Nova | None:
-    instance = metadata.find(f"{_NOVA}instance")
+    instance = next(metadata.iterchildren(f"{_NOVA}instance"), None)
     if instance is None:
         return None
-    flavor = instance.find(f"{_NOVA}flavor")
-    specs = None if flavor is None else flavor.find(f"{_NOVA}extraSpecs")
-    properties = instance.find(f"{_NOVA}image/{_NOVA}properties")
-    project = instance.find(f"{_NOVA}owner/{_NOVA}project")
+    # By the first of each, in one pass: an audit spends a third of its time here.
+    parts: dict[str, etree._Element] = {}
+    for child in instance.iterchildren(f"{_NOVA}flavor", f"{_NOVA}image", f"{_NOVA}owner"):
+        parts.setdefault(child.tag[len(_NOVA) :], child)
+    flavor = parts.get("flavor")
+    specs = None if flavor is None else next(flavor.iterchildren(f"{_NOVA}extraSpecs"), None)
+    properties = next(parts["image"].iterchildren(f"{_NOVA}properties"), None) if "image" in parts else None
+    project = next(parts["owner"].iterchildren(f"{_NOVA}project"), None) if "owner" in parts else None
     return Nova(
         flavor=None if flavor is None else flavor.get("name"),
         flavor_id=UNKNOWN if flavor is None or specs is None else flavor.get("id"),
