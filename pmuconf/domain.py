@@ -330,7 +330,7 @@ def _nova(metadata: etree._Element) -> Nova | None:
     # By the first of each, in one pass: an audit spends a third of its time here.
     parts: dict[str, etree._Element] = {}
     for child in instance.iterchildren(f"{_NOVA}flavor", f"{_NOVA}image", f"{_NOVA}owner"):
-        parts.setdefault(child.tag[len(_NOVA) :], child)
+        parts.setdefault(str(child.tag)[len(_NOVA) :], child)
     flavor = parts.get("flavor")
     specs = None if flavor is None else next(flavor.iterchildren(f"{_NOVA}extraSpecs"), None)
     properties = next(parts["image"].iterchildren(f"{_NOVA}properties"), None) if "image" in parts else None

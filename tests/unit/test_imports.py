@@ -10,7 +10,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "facts", "policy")
+PURE = ("domain", "facts", "fastpath", "policy")
 ALLOWED = {
     *(
         "__future__",
