@@ -25,7 +25,7 @@ ALLOWED = {
         "typing",
         "uuid",
     ),
-    *("lxml", "pmuconf.domain", "pmuconf.errors"),
+    *("lxml", "pmuconf.domain", "pmuconf.errors", "pmuconf.facts", "pmuconf.policy"),
 }
 
 
