@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from pmuconf import domain
 from pmuconf.domain import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
-from pmuconf.facts import HostFacts, LiveVm
+from pmuconf.facts import HostFacts, KernelPmu, LiveVm
 from pmuconf.fastpath import Answer, Guest, answer
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor import Hypervisor, Listed
 
-__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "join", "judge", "look"]
+__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "guest_of", "join", "judge", "look"]
 
 
 class Severity(enum.IntEnum):
@@ -149,7 +149,7 @@ def audit(
     facts = None
     if survey is not None:
         facts = survey() if hypervisor.local and (always or any(map(_under_kvm, vms))) else None
-        vms = join(vms, facts)
+        vms = join(vms, facts, whole=not names)
     if sample:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
         after, seconds = hypervisor.exits(), time.monotonic() - begin
@@ -157,20 +157,50 @@ def audit(
     return Report(hypervisor.uri, vms, facts)
 
 
-def join(vms: Sequence[Vm], facts: HostFacts | None) -> tuple[Vm, ...]:
+def join(vms: Sequence[Vm], facts: HostFacts | None, *, whole: bool = True) -> tuple[Vm, ...]:
     """The same VMs with their processes and with the verdict on their fast path. Pure.
 
     :param facts: of the host that they are on, None if it can't be looked at from here.
+    :param whole: they are all that the host has.
     """
     processes: dict[str, list[LiveVm]] = {}
     for process in facts.vms if facts is not None else ():
-        processes.setdefault(process.uuid or "", []).append(process)
-    guests = [(vm, _guest(vm, processes.get(vm.uuid or "", []))) for vm in vms]
-    needing = sum(vm.decision is Decision.ON for vm in vms)
+        if process.uuid:
+            processes.setdefault(process.uuid, []).append(process)
+    found = [replace(vm, process=_only(processes.get(vm.uuid or "none", ()))) for vm in vms]
+    needing = _needing(found, facts) if whole and facts is not None else None
+    guests = [(vm, guest_of(vm)) for vm in found]
     return tuple(
-        vm if guest is None else replace(vm, process=guest.vm, answer=answer(facts, guest, needing=needing))
-        for vm, guest in guests
+        vm if guest is None else replace(vm, answer=answer(facts, guest, needing=needing)) for vm, guest in guests
     )
+
+
+def guest_of(vm: Vm) -> Guest | None:
+    """What the verdict asks of a VM; None if its definition could not be read."""
+    if vm.domain is None:
+        return None
+    return Guest(
+        domain=vm.domain,
+        running=vm.live is not None,
+        next_boot=vm.next_boot,
+        saved=vm.saved,
+        decision=vm.decision,
+        vm=vm.process,
+        next_qemu=vm.process.next_qemu if vm.process else None,
+    )
+
+
+def _only(processes: Sequence[LiveVm]) -> LiveVm | None:
+    """The process of a domain, if there is exactly one that says so."""
+    return processes[0] if len(processes) == 1 else None
+
+
+def _needing(vms: Sequence[Vm], facts: HostFacts) -> int:
+    """How many VMs have a PMU that no policy takes from them, those of others than libvirt included."""
+    ours = {vm.process.pid for vm in vms if vm.process is not None}
+    kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in vms)
+    others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in facts.vms)
+    return kept + others
 
 
 def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, seconds: float) -> float | None:
@@ -182,22 +212,6 @@ def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, second
 
 def _under_kvm(vm: Vm) -> bool:
     return vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm"
-
-
-def _guest(vm: Vm, processes: Sequence[LiveVm]) -> Guest | None:
-    """What the verdict asks of a VM; its process only if there is exactly one that says it is this domain's."""
-    if vm.domain is None:
-        return None
-    process = processes[0] if len(processes) == 1 else None
-    return Guest(
-        domain=vm.domain,
-        running=vm.live is not None,
-        next_boot=vm.next_boot,
-        saved=vm.saved,
-        decision=vm.decision,
-        vm=process,
-        next_qemu=process.next_qemu if process else None,
-    )
 
 
 def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:

@@ -129,11 +129,11 @@ class Answer:
         return 0 if self.wanted_on else CASES[self.cause].severity
 
 
-def answer(host: HostFacts | None, guest: Guest, *, needing: int = 0) -> Answer:
+def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) -> Answer:
     """Judge one VM.
 
     :param host: None: the VM's host can't be looked at from here.
-    :param needing: how many VMs of the host shall have a PMU: what speaks against a module parameter for all.
+    :param needing: how many VMs of the host keep a PMU: what speaks against a module parameter for all. None: unknown.
     """
     held = in_kernel_pmu(host, guest)
     causes = _causes(host, guest, held)
@@ -301,7 +301,9 @@ _SETTLE: Final = {
 }
 
 
-def _remedies(causes: tuple[str, ...], host: HostFacts | None, guest: Guest, held: InKernel, needing: int) -> list[str]:
+def _remedies(
+    causes: tuple[str, ...], host: HostFacts | None, guest: Guest, held: InKernel, needing: int | None
+) -> list[str]:
     steps: list[str] = []
     for cause in causes:
         if cause in ("kernel-unguarded", "partial-guard", "kernel-unknown") and host is not None:
@@ -331,12 +333,13 @@ def _remedies(causes: tuple[str, ...], host: HostFacts | None, guest: Guest, hel
     return [step for at, step in enumerate(steps) if step and step not in steps[:at]]
 
 
-def _qemu_remedy(needing: int) -> str:
-    others = (
-        "which no VM here forbids"
-        if needing == 0
-        else f"which takes the PMU from {needing} VM{'s' * (needing > 1)} here that shall have one"
-    )
+def _qemu_remedy(needing: int | None) -> str:
+    if needing is None:
+        others = "which takes the PMU from every VM of it"
+    elif needing == 0:
+        others = "where no VM keeps a PMU"
+    else:
+        others = f"which takes the PMU from {needing} VM{'s' * (needing > 1)} here that keep{'s' * (needing == 1)} one"
     return (
         "a QEMU that disables the PMU in KVM (11.0, or a backport), and a power cycle under it; or, on a drained host, "
         f"kvm.enable_pmu=N, {others}"

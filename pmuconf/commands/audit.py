@@ -16,7 +16,7 @@ from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
 
-__all__ = ["Audit", "add_host_facts", "add_sources", "opening", "run_audit"]
+__all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "opening", "run_audit"]
 
 _KINDS = ("drift", "pending", "transient", "undecided", "errors")
 
@@ -94,6 +94,11 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help="Read these files of domain XML (virsh dumpxml), or DIR/*.xml, instead of asking libvirt.",
     )
     add_host_facts(parser)
+    add_sample(parser)
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Add --sample."""
     parser.add_argument(
         "--sample",
         type=_seconds,

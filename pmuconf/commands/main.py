@@ -25,7 +25,9 @@ ERROR = 255
 _COMMANDS = {
     "apply": "pmuconf.commands.apply:Apply",
     "audit": "pmuconf.commands.audit:Audit",
+    "explain": "pmuconf.commands.explain:Explain",
     "host": "pmuconf.commands.host:ShowHost",
+    "host facts": "pmuconf.commands.facts:WriteFacts",
     "host record": "pmuconf.commands.host:RecordHost",
     "journal": "pmuconf.commands.journal:ShowJournal",
     "journal purge": "pmuconf.commands.journal:PurgeJournal",
@@ -44,6 +46,7 @@ PMU off by default for KVM guests.
 
   audit             what each VM has, what the policy wants, where they differ
   apply --dry-run   what would be changed; without --dry-run, change it
+  explain VM        one VM's whole story: who has the fast path, why not, what would change it
   host              whether the running kernel spares VMs without PMU its cost, and what shows it
   rollback          put back what was there before
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from pmuconf.commands.audit import add_sources, run_audit
 from pmuconf.commands.base import Action, settings
-from pmuconf.errors import PmuconfError
+from pmuconf.files import replace_file
 from pmuconf.report.document import document
 
 __all__ = ["WriteReport"]
@@ -41,22 +39,5 @@ class WriteReport(Action):
         if args.output is None:
             self.app.stdout.write(text)
         else:
-            _replace(args.output, text)
+            replace_file(args.output, text)
         return int(report.severity)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put the text in the file's place at once: a reader sees the old one or the new one."""
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise PmuconfError(f"{path}: {error.strerror}", cause="output-unwritable") from None
