@@ -98,6 +98,16 @@ class Btf:
             raise PmuconfError(f"BTF has several struct {structure} that differ in {path}", cause="btf-ambiguous")
         return next(iter(found.values()), None)
 
+    def size(self, structure: str) -> int | None:
+        """The size of the structure of that name in bytes; None if there is none.
+
+        :raises PmuconfError: structures of that name disagree; cause btf-ambiguous.
+        """
+        sizes = {self._size(type_id) for type_id in self.structs(structure)}
+        if len(sizes) > 1:
+            raise PmuconfError(f"BTF has several struct {structure} of different sizes", cause="btf-ambiguous")
+        return sizes.pop() if sizes else None
+
     def _string_offset(self, name: str) -> set[int]:
         """Every offset, in this section or its base, at which exactly that string begins."""
         found = self._base._string_offset(name) if self._base is not None else set()
