@@ -17,9 +17,12 @@ from typing import Final
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
 
-__all__ = ["VmProcess", "directory_of", "initial_namespace", "vm_processes"]
+__all__ = ["DELETED", "VmProcess", "directory_of", "initial_namespace", "vm_processes"]
 
 MAX_CMDLINE: Final = 4 << 20
+DELETED: Final = " (deleted)"
+"""What /proc/PID/exe has behind the path of a file that is gone."""
+
 _VM_FD: Final = frozenset({"anon_inode:kvm-vm", "anon_inode:[kvm-vm]"})
 _INITIAL: Final = "pid:[4026531836]"
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""

@@ -49,11 +49,13 @@ class QemuArgs:
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
     """Read what /proc/PID/cmdline holds; None if neither it nor the path of the binary looks like a QEMU's."""
     words = [word.decode("utf-8", "replace") for word in cmdline.split(b"\0")]
-    if words and not words[-1]:
+    if not words[-1]:
         words.pop()
     names = [os.path.basename(path.partition(" (deleted)")[0]) for path in (exe, *words[:1])]
     if not any("qemu" in name or name == "kvm" for name in names):
         return None
+    if not cmdline.endswith(b"\0"):  # cut short, or written over by the process itself
+        return QemuArgs()
     options = list(_options(words))
     by_name = names[-1].endswith("kvm")  # called so, QEMU asks for KVM by itself
     return QemuArgs(
@@ -104,7 +106,7 @@ def _pmu(options: list[tuple[str, str]], words: list[str], names: list[str]) -> 
     said = _last(options, words, "cpu")
     if said is None:
         return None
-    model, *features = [piece for piece in said.split(",") if piece] or [""]
+    model, *features = said.split(",")
     if not model or model.endswith("-cpu"):
         return None
     if "-pmu" in features:  # those with a sign are set last, first all with +, then all with -

@@ -384,7 +384,7 @@ class TestProcesses:
         (tmp_path / "proc/1001/cmdline").unlink()
         os.mkfifo(tmp_path / "proc/1001/cmdline")
         (found,) = vm_processes(Root(tmp_path))
-        assert found.args == QemuArgs(pmu=False)
+        assert found.args == QemuArgs()
 
     def test_a_process_that_leads_out_of_the_record(self, tmp_path: Path) -> None:
         (tmp_path / "root/proc").mkdir(parents=True)
