@@ -48,9 +48,18 @@ class ShowHost(Record):
             help="Count the calls too, by a kprobe of our own thread's, while a micro-VM with its PMU disabled runs a "
             "few hundred CPUID exits. Takes root and changes nothing that lasts.",
         )
+        file.add_argument(
+            "--prove-qemu",
+            type=Path,
+            metavar="BINARY",
+            help="Say whether this QEMU disables the PMU in KVM, by starting it paused for a moment, without disk or "
+            "network. What is seen is kept by build-id for the audits of this host.",
+        )
         return parser
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        if args.prove_qemu:
+            return self._prove_qemu(args)
         try:
             from pmuconf.host import cpu, guard, kvm, package
             from pmuconf.host.root import Root
@@ -136,6 +145,34 @@ class ShowHost(Record):
         if record.get("hint"):
             answer.append(f"hint, which decides nothing: {': '.join(record['hint'][:2])}")
         return [printable(line) for line in answer], record
+
+    def _prove_qemu(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        if args.prove or args.btf or args.root != Path("/"):
+            raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
+        from pmuconf.host.proofs import FILE, keep
+        from pmuconf.host.prove_qemu import prove_qemu
+        from pmuconf.host.root import Root
+
+        qemu = prove_qemu(args.prove_qemu)
+        answer = "it leaves the PMU enabled in KVM, also for a VM that is to have none: seen"
+        if qemu.disables:
+            answer = "it disables the PMU in KVM for a VM that is to have none: seen"
+        elif qemu.disables is None:
+            answer = "it would ask KVM, but this host's does not offer that (kvm.enable_pmu=N): prove it elsewhere"
+        sentences = [f"{qemu.path}: {answer}"]
+        try:
+            keep(Root(), qemu)
+        except PmuconfError as error:
+            sentences.append(f"that could not be kept in {FILE}: {error.message}")
+        self.status = 1 if qemu.disables is None else 0
+        record = {
+            "path": qemu.path,
+            "build_id": qemu.build_id,
+            "disables_pmu": qemu.disables,
+            "cause": qemu.cause,
+            "evidence": qemu.evidence.value,
+        }
+        return [printable(line) for line in sentences], record
 
 
 class RecordHost(Action):

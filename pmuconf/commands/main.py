@@ -33,6 +33,7 @@ _COMMANDS = {
     "journal purge": "pmuconf.commands.journal:PurgeJournal",
     "policy check": "pmuconf.commands.policy:Check",
     "policy explain": "pmuconf.commands.policy:Explain",
+    "preflight qemu": "pmuconf.commands.preflight:PreflightQemu",
     "report": "pmuconf.commands.report:WriteReport",
     "rewrite": "pmuconf.commands.rewrite:Rewrite",
     "rollback": "pmuconf.commands.rollback:Rollback",

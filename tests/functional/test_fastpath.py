@@ -16,7 +16,7 @@ import libvirt
 import pytest
 
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.host import survey
+from pmuconf.host import qemu, survey
 from pmuconf.host.root import Root
 from tests.functional.host import Host
 from tests.support.daemon import Daemon, available_daemons
@@ -171,9 +171,29 @@ class TestAudit:
         assert report["worth"]["cycles_per_exit"] == 57
         assert report["worth"]["vms"] == 3
 
-    @pytest.mark.parametrize("qemu", [True, False, None])
-    def test_every_front_end_gives_the_same_verdict(self, guests: Host, machine: Machine, qemu: bool | None) -> None:
-        machine.qemu = qemu
+    @pytest.mark.parametrize(("new", "status"), [(True, 2), (False, 0), (None, 1)])
+    def test_who_would_lose_a_pmu_under_another_qemu(
+        self, guests: Host, machine: Machine, monkeypatch: pytest.MonkeyPatch, new: bool | None, status: int
+    ) -> None:
+        def qemu_of_file(path: str | os.PathLike[str]) -> Qemu:
+            return Qemu(os.fspath(path), None, new if os.fspath(path) == "new" else False, "put-in")
+
+        monkeypatch.setattr(qemu, "qemu_of_file", qemu_of_file)
+        machine.memory = {"off": KernelPmu.ENABLED, "none": KernelPmu.ENABLED, "on": KernelPmu.ENABLED}
+        machine.counting = {"off"}
+        said = guests.json("preflight", "qemu", "new", "--all")
+        assert said.status == status
+        loses = {True: "yes", False: "no", None: "unknown"}[new]
+        assert said.by_name("loses") == {"off": loses, "idle": loses, "none": "no", "on": "no"}
+        assert said.by_name("pmu_in_use")["off"] is True
+        machine.memory["off"] = KernelPmu.DISABLED
+        assert guests.json("preflight", "qemu", "new", "--all").by_name("loses")["off"] == "no"
+
+    @pytest.mark.parametrize("disables", [True, False, None])
+    def test_every_front_end_gives_the_same_verdict(
+        self, guests: Host, machine: Machine, disables: bool | None
+    ) -> None:
+        machine.qemu = disables
         together = short(guests)
         reported = {row["name"]: row for row in json.loads(guests.pmuconf("report").out)["domains"]}
         for name, said in together.items():

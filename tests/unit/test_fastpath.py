@@ -290,6 +290,18 @@ def test_the_upgrade_hazard_against_the_model(world: World, disables: bool | Non
             assert said == truth
 
 
-def test_what_does_not_run_under_kvm_loses_nothing() -> None:
+@pytest.mark.parametrize("disables", [True, False, None])
+@pytest.mark.parametrize("now", [True, False, None])
+@pytest.mark.parametrize("cpu", ["host-passthrough", "host-model"])
+def test_the_upgrade_hazard_of_a_vm_that_does_not_run(disables: bool | None, now: bool | None, cpu: str) -> None:
+    one = Guest(domain(DEFAULT, cpu), False, DEFAULT, next_qemu=None if now is None else qemu(now))
+    said = loses_pmu(host(), one, qemu(disables))
+    if cpu == "host-passthrough" or disables is False or now is True:
+        assert said is False
+    else:
+        assert said is (True if disables and now is False else None)
+
+
+def test_what_kvm_does_not_run_loses_nothing() -> None:
     assert loses_pmu(host(), Guest(domain(kind="qemu"), True, OFF), qemu(True)) is False
-    assert loses_pmu(host(), Guest(domain(), False, OFF), qemu(True)) is False
+    assert loses_pmu(host(parameter=False), guest(OLD_QEMU), qemu(True)) is False
