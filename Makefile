@@ -2,6 +2,7 @@
 # make test   linters, types and all tests
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
 # make bench  measure against bare peers, and write the table into docs/performance.md
+# make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -name '*.py')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab lint bench sample clean
+.PHONY: help demo test test-lab bench-lab lint bench sample clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,11 @@ test-lab: $(VENV)/test
 	tests/lab/fetch corpus
 	tests/lab/build
 	PMUCONF_TEST_LAB=1 $(BIN)/python -m pytest tests/lab
+
+bench-lab: $(VENV)/test
+	tests/lab/fetch
+	tests/lab/build
+	$(BIN)/python -m tests.lab.costs docs/performance.md
 
 lint: $(VENV)/test
 	$(BIN)/ruff check

@@ -64,9 +64,9 @@ def table(found: dict[str, Said]) -> str:
     others = {"msr": "an MSR read", "port": "a port write that KVM handles", "6": "the control, which skips nothing"}
     lines += ["", "| PMU on - off, 6 counters, of | control | guarded |", "|---|---|---|"]
     for name, what in others.items():
-        row = [found[f"{kernel}-{name}"].document for kernel in ("control", "guarded")]
+        documents = [found[f"{kernel}-{name}"].document for kernel in ("control", "guarded")]
         which = "control_difference" if name == "6" else "difference"
-        lines.append(f"| {what} | " + " | ".join(f"{one[which]['cycles']:.0f}" for one in row) + " |")
+        lines.append(f"| {what} | " + " | ".join(f"{one[which]['cycles']:.0f}" for one in documents) + " |")
     return "\n".join(lines) + "\n"
 
 
