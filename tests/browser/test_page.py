@@ -264,6 +264,8 @@ def test_nothing_is_wider_than_the_window(show: Open, width: int) -> None:
 def test_on_a_phone_a_row_is_a_card_and_can_be_sorted(show: Open) -> None:
     shown = show(sample(), width=390, height=844)
     assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") == "grid"
+    narrowest = "Math.min(...Array.from(document.querySelectorAll('tbody td'), (one) => one.offsetWidth || 999))"
+    assert shown.run(narrowest) > 120
     cell = "getComputedStyle(document.querySelector('tbody td:nth-child(3)'), '::before').content"
     assert shown.run(cell) == '"Fast path"'
     shown.run(CLICK.format("Exits/s"))
