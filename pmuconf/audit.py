@@ -1,10 +1,11 @@
-"""One pass over the domains of a host, or over domain XML files: what each has, and what it should have."""
+"""One pass over the domains of a host, or over domain XML files: what each has, what it should have, how fast it is."""
 
 from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING
 from pmuconf import domain
 from pmuconf.domain import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.facts import HostFacts, KernelPmu, LiveVm
+from pmuconf.fastpath import Answer, Guest, answer
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor import Hypervisor, Listed
 
-__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "judge", "look"]
+__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "guest_of", "join", "judge", "look"]
 
 
 class Severity(enum.IntEnum):
@@ -45,6 +48,10 @@ class Vm:
     ``live``, ``next_boot`` and ``saved`` are None where there is no such thing: a domain that is not running, a
     transient one (nothing can be written for it), one without a managed save image. ``snapshots`` counts those that
     would bring another PMU state back than the next boot has.
+
+    ``domain`` is the definition that the guest has, or will have if it does not run; ``process`` what runs it, and
+    ``answer`` whether it has the fast path: None where the host was not asked. ``exits_per_second`` are all its VM
+    exits, of which an unknown part gains by the fast path; None where they were not counted.
     """
 
     name: str
@@ -61,6 +68,10 @@ class Vm:
     nova: bool = False
     transient: bool = False
     error: Finding | None = None
+    domain: Domain | None = None
+    process: LiveVm | None = None
+    answer: Answer | None = None
+    exits_per_second: float | None = None
 
     @property
     def drift(self) -> bool:
@@ -81,8 +92,11 @@ class Vm:
         """2 for drift and what can't be judged, 1 for what waits for someone, 0 for as wanted."""
         if self.drift or self.error is not None:
             return Severity.FINDING
+        if self.answer is not None and self.answer.severity == Severity.FINDING:
+            return Severity.FINDING
         stuck = self.next_boot is None and self._wanted not in (None, self.live)
-        if self.pending or stuck or self.decision is Decision.UNDECIDED:
+        slow = self.answer is not None and self.answer.severity == Severity.WARNING
+        if self.pending or stuck or slow or self.decision is Decision.UNDECIDED:
             return Severity.WARNING
         return Severity.OK
 
@@ -93,10 +107,15 @@ class Vm:
 
 @dataclass(frozen=True)
 class Report:
-    """The audit of one host; source is the libvirt URI or what was read instead."""
+    """The audit of one host; source is the libvirt URI or what was read instead.
+
+    ``facts`` are those of the host, None where it was not asked: no VM of it runs under KVM, it is another host, or
+    files were read.
+    """
 
     source: str
     vms: tuple[Vm, ...]
+    facts: HostFacts | None = None
     host: str = field(default_factory=socket.gethostname)
     at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
@@ -107,15 +126,92 @@ class Report:
 
 
 def audit(
-    hypervisor: Hypervisor, policy: Policy, names: Sequence[str] = (), *, max_bytes: int = domain.MAX_XML_BYTES
+    hypervisor: Hypervisor,
+    policy: Policy,
+    names: Sequence[str] = (),
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    survey: Callable[[], HostFacts] | None = None,
+    always: bool = False,
+    sample: float = 0,
 ) -> Report:
     """Look at every domain, or at those named. Reads only.
 
     A domain that goes away meanwhile is left out; one whose XML can't be judged is reported with its error.
+
+    :param survey: what finds the facts of the host that the domains are on; None: the fast path is not judged. It is
+        asked only if a VM runs there under KVM, for it takes half a second, or if ``always`` is set.
+    :param sample: count the VMs' exits over so many seconds; 0: don't.
     """
+    begin, before = time.monotonic(), hypervisor.exits() if sample else {}
     looking = partial(look, hypervisor, policy, max_bytes=max_bytes)
-    vms = hypervisor.map(looking, hypervisor.domains(names))
-    return Report(hypervisor.uri, tuple(vm for vm in vms if vm is not None))
+    vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
+    facts = None
+    if survey is not None:
+        facts = survey() if hypervisor.local and (always or any(map(_under_kvm, vms))) else None
+        vms = join(vms, facts, whole=not names)
+    if sample:
+        time.sleep(max(0.0, begin + sample - time.monotonic()))
+        after, seconds = hypervisor.exits(), time.monotonic() - begin
+        vms = tuple(replace(vm, exits_per_second=_rate(before, after, vm.uuid or "", seconds)) for vm in vms)
+    return Report(hypervisor.uri, vms, facts)
+
+
+def join(vms: Sequence[Vm], facts: HostFacts | None, *, whole: bool = True) -> tuple[Vm, ...]:
+    """The same VMs with their processes and with the verdict on their fast path. Pure.
+
+    :param facts: of the host that they are on, None if it can't be looked at from here.
+    :param whole: they are all that the host has.
+    """
+    processes: dict[str, list[LiveVm]] = {}
+    for process in facts.vms if facts is not None else ():
+        if process.uuid:
+            processes.setdefault(process.uuid, []).append(process)
+    found = [replace(vm, process=_only(processes.get(vm.uuid or "none", ()))) for vm in vms]
+    needing = _needing(found, facts) if whole and facts is not None else None
+    guests = [(vm, guest_of(vm)) for vm in found]
+    return tuple(
+        vm if guest is None else replace(vm, answer=answer(facts, guest, needing=needing)) for vm, guest in guests
+    )
+
+
+def guest_of(vm: Vm) -> Guest | None:
+    """What the verdict asks of a VM; None if its definition could not be read."""
+    if vm.domain is None:
+        return None
+    return Guest(
+        domain=vm.domain,
+        running=vm.live is not None,
+        next_boot=vm.next_boot,
+        saved=vm.saved,
+        decision=vm.decision,
+        vm=vm.process,
+        next_qemu=vm.process.next_qemu if vm.process else None,
+    )
+
+
+def _only(processes: Sequence[LiveVm]) -> LiveVm | None:
+    """The process of a domain, if there is exactly one that says so."""
+    return processes[0] if len(processes) == 1 else None
+
+
+def _needing(vms: Sequence[Vm], facts: HostFacts) -> int:
+    """How many VMs have a PMU that no policy takes from them, those of others than libvirt included."""
+    ours = {vm.process.pid for vm in vms if vm.process is not None}
+    kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in vms)
+    others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in facts.vms)
+    return kept + others
+
+
+def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, seconds: float) -> float | None:
+    """Exits per second; None of a VM that was not there all the time."""
+    if uuid not in before or uuid not in after or after[uuid] < before[uuid]:
+        return None
+    return (after[uuid] - before[uuid]) / seconds
+
+
+def _under_kvm(vm: Vm) -> bool:
+    return vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm"
 
 
 def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:
@@ -177,6 +273,7 @@ def judge(
         saved=saved.pmu if saved else None,
         snapshots=sum(kept is not None and kept.pmu is not facts.pmu for kept in snapshots),
         effective_pmu=(live or facts).effective_pmu,
+        domain=live or facts,
         nova=facts.nova is not None,
         error=error,
     )

@@ -29,6 +29,7 @@ __all__ = [
     "Nova",
     "PmuState",
     "Unknown",
+    "emulator",
     "read",
     "read_libvirt",
     "read_snapshot",
@@ -175,6 +176,11 @@ def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MA
     return None if found is None else _facts(found, source)
 
 
+def emulator(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str | None:
+    """The binary that a domain is started with; None if its definition leaves that to libvirt."""
+    return _parse(xml, source, max_bytes).findtext("devices/emulator") or None
+
+
 def rewrite(xml: str, state: PmuState, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str:
     """Return the XML with its PMU in the given state and nothing else changed.
 
@@ -290,7 +296,7 @@ def _facts(root: etree._Element, source: str) -> Domain:
     cpu_mode: str | None = None
     nova: Nova | None = None
     pmu = PmuState.DEFAULT
-    for child in root:
+    for child in root.iterchildren("name", "uuid", "metadata", "os", "features", "cpu"):
         tag = child.tag
         if tag == "name":
             name = child.text
@@ -324,13 +330,17 @@ def _state(element: etree._Element, source: str) -> PmuState:
 
 
 def _nova(metadata: etree._Element) -> Nova | None:
-    instance = metadata.find(f"{_NOVA}instance")
+    instance = next(metadata.iterchildren(f"{_NOVA}instance"), None)
     if instance is None:
         return None
-    flavor = instance.find(f"{_NOVA}flavor")
-    specs = None if flavor is None else flavor.find(f"{_NOVA}extraSpecs")
-    properties = instance.find(f"{_NOVA}image/{_NOVA}properties")
-    project = instance.find(f"{_NOVA}owner/{_NOVA}project")
+    # By the first of each, in one pass: an audit spends a third of its time here.
+    parts: dict[str, etree._Element] = {}
+    for child in instance.iterchildren(f"{_NOVA}flavor", f"{_NOVA}image", f"{_NOVA}owner"):
+        parts.setdefault(str(child.tag)[len(_NOVA) :], child)
+    flavor = parts.get("flavor")
+    specs = None if flavor is None else next(flavor.iterchildren(f"{_NOVA}extraSpecs"), None)
+    properties = next(parts["image"].iterchildren(f"{_NOVA}properties"), None) if "image" in parts else None
+    project = next(parts["owner"].iterchildren(f"{_NOVA}project"), None) if "owner" in parts else None
     return Nova(
         flavor=None if flavor is None else flavor.get("name"),
         flavor_id=UNKNOWN if flavor is None or specs is None else flavor.get("id"),
@@ -346,7 +356,7 @@ def _named(elements: Iterable[etree._Element]) -> dict[str, str]:
 
 def _set_pmu(root: etree._Element, state: PmuState, source: str) -> bool:
     """Put the element tree into the state; False if it was already exactly so."""
-    found = root.findall("features/pmu")
+    found = [element for features in root.iterchildren("features") for element in features.iterchildren("pmu")]
     for element in found:
         _state(element, source)
     if state is PmuState.DEFAULT:
@@ -361,22 +371,22 @@ def _set_pmu(root: etree._Element, state: PmuState, source: str) -> bool:
             _drop(element)
         last.set("state", state.value)
         return True
-    features = root.find("features")
+    features = next(root.iterchildren("features"), None)
     if features is None:
-        features = etree.Element("features")
         at = next((i for i, child in enumerate(root) if child.tag in _AFTER_FEATURES), len(root))
-        _insert(root, at, features)
-    pmu = etree.Element("pmu", state=state.value)
-    _insert(features, 0, pmu)
+        features = _insert(root, at, "features")
+    _insert(features, 0, "pmu").set("state", state.value)
     return True
 
 
-def _insert(parent: etree._Element, at: int, element: etree._Element) -> None:
+def _insert(parent: etree._Element, at: int, tag: str) -> etree._Element:
     # The new element takes a copy of the white space in front of it as its tail, so that taking it away again
     # gives the old text back, and both lines keep their indentation.
     before = parent[at - 1].tail if at else parent.text
+    element = etree.SubElement(parent, tag)  # then moved: an element made alone would bring a document of its own
     element.tail = before if before is not None and not before.strip() else None
     parent.insert(at, element)
+    return element
 
 
 def _drop(element: etree._Element) -> None:

@@ -119,6 +119,7 @@ class LiveVm:
     :param in_use: whether any vCPU had counters programmed in one of the samples; None: not read.
     :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
     :param incoming: it was started to take a migration or a saved state in.
+    :param next_qemu: the binary that is now where ``qemu`` was started from: under it, the VM would start next.
     """
 
     pid: int | None
@@ -133,6 +134,7 @@ class LiveVm:
     pmu_property: bool | None = None
     incoming: bool = False
     qemu: Qemu | None = None
+    next_qemu: Qemu | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class HostFacts:
 
     guard: GuardFinding
     boot_id: str | None = None
+    kvm_build_id: str | None = None
     enable_pmu: bool | None = None
     mediated_pmu: bool | None = None
     release: str | None = None

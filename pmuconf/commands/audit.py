@@ -3,56 +3,83 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pmuconf.audit import Report, Severity, Vm, audit, audit_files
-from pmuconf.commands.base import Table, add_connect, connect, settings
+from pmuconf.commands.base import Table, add_connect, connect, settings, surveyor
 from pmuconf.conf import Settings
 from pmuconf.errors import PmuconfError
+from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision
-from pmuconf.report.document import record, summary
+from pmuconf.report.document import record, summary, worth
 
-__all__ = ["Audit", "add_sources", "run_audit"]
+__all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "opening", "run_audit"]
+
+_KINDS = ("drift", "pending", "transient", "undecided", "errors")
 
 
 class Audit(Table):
-    """Show each VM's PMU, what the policy wants, and where they differ. Reads only.
+    """Show each VM's PMU, what the policy wants, where they differ, and who has the fast path. Reads only.
 
     live, next_boot and saved are PMU states as libvirt has them: on, off, or default (no <pmu> element).
     snapshots counts those whose revert would bring another state back. effective_pmu is what the guest gets:
     default means on with host-passthrough and maximum, off with any other CPU model.
 
+    Where a VM runs under KVM, this host's kernel, KVM and QEMU processes are looked at too: in_kernel_pmu is what KVM
+    holds (enabled or disabled); fast_path whether KVM spares the VM the PMU's work at its exits; cause why, or why
+    not; remedy (-c, or 'pmuconf explain VM') what would change it. As root, who may read kernel memory, that is
+    observed; else it is inferred, or unknown.
+
     status: ok; drift (the next boot is not what the policy wants: pmuconf apply); pending (the next boot is right,
     the running guest or its saved image not yet: stop and start it); transient (runs, has no next boot);
-    undecided (a rule needs what can't be known here).
+    undecided (a rule needs what can't be known here); slow, partial or unknown (on policy, but see fast_path).
 
-    Exit status: 0 all ok, 1 pending or undecided, 2 drift or a domain that can't be judged, 255 error.
+    Exit status: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
+    can't be judged, 255 error.
     """
 
-    columns = (
+    columns: Sequence[str] = (
         *("name", "uuid", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
-        *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "error", "status"),
+        *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "running"),
+        *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
+        *("qemu", "exits_per_second", "error", "status"),
     )
-    brief = (
+    brief: Sequence[str] = (
         *("name", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
         *("decision", "rule", "status"),
     )
+    _joined = ("in_kernel_pmu", "fast_path", "cause", "evidence")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_sources(parser)
+        parser.add_argument(
+            "--pmu-users",
+            action="store_true",
+            help="List the VMs whose PMU counts something now first: those who would notice. Takes root.",
+        )
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
-        report = run_audit(args, settings(self))
+        report = run_audit(args, settings(self), always=args.pmu_users)
         self.status = int(report.severity)
         for vm in report.vms:
             if vm.error is not None:
                 self.app.LOG.warning("%s (%s)", vm.error.message, vm.error.cause)
+        self.opening.extend(opening(report))
         self.closing.append(_sentence(report))
-        return [{**record(vm), "status": _status(vm)} for vm in report.vms]
+        vms = report.vms
+        if args.pmu_users:
+            vms = tuple(sorted(vms, key=_quiet))
+            self.brief = ("name", "flavor", "pmu_in_use", "in_kernel_pmu", "live", "next_boot", "decision", "status")
+        elif report.facts is not None:
+            self.brief = (*self.brief, *self._joined)
+        if args.sample:
+            self.brief = (*self.brief, "exits_per_second")
+        return [{**record(vm), "status": _status(vm)} for vm in vms]
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -66,16 +93,91 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="Read these files of domain XML (virsh dumpxml), or DIR/*.xml, instead of asking libvirt.",
     )
+    add_host_facts(parser)
+    add_sample(parser)
 
 
-def run_audit(args: argparse.Namespace, chosen: Settings) -> Report:
-    """Audit what the arguments of add_sources() name."""
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Add --sample."""
+    parser.add_argument(
+        "--sample",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="Count the VMs' exits for so long (5s, say), and tell what the fast path saves or would save at most.",
+    )
+
+
+def add_host_facts(parser: argparse.ArgumentParser) -> None:
+    """Add --host-facts."""
+    parser.add_argument(
+        "--host-facts",
+        type=Path,
+        metavar="FILE",
+        help="Use what root has written with 'pmuconf host facts --output FILE' instead of looking at this host: so "
+        "an audit needs no root. It must be root's, and about this boot, KVM and set of livepatches.",
+    )
+
+
+def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = False) -> Report:
+    """Audit what the arguments of add_sources() name; the host is looked at if a VM runs there, or always."""
     if args.xml:
-        if args.domains or args.connect:
-            raise PmuconfError("--xml reads files: it goes with neither DOMAIN nor --connect", cause="usage")
+        if args.domains or args.connect or args.host_facts or args.sample:
+            raise PmuconfError(
+                "--xml reads files: it goes with neither DOMAIN, --connect, --host-facts nor --sample", cause="usage"
+            )
         return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes)
     with connect(args, chosen, read_only=True) as hypervisor:
-        return audit(hypervisor, chosen.policy, args.domains, max_bytes=chosen.max_xml_bytes)
+        return audit(
+            hypervisor,
+            chosen.policy,
+            args.domains,
+            max_bytes=chosen.max_xml_bytes,
+            survey=surveyor(args.host_facts),
+            always=always,
+            sample=args.sample,
+        )
+
+
+def opening(report: Report) -> list[str]:
+    """The host and how many VMs are fast, in sentences; nothing where the host was not asked."""
+    facts = report.facts
+    if facts is None:
+        return []
+    guard, paths = facts.guard, summary(report)["fast_path"]
+    lines = [f"kernel {facts.release or ''}: {guard.verdict.value} ({guard.evidence.value}): {guard.message}"]
+    if facts.enable_pmu is False:
+        lines.append("kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel")
+    if facts.vms_cause:
+        lines.append(f"what KVM holds was not read ({facts.vms_cause}), so it is inferred")
+    running = [vm for vm in report.vms if vm.live is not None and vm.answer is not None]
+    causes = Counter(cause for vm in running if vm.answer for cause in vm.answer.causes[:1] if vm.answer.severity)
+    why = "".join(f"; {number} {cause}" for cause, number in causes.most_common())
+    lines.append(f"fast path: {paths['yes']} of {len(running)} running VMs{why}")
+    value = worth(report)
+    if value is not None:
+        basis = "measured here" if value["measured"] else "expected on a CPU like this"
+        lines.append(
+            f"at most {value['saved_per_second']:,} cycles a second saved and {value['to_win_per_second']:,} to be "
+            f"won: all exits of {value['vms']} VMs at {value['cycles_per_exit']} cycles, {basis}"
+        )
+    return lines
+
+
+def _quiet(vm: Vm) -> tuple[int, str]:
+    """Who counts comes first, then of whom it is not known."""
+    in_use = vm.process.in_use if vm.process else None
+    return (0 if in_use else 1 if in_use is None and vm.live is not None else 2), vm.name
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text[:-1] if text.endswith("s") else text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time between 0 and 3600 seconds, such as 5s")
+    return seconds
 
 
 def _status(vm: Vm) -> str:
@@ -89,14 +191,16 @@ def _status(vm: Vm) -> str:
         return "transient"
     if vm.decision is Decision.UNDECIDED:
         return "undecided"
+    if vm.answer is not None and vm.answer.severity:
+        return {FastPath.NO: "slow"}.get(vm.answer.fast_path, vm.answer.fast_path.value)
     return "ok" if vm.severity is Severity.OK else "pending"
 
 
 def _sentence(report: Report) -> str:
     counts = summary(report)
-    total = counts.pop("domains")
+    total = counts["domains"]
     if not total:
         return f"there are no domains on {report.source}"
-    wrong = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    wrong = ", ".join(f"{counts[what]} {what}" for what in _KINDS if counts[what])
     next_step = "; 'pmuconf apply --dry-run' shows what would be changed" if counts["drift"] else ""
     return f"{total} domains: {wrong or 'all as the policy wants'}{next_step}"

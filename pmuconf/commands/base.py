@@ -6,8 +6,9 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliff.columns import FormattableColumn
@@ -20,13 +21,17 @@ from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
 
 if TYPE_CHECKING:
+    from pmuconf.facts import HostFacts
     from pmuconf.hypervisor import Hypervisor
 
-__all__ = ["Action", "Record", "Table", "connect", "progress", "settings"]
+__all__ = ["Action", "Record", "Table", "connect", "progress", "settings", "surveyor"]
 
 _Item = TypeVar("_Item")
 
-_COLOURS = {"drift": "31", "failed": "31", "pending": "33", "changed": "32", "ok": "32"}
+_COLOURS = {
+    **{"drift": "31", "failed": "31", "pending": "33", "changed": "32", "ok": "32"},
+    **{"slow": "31", "partial": "33", "unknown": "33"},
+}
 
 
 def settings(command: Command) -> conf.Settings:
@@ -45,6 +50,25 @@ def connect(args: argparse.Namespace, chosen: conf.Settings, *, read_only: bool)
             hint="Install it with 'pip install pmuconf[host]', or use --xml, which needs no libvirt",
         ) from None
     return Hypervisor.open(args.connect or chosen.uri, read_only=read_only, parallel=chosen.parallel)
+
+
+def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
+    """What finds the facts of this host: its probes, or a file that 'pmuconf host facts' has written."""
+
+    def survey() -> HostFacts:
+        try:
+            from pmuconf.host import factsfile, root
+            from pmuconf.host import survey as probes
+        except ImportError as error:
+            raise PmuconfError(
+                f"{error.name} can't be loaded",
+                cause="host-missing",
+                hint="Install it with 'pip install pmuconf[host]'",
+            ) from None
+        here = root.Root()
+        return probes.survey(here) if file is None else factsfile.load(file, here)
+
+    return survey
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +136,10 @@ class Table(_Guarded, Lister):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.opening: list[str] = []
+        """Sentences for a person, shown above the plain table."""
         self.closing: list[str] = []
-        """Sentences for a person, shown below the plain table."""
+        """Those shown below it."""
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         """The records to be listed."""
@@ -121,6 +147,8 @@ class Table(_Guarded, Lister):
 
     def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         records = self.records(args)
+        if args.formatter == "table" and not args.columns:
+            self.app.stdout.write("".join(f"{printable(sentence)}\n" for sentence in self.opening))
         columns = self.brief if args.formatter == "table" and not args.columns else self.columns
         return columns, [[_shown(record[name], args.formatter) for name in columns] for record in records]
 
@@ -177,7 +205,11 @@ def _shown(value: Any, formatter: str) -> Any:
     if formatter in ("json", "yaml"):
         return value
     if isinstance(value, Mapping):
-        value = value["cause"]
+        value = value["cause"] if "cause" in value else value["path"]
+    if isinstance(value, (list, tuple)):
+        value = " ".join(value)
+    if isinstance(value, float):
+        value = round(value, 1)
     if formatter == "csv":
         return csv_cell(value) if isinstance(value, str) else value
     if formatter == "value":

@@ -5,13 +5,17 @@ The document's schema is docs/report.schema.json. Its keys are the words of docs
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from typing import Any, Final
 
 import pmuconf
 from pmuconf.audit import Report, Vm
+from pmuconf.facts import GuardFinding, HostFacts
+from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision, Policy
 
-__all__ = ["FORMAT", "VERSION", "document", "record", "summary"]
+__all__ = ["FORMAT", "VERSION", "document", "guard_record", "record", "summary", "worth"]
 
 FORMAT: Final = "pmuconf-report"
 VERSION: Final = 1
@@ -31,7 +35,9 @@ def document(report: Report, policy: Policy) -> dict[str, Any]:
             "rules": [rule.name for rule in policy.rules],
             "nova_domains": policy.nova_domains.value,
         },
+        "host_facts": None if report.facts is None else _host(report.facts, report),
         "summary": summary(report),
+        "worth": worth(report),
         "domains": [record(vm) for vm in report.vms],
     }
 
@@ -54,18 +60,107 @@ def record(vm: Vm) -> dict[str, Any]:
         "pending": vm.pending,
         "transient": vm.transient,
         "nova": vm.nova,
+        "running": vm.live is not None,
+        **_fast_path(vm),
         "error": vm.error and {"cause": vm.error.cause, "message": vm.error.message},
     }
 
 
-def summary(report: Report) -> dict[str, int]:
+def guard_record(guard: GuardFinding) -> dict[str, Any]:
+    """The verdict on a kernel, with what it stands on."""
+    return {
+        "verdict": guard.verdict.value,
+        "cause": guard.cause,
+        "message": guard.message,
+        "evidence": guard.evidence.value,
+        "source": guard.source,
+        "build_id": guard.build_id,
+        "enable_pmu_offset": guard.offset,
+        "offset_from": guard.offset_from,
+        "instructions": list(guard.instructions),
+        "copies": {kind: list(names) for kind, names in asdict(guard.copies).items()},
+        "hooks": list(guard.hooks),
+        "notes": list(guard.notes),
+        "remedy": guard.remedy,
+    }
+
+
+def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
+    ours = {vm.process.pid for vm in report.vms if vm.process is not None}
+    return {
+        "guard": guard_record(facts.guard),
+        "release": facts.release,
+        "livepatches": list(facts.livepatches),
+        "enable_pmu": facts.enable_pmu,
+        "mediated_pmu": facts.mediated_pmu,
+        "cpu": facts.cpu,
+        "mitigations": dict(facts.mitigations),
+        "cycles_per_exit": facts.cycles,
+        "cycles_measured": facts.measured,
+        "vms_cause": facts.vms_cause,
+        "other_vms": [
+            {"pid": vm.pid, "command": vm.command, "in_kernel_pmu": vm.kernel_pmu.value, "pmu_in_use": vm.in_use}
+            for vm in facts.vms
+            if vm.pid is None or vm.pid not in ours
+        ],
+    }
+
+
+def _fast_path(vm: Vm) -> dict[str, Any]:
+    """What the join with the host's facts says; all null where the host was not asked."""
+    answer, process = vm.answer, vm.process
+    qemu = process.qemu if process else None
+    return {
+        "in_kernel_pmu": answer and answer.in_kernel.pmu.value,
+        "pmu_in_use": process.in_use if process else None,
+        "fast_path": answer and answer.fast_path.value,
+        "cause": answer and answer.cause,
+        "causes": list(answer.causes) if answer else [],
+        "evidence": answer and answer.evidence.value,
+        "message": answer and answer.message,
+        "remedy": answer and answer.remedy,
+        "qemu": qemu and {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables},
+        "exits_per_second": vm.exits_per_second,
+    }
+
+
+def summary(report: Report) -> dict[str, Any]:
     """How many domains there are of each kind; one domain may count as several."""
     vms = report.vms
+    answers = [vm.answer for vm in vms if vm.answer is not None]
+    paths = Counter(answer.fast_path for answer in answers)
     return {
         "domains": len(vms),
+        "running": sum(vm.live is not None for vm in vms),
+        "fast_path": {path.value: paths[path] for path in FastPath},
+        "causes": dict(sorted(Counter(answer.cause for answer in answers).items())),
         "drift": sum(vm.drift for vm in vms),
         "pending": sum(vm.pending for vm in vms),
         "transient": sum(vm.transient for vm in vms),
         "undecided": sum(vm.decision is Decision.UNDECIDED for vm in vms),
         "errors": sum(vm.error is not None for vm in vms),
+    }
+
+
+def worth(report: Report) -> dict[str, Any] | None:
+    """What the fast path saves and would save, in CPU cycles per second: upper bounds.
+
+    None without counted exits, or where it is not known what one costs on this CPU. KVM counts all exits of a VM; only
+    those that it ends by skipping an instruction gain (CPUID, MSR, port I/O, HLT, hypercalls), and it counts no CPUID
+    or MSR exits of their own. What can't be known for a VM is neither saved nor to be won.
+    """
+    facts = report.facts
+    counted = [vm for vm in report.vms if vm.exits_per_second is not None and vm.answer is not None]
+    if facts is None or facts.cycles is None or not counted:
+        return None
+    rates = dict.fromkeys(FastPath, 0.0)
+    for vm in counted:
+        if vm.answer is not None and not vm.answer.wanted_on:
+            rates[vm.answer.fast_path] += vm.exits_per_second or 0.0
+    return {
+        "cycles_per_exit": facts.cycles,
+        "measured": facts.measured,
+        "vms": len(counted),
+        "saved_per_second": round(rates[FastPath.YES] * facts.cycles),
+        "to_win_per_second": round(rates[FastPath.NO] * facts.cycles),
     }

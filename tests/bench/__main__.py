@@ -27,7 +27,7 @@ _TREE: Final = Path(__file__).resolve().parents[2]
 _SECONDS: Final = 60.0  # more than any of the work takes for so few domains, or as one process
 _SECONDS_PER_DOMAIN: Final = 0.1
 _BIG: Final = 10_000
-_REWRITES: Final = 500
+_REWRITES: Final = 3000
 _PROCESSES: Final = 3
 _VIRT_XML_DOMAINS: Final = 4
 

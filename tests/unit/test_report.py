@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import pmuconf
-from pmuconf.audit import Finding, Report, Vm, judge
+from pmuconf.audit import Finding, Report, Vm, join, judge
 from pmuconf.domain import Domain, PmuState
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
-from pmuconf.report.document import document, record, summary
+from pmuconf.report.document import document, record, summary, worth
 from pmuconf.report.plain import csv_cell, printable
 
 SCHEMA = Path(pmuconf.__file__).resolve().parents[1] / "docs" / "report.schema.json"
@@ -40,6 +42,26 @@ VMS = (
 )
 REPORT = Report("test:///default", VMS, host="host-1", at=AT)
 
+UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+QEMU = Qemu("/usr/bin/qemu-system-x86_64", "00ff", True, "strings-in-binary", Evidence.INFERRED)
+FACTS = HostFacts(
+    GuardFinding(Verdict.GUARDED, "guard-in-caller", "it asks", Evidence.OBSERVED, "live text", "aa", 1668, "BTF"),
+    enable_pmu=True,
+    release="6.1.0",
+    cpu="AMD EPYC 7302",
+    mitigations={"spectre_v2": "Retpolines"},
+    cycles=57,
+    vms=(
+        LiveVm(7, 1, "qemu", UUID, "web", KernelPmu.DISABLED, in_use=False, pmu_property=False, qemu=QEMU),
+        LiveVm(8, 1, "firecracker", kernel_pmu=KernelPmu.ENABLED),
+    ),
+)
+FAST, SLOW = (
+    replace(judge(POLICY, live=one, next_boot=one), exits_per_second=1000.5)
+    for one in (domain(PmuState.OFF), replace(domain(PmuState.OFF), uuid="another"))
+)
+JOINED = Report("qemu:///system", join((*VMS, FAST, SLOW), FACTS), FACTS, host="host-1", at=AT)
+
 
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
@@ -51,6 +73,7 @@ def validator() -> Draft202012Validator:
 def test_a_report_follows_the_schema(validator: Draft202012Validator) -> None:
     validator.validate(json.loads(json.dumps(document(REPORT, POLICY))))
     validator.validate(json.loads(json.dumps(document(Report("empty", ()), Policy()))))
+    validator.validate(json.loads(json.dumps(document(JOINED, POLICY))))
 
 
 Damage = Callable[[dict[str, Any]], object]
@@ -84,18 +107,30 @@ Damage = Callable[[dict[str, Any]], object]
         lambda d: d["domains"][4].update(error="no domain"),
         lambda d: d["domains"][4]["error"].update(cause="Not A Code"),
         lambda d: d["domains"][4]["error"].update(extra=1),
+        lambda d: d["host_facts"].update(extra=1),
+        lambda d: d["host_facts"]["guard"].update(verdict="maybe"),
+        lambda d: d["host_facts"]["guard"].update(evidence=None),
+        lambda d: d["host_facts"]["other_vms"][0].update(in_kernel_pmu="on"),
+        lambda d: d["worth"].update(saved_per_second=-1),
+        lambda d: d["summary"]["fast_path"].update(maybe=1),
+        lambda d: d["summary"]["causes"].update({"Not A Code": 1}),
+        lambda d: d["domains"][8].update(fast_path="fast"),
+        lambda d: d["domains"][8].update(causes=["Not A Code"]),
+        lambda d: d["domains"][8]["qemu"].update(disables_pmu="yes"),
     ],
 )
 def test_the_schema_refuses_anything_else(validator: Draft202012Validator, damage: Damage) -> None:
-    damaged = copy.deepcopy(document(REPORT, POLICY))
+    damaged = copy.deepcopy(document(JOINED, POLICY))
     damage(damaged)
     with pytest.raises(ValidationError):
         validator.validate(damaged)
 
 
 def test_the_schema_requires_every_key(validator: Draft202012Validator) -> None:
-    whole = document(REPORT, POLICY)
-    for path in ((), ("policy",), ("summary",), ("domains", 0), ("domains", 4, "error")):
+    whole = document(JOINED, POLICY)
+    paths: list[tuple[str | int, ...]] = [(), ("policy",), ("summary",), ("domains", 0), ("domains", 4, "error")]
+    paths += [("host_facts",), ("host_facts", "guard"), ("worth",), ("summary", "fast_path"), ("domains", 8, "qemu")]
+    for path in paths:
         for key in _at(whole, path):
             damaged = copy.deepcopy(whole)
             del _at(damaged, path)[key]
@@ -136,8 +171,54 @@ def test_the_record_of_a_domain() -> None:
         "pending": True,
         "transient": False,
         "nova": False,
+        "running": True,
+        "in_kernel_pmu": None,
+        "pmu_in_use": None,
+        "fast_path": None,
+        "cause": None,
+        "causes": [],
+        "evidence": None,
+        "message": None,
+        "remedy": None,
+        "qemu": None,
+        "exits_per_second": None,
         "error": None,
     }
+
+
+def test_the_record_of_a_domain_whose_host_was_looked_at() -> None:
+    given = record(JOINED.vms[8])
+    assert given["in_kernel_pmu"] == "disabled"
+    assert given["pmu_in_use"] is False
+    assert (given["fast_path"], given["cause"], given["causes"]) == ("yes", "guarded-disabled", ["guarded-disabled"])
+    assert (given["evidence"], given["remedy"]) == ("observed", "")
+    assert given["qemu"] == {"path": QEMU.path, "build_id": "00ff", "disables_pmu": True}
+    assert given["exits_per_second"] == 1000.5
+    assert record(JOINED.vms[9])["cause"] == "pmu-unknown"  # there is no process with its UUID
+
+
+def test_what_the_host_has_besides() -> None:
+    host = document(JOINED, POLICY)["host_facts"]
+    assert host["other_vms"] == [{"pid": 8, "command": "firecracker", "in_kernel_pmu": "enabled", "pmu_in_use": None}]
+    assert host["guard"]["verdict"] == "guarded"
+    assert document(REPORT, POLICY)["host_facts"] is None
+
+
+def test_what_it_is_worth() -> None:
+    value = worth(JOINED)
+    assert value is not None
+    assert (value["vms"], value["cycles_per_exit"], value["measured"]) == (2, 57, False)
+    assert value["saved_per_second"] == round(1000.5 * 57)
+    assert value["to_win_per_second"] == 0  # of the other VM nothing is known
+    assert worth(REPORT) is None
+    assert worth(replace(JOINED, facts=replace(FACTS, cycles=None))) is None
+    uncounted = tuple(replace(vm, exits_per_second=None) for vm in JOINED.vms)
+    assert worth(replace(JOINED, vms=uncounted)) is None
+    unguarded = replace(FACTS, guard=replace(FACTS.guard, verdict=Verdict.UNGUARDED, cause="no-test"))
+    slow = replace(JOINED, vms=join(JOINED.vms, unguarded))
+    value = worth(slow)
+    assert value is not None
+    assert (value["saved_per_second"], value["to_win_per_second"]) == (0, round(2 * 1000.5 * 57))
 
 
 def test_the_record_of_what_could_not_be_judged() -> None:
@@ -147,7 +228,12 @@ def test_the_record_of_what_could_not_be_judged() -> None:
 
 
 def test_the_summary_counts_each_kind() -> None:
-    assert summary(REPORT) == {"domains": 8, "drift": 1, "pending": 1, "transient": 1, "undecided": 1, "errors": 2}
+    kinds = {"drift": 1, "pending": 1, "transient": 1, "undecided": 1, "errors": 2}
+    none = {"yes": 0, "partial": 0, "no": 0, "unknown": 0}
+    assert summary(REPORT) == {"domains": 8, "running": 3, "fast_path": none, "causes": {}, **kinds}
+    joined = summary(JOINED)
+    assert joined["fast_path"]["yes"] == joined["causes"]["guarded-disabled"] > 0
+    assert sum(joined["fast_path"].values()) == sum(joined["causes"].values()) == len(JOINED.vms) - 4
 
 
 # ---- text that is safe to show -------------------------------------------------------------------------------------

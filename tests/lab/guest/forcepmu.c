@@ -17,6 +17,7 @@ static int __init start(void)
 
 static void __exit stop(void)
 {
+	enable_pmu = false;
 }
 
 module_init(start);

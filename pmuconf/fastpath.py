@@ -1,0 +1,368 @@
+"""Whether a VM has the fast path, why, and what would change it: host facts, domain facts and live facts, joined.
+
+Pure. KVM spares a VM the PMU's work at an exit if the VM's PMU is disabled in the kernel (``kvm->arch.enable_pmu`` is
+false) and the kernel asks for that; or if there is no such work (before 5.17); or, since 6.18, as long as nothing of
+the VM counts instructions. Everything else is the slow path, and what is not known stays unknown: a yes stands on
+facts about this kernel and this VM, each observed or inferred, and its evidence is that of the weakest.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from pmuconf.domain import Domain, PmuState
+from pmuconf.facts import Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.policy import Decision
+
+__all__ = ["CASES", "Answer", "Case", "FastPath", "Guest", "InKernel", "answer", "in_kernel_pmu", "loses_pmu"]
+
+
+class FastPath(enum.Enum):
+    """Whether KVM skips the PMU's work at this VM's exits."""
+
+    YES = "yes"
+    PARTIAL = "partial"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cause: its answer, the sentence for a person, and the exit status that a VM in it deserves."""
+
+    fast_path: FastPath
+    message: str
+    severity: int
+
+
+_YES, _PARTIAL, _NO, _UNKNOWN = FastPath.YES, FastPath.PARTIAL, FastPath.NO, FastPath.UNKNOWN
+
+CASES: Final = {
+    "no-call": Case(_YES, "this kernel does nothing for the PMU there", 0),
+    "guarded-disabled": Case(_YES, "its PMU is disabled in the kernel, which asks before it counts", 0),
+    "guard-in-callee": Case(_YES, "its PMU is disabled in the kernel, and the function that counts asks first", 0),
+    "disabled-by-parameter": Case(_YES, "kvm.enable_pmu=N: the PMU of every VM is disabled in the kernel", 0),
+    "disabled-by-default": Case(_YES, "no state is written; this QEMU disables the PMU of such a CPU model", 0),
+    "migrated-in": Case(_YES, "it came by migration or restore, to a QEMU that disables its PMU in the kernel", 0),
+    "early-out-disabled": Case(_YES, "its PMU is disabled in the kernel, which returns while nothing counts", 0),
+    "early-out-idle": Case(_YES, "its PMU is there but counts nothing now, so the kernel returns at once", 0),
+    "partial-guard": Case(_PARTIAL, "the kernel asks in one place, copies of the code elsewhere do not", 1),
+    "not-x86": Case(_NO, "it is no x86 VM", 0),
+    "not-kvm": Case(_NO, "KVM does not run it", 0),
+    "not-running": Case(_NO, "it is not running", 0),
+    "saved-image": Case(_NO, "its saved image brings another PMU state back at the next start", 1),
+    "pmu-on-by-policy": Case(_NO, "it has a PMU, as the policy wants", 0),
+    "pmu-kept": Case(_NO, "it has a PMU, and the policy leaves it as it is", 0),
+    "undecided": Case(_NO, "it has a PMU, and the policy could not decide", 1),
+    "kernel-unguarded": Case(_NO, "the kernel does the PMU's work for every VM", 2),
+    "qemu-keeps-pmu": Case(_NO, "it shall have no PMU, but its QEMU leaves the PMU enabled in KVM", 2),
+    "qemu-upgraded": Case(_NO, "it still runs under an older QEMU, which leaves the PMU enabled in KVM", 1),
+    "qemu-did-not": Case(_NO, "its QEMU should have disabled the PMU in KVM and did not", 2),
+    "transient": Case(_NO, "it is transient: only who defines it anew can take its PMU away", 1),
+    "drift": Case(_NO, "its next boot is not what the policy wants", 2),
+    "pending-power-cycle": Case(_NO, "its next boot is right, the running guest still has a PMU", 1),
+    "kernel-unknown": Case(_UNKNOWN, "it is not known what this kernel does", 1),
+    "pmu-unknown": Case(_UNKNOWN, "it is not known whether its PMU is disabled in the kernel", 1),
+    "depends-on-guest": Case(_UNKNOWN, "the kernel returns early only while this guest counts nothing", 1),
+    "remote-host": Case(_UNKNOWN, "it runs on another host, whose kernel can't be looked at from here", 1),
+}
+"""Every cause there is, by its code."""
+
+_WANTED: Final = ("pmu-on-by-policy", "pmu-kept")
+
+
+@dataclass(frozen=True)
+class InKernel:
+    """The PMU of a VM in the kernel, how that is known, and from what (or why it is not)."""
+
+    pmu: KernelPmu
+    evidence: Evidence
+    cause: str
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What is known of a VM besides its host.
+
+    ``domain`` is the definition to judge: the running one, or the next boot of a domain that does not run. ``vm`` is
+    its process as the probes found it, None if they did not. ``next_qemu`` is the binary that is now where its own was
+    started from.
+    """
+
+    domain: Domain
+    running: bool
+    next_boot: PmuState | None
+    saved: PmuState | None = None
+    decision: Decision | None = None
+    vm: LiveVm | None = None
+    next_qemu: Qemu | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdict on one VM.
+
+    :param cause: the first of ``causes``, a key of CASES.
+    :param causes: all that stand in the way, in the order in which to remove them; for a yes, the reason alone.
+    :param evidence: of the weakest fact that the verdict stands on; for unknown, none.
+    :param remedy: what would change it, in the manager's own words; empty where nothing is to be done.
+    :param wanted_on: the policy wants a PMU here, or leaves the one that is there.
+    """
+
+    fast_path: FastPath
+    causes: tuple[str, ...]
+    evidence: Evidence
+    message: str
+    remedy: str
+    in_kernel: InKernel
+    wanted_on: bool = False
+
+    @property
+    def cause(self) -> str:
+        return self.causes[0]
+
+    @property
+    def severity(self) -> int:
+        """The exit status that it becomes: 0 as wanted, 1 waits or can't be known, 2 slow path."""
+        return 0 if self.wanted_on else CASES[self.cause].severity
+
+
+def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) -> Answer:
+    """Judge one VM.
+
+    :param host: None: the VM's host can't be looked at from here.
+    :param needing: how many VMs of the host keep a PMU: what speaks against a module parameter for all. None: unknown.
+    """
+    held = in_kernel_pmu(host, guest)
+    causes = _causes(host, guest, held)
+    case = CASES[causes[0]]
+    message = case.message
+    if causes[0] == "pmu-unknown":
+        message = f"{message}: {_WHY_UNKNOWN.get(held.cause, held.cause)}"
+    elif causes[0] == "kernel-unknown" and host is not None:
+        message = f"{message}: {host.guard.message}"
+    return Answer(
+        fast_path=case.fast_path,
+        causes=causes,
+        evidence=_evidence(case.fast_path, causes[0], host, held),
+        message=message,
+        remedy="; ".join(_remedies(causes, host, guest, held, needing)),
+        in_kernel=held,
+        wanted_on=guest.decision is Decision.ON or any(cause in _WANTED for cause in causes),
+    )
+
+
+def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
+    """The VM's PMU in the kernel: what kernel memory says, else what follows from KVM, the process and its QEMU."""
+    vm = guest.vm
+    if not guest.running:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "not-running")
+    if vm is not None and vm.kernel_pmu is not KernelPmu.UNKNOWN:
+        return InKernel(vm.kernel_pmu, Evidence.OBSERVED, "kernel-memory")
+    if host is None:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "remote-host")
+    if host.enable_pmu is None:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
+    if not host.enable_pmu:
+        return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "module-parameter")
+    if vm is None:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
+    if vm.pmu_property is None:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "cpu-unknown")
+    if vm.pmu_property:
+        if host.mediated_pmu:  # which takes the PMU from VMs without an in-kernel irqchip
+            return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "mediated-pmu")
+        return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-property")
+    if vm.qemu is None or vm.qemu.disables is None:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
+    if vm.qemu.disables:
+        return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
+    return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-keeps")
+
+
+def loses_pmu(host: HostFacts, guest: Guest, qemu: Qemu) -> bool | None:
+    """Whether a VM would lose a PMU that it has in the kernel by going on under that QEMU; None: it can't be said.
+
+    A running VM by live migration, restore, or a cold start with the same definition; one that does not run by its
+    next start, if ``guest.next_qemu``, under which it would start today, leaves it one.
+    """
+    if not guest.domain.x86 or guest.domain.virt_type != "kvm" or qemu.disables is False or host.enable_pmu is False:
+        return False
+    effective = guest.domain.effective_pmu
+    has_pmu = None if effective is None else effective is PmuState.ON
+    if guest.running:
+        held = in_kernel_pmu(host, guest).pmu
+        has_pmu = guest.vm.pmu_property if guest.vm is not None else has_pmu
+    else:
+        leaves = None if guest.next_qemu is None else guest.next_qemu.disables
+        held = {True: KernelPmu.DISABLED, False: KernelPmu.ENABLED, None: KernelPmu.UNKNOWN}[leaves]
+    if has_pmu is True or held is KernelPmu.DISABLED:
+        return False
+    if has_pmu is None or held is KernelPmu.UNKNOWN or qemu.disables is None:
+        return None
+    return True
+
+
+def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, ...]:
+    """The cases, in order: the first that holds is the cause, what follows it stands in the way as well."""
+    if not guest.domain.x86:
+        return ("not-x86",)
+    if guest.domain.virt_type != "kvm":
+        return ("not-kvm",)
+    wanted = None if guest.decision is None else guest.decision.state
+    if not guest.running:
+        other = wanted is not None and guest.saved not in (None, wanted)
+        return ("saved-image",) if other else ("not-running",)
+    if host is None:
+        return ("remote-host",)
+    verdict = host.guard.verdict
+    if verdict is Verdict.NO_CALL:
+        return ("no-call",)
+    in_the_way = _in_the_way(guest) if held.pmu is KernelPmu.ENABLED else ()
+    if verdict is Verdict.UNKNOWN:
+        return ("kernel-unknown", *in_the_way)
+    if verdict is Verdict.UNGUARDED:
+        if in_the_way and in_the_way[0] in _WANTED:
+            return in_the_way
+        return ("kernel-unguarded", *in_the_way)
+    if held.pmu is KernelPmu.DISABLED:
+        return (_why_disabled(host, guest, verdict),)
+    if verdict is Verdict.EARLY_OUT:
+        idle = guest.vm is not None and guest.vm.in_use is False
+        return ("early-out-idle",) if idle else ("depends-on-guest", *in_the_way)
+    if held.pmu is KernelPmu.UNKNOWN:
+        return ("pmu-unknown",)
+    return in_the_way
+
+
+def _why_disabled(host: HostFacts, guest: Guest, verdict: Verdict) -> str:
+    if verdict is Verdict.PARTIAL:
+        return "partial-guard"
+    if verdict is Verdict.EARLY_OUT:
+        return "early-out-disabled"
+    if host.enable_pmu is False:
+        return "disabled-by-parameter"
+    if guest.vm is not None and guest.vm.incoming:
+        return "migrated-in"
+    if guest.domain.pmu is PmuState.DEFAULT:
+        return "disabled-by-default"
+    return "guard-in-callee" if host.guard.cause == "guard-in-callee" else "guarded-disabled"
+
+
+def _in_the_way(guest: Guest) -> tuple[str, ...]:
+    """Why a running VM's PMU is enabled in the kernel, and what has to go before it would not be."""
+    if guest.decision is None or guest.decision is Decision.UNDECIDED:
+        return ("undecided",)
+    if guest.decision is Decision.ON:
+        return ("pmu-on-by-policy",)
+    vm = guest.vm
+    has_pmu = guest.domain.effective_pmu is PmuState.ON if vm is None or vm.pmu_property is None else vm.pmu_property
+    if guest.decision is Decision.KEEP and has_pmu:
+        return ("pmu-kept",)
+    causes = []
+    qemu, next_qemu = None if vm is None else vm.qemu, guest.next_qemu
+    if not has_pmu and qemu is not None and qemu.disables:
+        causes.append("qemu-did-not")
+    elif (not has_pmu or (qemu is not None and qemu.disables is False)) and not (next_qemu and next_qemu.disables):
+        causes.append("qemu-keeps-pmu")
+    elif not has_pmu:
+        causes.append("qemu-upgraded")
+    if guest.decision is Decision.OFF and guest.next_boot is not PmuState.OFF:
+        if guest.next_boot is not None:
+            causes.append("drift")
+        elif has_pmu:
+            causes.append("transient")
+    elif guest.decision is Decision.OFF and has_pmu:
+        causes.append("pending-power-cycle")
+    return tuple(causes)
+
+
+def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKernel) -> Evidence:
+    """That of the weakest fact that this verdict needs."""
+    if cause in ("not-x86", "not-kvm", "not-running", "saved-image"):
+        return Evidence.OBSERVED  # by libvirt
+    if verdict is FastPath.UNKNOWN or host is None:
+        return Evidence.NONE
+    if cause in ("no-call", "kernel-unguarded") or host.guard.verdict is Verdict.UNGUARDED:
+        return host.guard.evidence  # whatever the VM's PMU is
+    if cause == "early-out-idle":
+        return host.guard.evidence  # what counts is observed, or it is not this case
+    return host.guard.evidence.weaker(held.evidence)
+
+
+_WHY_UNKNOWN: Final = {
+    "parameter-unknown": "kvm.enable_pmu can't be read",
+    "process-unknown": "its process was not found",
+    "cpu-unknown": "its QEMU's command line does not tell",
+    "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
+    "qemu-unknown": "its QEMU may disable the PMU or not",
+}
+_SETTLE: Final = {
+    "process-unknown": "run pmuconf as root on the host itself",
+    "qemu-unknown": "run pmuconf as root, who can read kernel memory; or ask that QEMU: pmuconf host --prove-qemu",
+}
+
+
+def _remedies(
+    causes: tuple[str, ...], host: HostFacts | None, guest: Guest, held: InKernel, needing: int | None
+) -> list[str]:
+    steps: list[str] = []
+    for cause in causes:
+        if cause in ("kernel-unguarded", "partial-guard", "kernel-unknown") and host is not None:
+            steps.append(host.guard.remedy or "'pmuconf host' says what is missing")
+        elif cause == "remote-host":
+            steps.append("run pmuconf on that host")
+        elif cause == "pmu-unknown":
+            steps.append(_SETTLE.get(held.cause, "run pmuconf as root, who can read kernel memory"))
+        elif cause == "qemu-keeps-pmu":
+            steps.append(_qemu_remedy(needing))
+        elif cause == "depends-on-guest":
+            steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
+        elif cause == "undecided":
+            steps.append("'pmuconf policy explain' says what the policy lacks")
+        elif cause == "drift":
+            steps.append(_drift_remedy(guest))
+        elif cause == "transient":
+            steps.append("who starts it must ask for <pmu state='off'/>")
+        elif cause == "saved-image":
+            steps.append(
+                "start it from the image and then stop and start it, or give the image up (virsh managedsave-remove)"
+            )
+        elif cause in ("qemu-upgraded", "qemu-did-not", "pending-power-cycle"):
+            steps.append(_cycle(guest))
+        elif cause == "disabled-by-default" and guest.decision is Decision.OFF:
+            steps.append("write the state (pmuconf apply): by default, another QEMU may give it a PMU")
+    return [step for at, step in enumerate(steps) if step and step not in steps[:at]]
+
+
+def _qemu_remedy(needing: int | None) -> str:
+    if needing is None:
+        others = "which takes the PMU from every VM of it"
+    elif needing == 0:
+        others = "where no VM keeps a PMU"
+    else:
+        others = f"which takes the PMU from {needing} VM{'s' * (needing > 1)} here that keep{'s' * (needing == 1)} one"
+    return (
+        "a QEMU that disables the PMU in KVM (11.0, or a backport), and a power cycle under it; or, on a drained host, "
+        f"kvm.enable_pmu=N, {others}"
+    )
+
+
+def _drift_remedy(guest: Guest) -> str:
+    if guest.domain.nova is not None:
+        return (
+            "let Nova write it (the plugin pmuconf-nova, or hw:pmu=false in the flavor), then hard reboot it by Nova; "
+            "pmuconf apply lasts until Nova's next hard reboot or start"
+        )
+    return f"pmuconf apply, then {_cycle(guest)}"
+
+
+def _cycle(guest: Guest) -> str:
+    if guest.domain.nova is not None:
+        return (
+            "reboot it by Nova: hard where Nova itself writes off (plugin or flavor), soft where pmuconf apply did "
+            "(openstack server reboot)"
+        )
+    return "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU"

@@ -1,0 +1,307 @@
+"""The verdict on a VM, against a model of what KVM does: worlds whose truth is known, seen as well as one can.
+
+Every world is a kernel, a KVM, a QEMU and a guest. The oracle runs the exit path of that world by hand; what pmuconf is
+told is never false, but may leave anything out. It must never say yes where the world is slow, nor no where it is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pytest
+
+from pmuconf.domain import Domain, Nova, PmuState
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer, loses_pmu
+from pmuconf.policy import Decision
+
+ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
+NOVA = Nova("m1", None, "p", {}, {})
+REMEDY = "a kernel with the guard"
+
+
+def domain(pmu: PmuState = OFF, cpu: str = "host-passthrough", kind: str = "kvm", arch: str = "x86_64") -> Domain:
+    return Domain("web", "uuid", kind, arch, pmu, cpu, None, running=True)
+
+
+def host(
+    verdict: Verdict = Verdict.GUARDED,
+    cause: str = "guard-in-caller",
+    evidence: Evidence = Evidence.OBSERVED,
+    parameter: bool | None = True,
+) -> HostFacts:
+    if verdict is Verdict.UNKNOWN:
+        evidence = Evidence.NONE
+    return HostFacts(GuardFinding(verdict, cause, "said", evidence=evidence, remedy=REMEDY), enable_pmu=parameter)
+
+
+def qemu(disables: bool | None) -> Qemu:
+    return Qemu("/usr/bin/qemu", None, disables, "for-the-test")
+
+
+def process(
+    pmu: KernelPmu = KernelPmu.DISABLED, *, has_pmu: bool | None = False, disables: bool | None = True
+) -> LiveVm:
+    return LiveVm(1, uuid="uuid", kernel_pmu=pmu, pmu_property=has_pmu, qemu=qemu(disables))
+
+
+def guest(vm: LiveVm | None, state: PmuState = OFF, next_boot: PmuState | None = OFF) -> Guest:
+    return Guest(domain(state), running=True, next_boot=next_boot, decision=Decision.OFF, vm=vm)
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class World:
+    """What is really so."""
+
+    kernel: str
+    parameter: bool
+    has_pmu: bool
+    qemu_disables: bool
+    counting: bool
+
+    @property
+    def enabled(self) -> bool:
+        """kvm->arch.enable_pmu, as kvm_arch_init_vm() and KVM_CAP_PMU_CAPABILITY leave it."""
+        return self.parameter and (self.has_pmu or not self.qemu_disables)
+
+    @property
+    def work(self) -> bool:
+        """Whether kvm_skip_emulated_instruction() does the PMU's work for this VM, in its own text."""
+        if self.kernel == "no-call":
+            return False
+        if self.kernel in ("guarded", "partial"):
+            return self.enabled
+        if self.kernel == "early-out":
+            return self.enabled and self.counting
+        return True
+
+    @property
+    def truth(self) -> FastPath:
+        if self.work:
+            return FastPath.NO
+        return FastPath.PARTIAL if self.kernel == "partial" else FastPath.YES
+
+    def seen(self) -> Iterator[tuple[HostFacts, LiveVm | None, bool]]:
+        """Every way to be told of it, none of them false; and whether all was told."""
+        verdicts = (Verdict(self.kernel), Verdict.UNKNOWN)
+        parameters = (self.parameter, None)
+        for verdict, parameter, found in product(verdicts, parameters, (True, False)):
+            facts = host(verdict, parameter=parameter)
+            if not found:
+                yield facts, None, False
+                continue
+            truly = KernelPmu.ENABLED if self.enabled else KernelPmu.DISABLED
+            for pmu, has_pmu, disables, in_use in product(
+                (truly, KernelPmu.UNKNOWN),
+                (self.has_pmu, None),
+                (self.qemu_disables, None),
+                (self.enabled and self.counting, None),
+            ):
+                vm = LiveVm(1, uuid="uuid", kernel_pmu=pmu, in_use=in_use, pmu_property=has_pmu, qemu=qemu(disables))
+                told = verdict is not Verdict.UNKNOWN and pmu is truly and in_use is not None
+                yield facts, vm, told
+
+
+KERNELS = ("no-call", "guarded", "partial", "early-out", "unguarded")
+WORLDS = [World(kernel, *bits) for kernel in KERNELS for bits in product((False, True), repeat=4)]
+DECISIONS = (*Decision, None)
+
+
+def judged(world: World) -> Iterator[tuple[Answer, bool]]:
+    """Every answer about that world, with whether the one who gave it was told all."""
+    states = [ON, OFF, DEFAULT] if not world.has_pmu else [ON, DEFAULT]
+    for facts, vm, told in world.seen():
+        for state, next_boot, decision in product(states, (ON, OFF, DEFAULT, None), DECISIONS):
+            cpu = "host-passthrough" if world.has_pmu else "host-model"
+            if state is ON and not world.has_pmu:
+                continue  # QEMU does what the definition says
+            one = Guest(domain(state, cpu), running=True, next_boot=next_boot, decision=decision, vm=vm)
+            yield answer(facts, one), told
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+def test_the_answer_is_the_truth_or_unknown(world: World) -> None:
+    for given, told in judged(world):
+        assert given.fast_path in (world.truth, FastPath.UNKNOWN), given
+        if told and not (world.kernel == "early-out" and world.work):
+            assert given.fast_path is world.truth, given
+        assert CASES[given.cause].fast_path is given.fast_path
+        assert set(given.causes) <= set(CASES)
+        assert len(set(given.causes)) == len(given.causes)
+        assert (given.evidence is Evidence.NONE) == (given.fast_path is FastPath.UNKNOWN)
+        if given.fast_path in (FastPath.YES, FastPath.PARTIAL):
+            assert len(given.causes) == 1
+        if given.severity:
+            assert given.remedy, given
+        else:
+            assert given.fast_path is FastPath.YES or given.wanted_on
+
+
+def test_the_model_has_all_truths() -> None:
+    assert {world.truth for world in WORLDS} == {FastPath.YES, FastPath.NO, FastPath.PARTIAL}
+
+
+# ---- each cause by example -----------------------------------------------------------------------------------------
+
+DISABLED, ENABLED, UNKNOWN = KernelPmu.DISABLED, KernelPmu.ENABLED, KernelPmu.UNKNOWN
+EARLY = host(Verdict.EARLY_OUT, "nothing-counted")
+HAS_PMU = process(ENABLED, has_pmu=True)
+OLD_QEMU = process(ENABLED, disables=False)
+TURNED_ON = Guest(domain(ON), True, ON, decision=Decision.ON, vm=HAS_PMU)
+
+EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
+    ("no-call", host(Verdict.NO_CALL, "no-pmu-call"), guest(None)),
+    ("guarded-disabled", host(), guest(process())),
+    ("guard-in-callee", host(cause="guard-in-callee"), guest(process())),
+    ("disabled-by-parameter", host(parameter=False), guest(process(UNKNOWN))),
+    ("disabled-by-default", host(), guest(process(), DEFAULT)),
+    ("migrated-in", host(), guest(replace(process(), incoming=True))),
+    ("early-out-disabled", EARLY, guest(process())),
+    ("early-out-idle", EARLY, guest(replace(OLD_QEMU, in_use=False))),
+    ("partial-guard", host(Verdict.PARTIAL), guest(process())),
+    ("not-x86", host(), Guest(domain(arch="ppc64le"), True, OFF)),
+    ("not-kvm", host(), Guest(domain(kind="qemu"), True, OFF)),
+    ("not-running", host(), Guest(domain(), False, OFF, decision=Decision.OFF)),
+    ("not-running", host(), Guest(domain(), False, OFF, saved=OFF, decision=Decision.OFF)),
+    ("saved-image", host(), Guest(domain(), False, OFF, saved=ON, decision=Decision.OFF)),
+    ("pmu-on-by-policy", host(), TURNED_ON),
+    ("pmu-on-by-policy", host(Verdict.UNGUARDED, "no-test"), TURNED_ON),
+    ("pmu-kept", host(), replace(TURNED_ON, decision=Decision.KEEP)),
+    ("undecided", host(), replace(TURNED_ON, decision=Decision.UNDECIDED)),
+    ("kernel-unguarded", host(Verdict.UNGUARDED, "no-test"), guest(process())),
+    ("kernel-unguarded", host(Verdict.UNGUARDED, "no-test"), guest(OLD_QEMU)),
+    ("qemu-keeps-pmu", host(), guest(OLD_QEMU)),
+    ("qemu-keeps-pmu", host(), guest(process(ENABLED, disables=None))),
+    ("qemu-upgraded", host(), replace(guest(OLD_QEMU), next_qemu=qemu(True))),
+    ("qemu-did-not", host(), guest(process(ENABLED))),
+    ("transient", host(), guest(HAS_PMU, ON, None)),
+    ("drift", host(), guest(HAS_PMU, ON, ON)),
+    ("drift", host(), guest(HAS_PMU, ON, DEFAULT)),
+    ("pending-power-cycle", host(), guest(HAS_PMU, ON, OFF)),
+    ("kernel-unknown", host(Verdict.UNKNOWN, "kcore-refused"), guest(process())),
+    ("pmu-unknown", host(), guest(None)),
+    ("pmu-unknown", host(), guest(process(UNKNOWN, disables=None))),
+    ("pmu-unknown", host(), guest(process(UNKNOWN, has_pmu=None))),
+    ("pmu-unknown", host(parameter=None), guest(process(UNKNOWN))),
+    ("pmu-unknown", replace(host(), mediated_pmu=True), guest(process(UNKNOWN, has_pmu=True))),
+    ("depends-on-guest", EARLY, guest(OLD_QEMU)),
+    ("depends-on-guest", EARLY, guest(replace(OLD_QEMU, in_use=True))),
+    ("remote-host", None, guest(None)),
+]
+
+
+@pytest.mark.parametrize(("cause", "facts", "one"), EXAMPLES)
+def test_each_cause_by_example(cause: str, facts: HostFacts | None, one: Guest) -> None:
+    assert answer(facts, one).cause == cause
+
+
+def test_every_cause_has_an_example() -> None:
+    assert {cause for cause, _, _ in EXAMPLES} == set(CASES)
+
+
+def test_what_else_stands_in_the_way_is_said_in_the_order_in_which_to_remove_it() -> None:
+    given = answer(host(Verdict.UNGUARDED, "no-test"), guest(process(ENABLED, has_pmu=True, disables=False), ON, ON))
+    assert given.causes == ("kernel-unguarded", "qemu-keeps-pmu", "drift")
+    assert given.remedy.index(REMEDY) < given.remedy.index("QEMU") < given.remedy.index("pmuconf apply")
+
+
+# ---- evidence ------------------------------------------------------------------------------------------------------
+
+OBSERVED, INFERRED = Evidence.OBSERVED, Evidence.INFERRED
+
+
+@pytest.mark.parametrize(
+    ("kernel", "vm", "expected"),
+    [
+        (OBSERVED, process(), OBSERVED),
+        (INFERRED, process(), INFERRED),
+        (OBSERVED, process(UNKNOWN), INFERRED),
+        (INFERRED, process(UNKNOWN), INFERRED),
+        (OBSERVED, process(ENABLED), OBSERVED),
+        (OBSERVED, process(UNKNOWN, disables=False), INFERRED),
+        (OBSERVED, process(UNKNOWN, has_pmu=True), INFERRED),
+    ],
+)
+def test_a_joined_verdict_has_the_evidence_of_its_weakest_fact(
+    kernel: Evidence, vm: LiveVm, expected: Evidence
+) -> None:
+    assert answer(host(evidence=kernel), guest(vm)).evidence is expected
+
+
+@pytest.mark.parametrize("kernel", [OBSERVED, INFERRED])
+@pytest.mark.parametrize(("verdict", "cause"), [(Verdict.NO_CALL, "no-pmu-call"), (Verdict.UNGUARDED, "no-test")])
+def test_where_the_kernel_alone_decides_its_evidence_counts_alone(
+    kernel: Evidence, verdict: Verdict, cause: str
+) -> None:
+    assert answer(host(verdict, cause, kernel), guest(process(UNKNOWN))).evidence is kernel
+
+
+def test_kernel_memory_outranks_what_would_follow() -> None:
+    given = answer(host(), guest(process(ENABLED, disables=True)))
+    assert (given.fast_path, given.evidence) == (FastPath.NO, OBSERVED)
+
+
+# ---- remedies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_for_all_names_those_who_need_a_pmu() -> None:
+    assert "from every VM of it" in answer(host(), guest(OLD_QEMU)).remedy
+    assert "no VM keeps a PMU" in answer(host(), guest(OLD_QEMU), needing=0).remedy
+    assert "takes the PMU from 2 VMs here" in answer(host(), guest(OLD_QEMU), needing=2).remedy
+    assert "takes the PMU from 1 VM here" in answer(host(), guest(OLD_QEMU), needing=1).remedy
+
+
+@pytest.mark.parametrize(("nova", "words"), [(None, "virsh shutdown, virsh start"), (NOVA, "openstack server reboot")])
+def test_a_power_cycle_is_named_by_its_manager(nova: Nova | None, words: str) -> None:
+    one = guest(HAS_PMU, ON, OFF)
+    one = replace(one, domain=replace(one.domain, nova=nova))
+    assert words in answer(host(), one).remedy
+
+
+def test_drift_of_novas_is_novas_to_mend_for_good() -> None:
+    one = guest(HAS_PMU, ON, ON)
+    assert "pmuconf-nova" in answer(host(), replace(one, domain=replace(one.domain, nova=NOVA))).remedy
+    assert answer(host(), one).remedy.startswith("pmuconf apply")
+
+
+def test_a_yes_that_hangs_on_a_default_says_so() -> None:
+    assert "pmuconf apply" in answer(host(), guest(process(), DEFAULT, DEFAULT)).remedy
+
+
+# ---- who loses a PMU under another QEMU ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [world for world in WORLDS if world.kernel == "guarded"], ids=str)
+@pytest.mark.parametrize("disables", [True, False, None])
+def test_the_upgrade_hazard_against_the_model(world: World, disables: bool | None) -> None:
+    """A VM loses its PMU if it has one in the kernel now, and would not if it began under that QEMU."""
+    after = replace(world, qemu_disables=bool(disables))
+    truth = None if disables is None and world.enabled and not world.has_pmu else world.enabled and not after.enabled
+    for facts, vm, _ in world.seen():
+        cpu = "host-passthrough" if world.has_pmu else "host-model"
+        said = loses_pmu(facts, Guest(domain(DEFAULT, cpu), True, OFF, vm=vm), qemu(disables))
+        assert said is None or said == bool(truth)
+        if vm is not None and None not in (vm.pmu_property, disables) and vm.kernel_pmu is not UNKNOWN:
+            assert said == truth
+
+
+@pytest.mark.parametrize("disables", [True, False, None])
+@pytest.mark.parametrize("now", [True, False, None])
+@pytest.mark.parametrize("cpu", ["host-passthrough", "host-model"])
+def test_the_upgrade_hazard_of_a_vm_that_does_not_run(disables: bool | None, now: bool | None, cpu: str) -> None:
+    one = Guest(domain(DEFAULT, cpu), False, DEFAULT, next_qemu=None if now is None else qemu(now))
+    said = loses_pmu(host(), one, qemu(disables))
+    if cpu == "host-passthrough" or disables is False or now is True:
+        assert said is False
+    else:
+        assert said is (True if disables and now is False else None)
+
+
+def test_what_kvm_does_not_run_loses_nothing() -> None:
+    assert loses_pmu(host(), Guest(domain(kind="qemu"), True, OFF), qemu(True)) is False
+    assert loses_pmu(host(parameter=False), guest(OLD_QEMU), qemu(True)) is False
