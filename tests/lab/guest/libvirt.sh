@@ -60,3 +60,13 @@ domains() {
     done
     virsh list --all
 }
+
+# audited NAME [arguments]: what pmuconf audit says, into /lab/out.
+audited() {
+    local name=$1 status=0
+    shift
+    $PMUCONF audit -f json "$@" >"/lab/out/$name.json" 2>"/lab/out/$name.err" || status=$?
+    echo $status >"/lab/out/$name.status"
+    echo "LAB $name: $status $(wc -c <"/lab/out/$name.json") bytes"
+    cat "/lab/out/$name.err"
+}
