@@ -22,7 +22,6 @@ from pmuconf.report.plain import printable
 from tests.support.hostile import PAYLOADS, everywhere
 from tests.support.sample import FACTS, many, of_names, sample
 
-
 DOCS = Path(pmuconf.__file__).resolve().parents[1] / "docs"
 
 
