@@ -290,6 +290,36 @@ def test_the_upgrade_hazard_against_the_model(world: World, disables: bool | Non
             assert said == truth
 
 
+NEW, OLD, UNSURE = map(qemu, (True, False, None))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "own", "has_pmu", "new", "loses"),
+    [
+        (ENABLED, OLD, False, NEW, True),
+        (ENABLED, OLD, True, NEW, False),
+        (ENABLED, OLD, None, NEW, None),
+        (ENABLED, OLD, False, OLD, False),
+        (ENABLED, OLD, None, OLD, False),
+        (ENABLED, OLD, False, UNSURE, None),
+        (ENABLED, None, False, NEW, True),
+        (DISABLED, OLD, False, NEW, False),
+        (DISABLED, None, None, UNSURE, False),
+        (UNKNOWN, OLD, False, NEW, True),
+        (UNKNOWN, NEW, False, NEW, False),
+        (UNKNOWN, NEW, None, NEW, None),
+        (UNKNOWN, UNSURE, False, NEW, None),
+        (UNKNOWN, None, False, NEW, None),
+        (UNKNOWN, None, True, NEW, False),
+    ],
+)
+def test_the_upgrade_hazard_by_example(
+    kernel: KernelPmu, own: Qemu | None, has_pmu: bool | None, new: Qemu, loses: bool | None
+) -> None:
+    one = guest(LiveVm(1, kernel_pmu=kernel, qemu=own, pmu_property=has_pmu))
+    assert loses_pmu(host(), one, new) is loses
+
+
 @pytest.mark.parametrize("disables", [True, False, None])
 @pytest.mark.parametrize("now", [True, False, None])
 @pytest.mark.parametrize("cpu", ["host-passthrough", "host-model"])
