@@ -241,6 +241,12 @@ def test_where_the_kernel_alone_decides_its_evidence_counts_alone(
     assert answer(host(verdict, cause, kernel), guest(process(UNKNOWN))).evidence is kernel
 
 
+@pytest.mark.parametrize("other", [domain(kind="qemu"), domain(arch="aarch64")])
+def test_what_kvm_holds_of_a_guest_that_is_none_of_its_x86_ones_is_not_said(other: Domain) -> None:
+    held = answer(host(parameter=False), Guest(other, True, OFF, vm=process(UNKNOWN))).in_kernel
+    assert (held.pmu, held.cause) == (UNKNOWN, "not-kvm")
+
+
 def test_kernel_memory_outranks_what_would_follow() -> None:
     given = answer(host(), guest(process(ENABLED, disables=True)))
     assert (given.fast_path, given.evidence) == (FastPath.NO, OBSERVED)
