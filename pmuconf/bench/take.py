@@ -33,6 +33,7 @@ def take(
     progress: Callable[[int], None] = lambda pair: None,
     root: Root = Root(),  # noqa: B008  # frozen
     counting: Callable[[], AbstractContextManager[Counter]] = hardware,
+    can_disable: Callable[[], bool] = can_disable_pmu,
     real: Callable[..., Opener] = opener,
 ) -> Run:
     """Measure this kind of exit; a run without pairs where it is known beforehand that nothing can follow from one.
@@ -41,15 +42,16 @@ def take(
     :param cpu: where to measure; None: on the last CPU that this process may run on.
     :param keep: the run is to be kept, so that the cost with the PMU off is worth measuring by itself.
     :param anyway: measure in spite of all; no conclusion is drawn from it.
+    :param counting: what opens the hardware counters; with ``can_disable`` and ``real``, all that asks the machine.
     :raises PmuconfError: no VM can be made here (kvm-missing, kvm-permission, kvm-refused), this KVM can't disable
         a VM's PMU (pmu-capability-refused), or there can't be so many counters (no-such-counters).
     """
     try:
-        can_disable = can_disable_pmu() if real is opener else True
+        disables = can_disable()
     except OSError as error:
         raise refused(error, root) from None
     everywhere_off = read_kvm(root).enable_pmu is False
-    if not can_disable and not everywhere_off:
+    if not disables and not everywhere_off:
         raise PmuconfError(
             "this KVM has no KVM_CAP_PMU_CAPABILITY, so it can't disable the PMU of a VM",
             cause="pmu-capability-refused",
@@ -72,7 +74,7 @@ def take(
     if everywhere_off:
         plan = replace(plan, arms=(Arm.OFF,))
     cpu, unpinned = conditions.pin(cpu)
-    opened = real(kind, counters, can_disable=can_disable)
+    opened = real(kind, counters, can_disable=disables)
     try:
         before = conditions.loads(root)
         pairs = measure(opened, plan, progress=progress)

@@ -179,6 +179,8 @@ class RecordHost(Action):
     """Write what 'pmuconf host' reads of this host into a new directory, to be judged elsewhere with --root DIR.
 
     A few MB: symbols and code of KVM, type information, KVM's parameters, the CPU's model and mitigations. Takes root.
+
+    Exit status: 0 recorded, whatever the verdict, 255 error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

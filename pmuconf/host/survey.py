@@ -10,6 +10,7 @@ from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
 from pmuconf.host.kvm import read_kvm
+from pmuconf.host.measured import measured_cycles
 from pmuconf.host.process import DELETED
 from pmuconf.host.proofs import proofs, with_proof
 from pmuconf.host.qemu import qemu_of_file
@@ -26,6 +27,7 @@ def survey(root: Root) -> HostFacts:
     """
     guard = judge_host(root)
     settings, cpu = read_kvm(root), read_cpu(root)
+    measured = measured_cycles(root)
     vms, cause = live_vms(root)
     known = proofs(root)
     return HostFacts(
@@ -37,7 +39,8 @@ def survey(root: Root) -> HostFacts:
         release=settings.release,
         cpu=cpu.name,
         mitigations=dict(cpu.mitigations),
-        cycles=cpu.resembles.cycles,
+        cycles=cpu.resembles.cycles if measured is None else measured,
+        measured=measured is not None,
         livepatches=livepatches(root),
         vms=tuple(_with_qemus(root, vm, known) for vm in vms),
         vms_cause=cause,

@@ -1,0 +1,27 @@
+"""Draws the picture of the report page that README.md shows: python -m tests.picture FILE.png"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pmuconf.report.html import page
+from tests.support.chromium import BINARY, Browser
+from tests.support.sample import sample
+
+WIDTH, HEIGHT = 1280, 1080
+
+
+def main() -> int:
+    """Draw it; the exit status."""
+    if BINARY is None or len(sys.argv) != 2:
+        print("usage: python -m tests.picture FILE.png, with chromium-headless-shell or chromium", file=sys.stderr)
+        return 255
+    with Browser() as browser:
+        shown = browser.open(page(sample()), width=WIDTH)
+        Path(sys.argv[1]).write_bytes(shown.picture(0, HEIGHT, width=WIDTH))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
