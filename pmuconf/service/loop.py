@@ -37,7 +37,8 @@ _LOCKED_SECONDS: Final = 2.0
 _REST_SECONDS: Final = 1.0  # until those are tried that a failure kept from their turn
 _AGAIN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 10  # changes that are worth a connection, where the allowance is used up
-_PUBLISHING: Final = 50  # publishing may take a fiftieth of the time
+_PUBLISHING: Final = 50  # publishing may take a fiftieth of the processor's time,
+_FRESH_SECONDS: Final = 15.0  # or what it takes to be so fresh
 _CONNECTION: Final = frozenset({"libvirt-lost", "libvirt-unreachable", "libvirt-timeout"})
 
 
@@ -353,7 +354,7 @@ class Service:
 
     def _publish(self, hypervisor: Hypervisor | None) -> None:
         """Put the report out as it is now; without a connection the last one, with what troubles the service."""
-        begin = time.monotonic()
+        begin = time.thread_time()
         if hypervisor is not None:
             vms = tuple(sorted(self._vms.values(), key=lambda vm: vm.name))
             facts = self._facts(vms) if hypervisor.local and asks_host(vms) else None
@@ -366,8 +367,7 @@ class Service:
             self._trouble("output", error)
         else:
             self.health.well("output")
-        now = time.monotonic()
-        self._publish_after = now + _PUBLISHING * (now - begin)
+        self._publish_after = time.monotonic() + min(_FRESH_SECONDS, _PUBLISHING * (time.thread_time() - begin))
 
     def _facts(self, vms: Sequence[Vm]) -> HostFacts | None:
         """The facts of this host: from the file, else as far as they can be seen from here."""
