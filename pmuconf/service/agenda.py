@@ -105,7 +105,7 @@ class Backoff:
     """How long to wait before the next try: twice as long each time, within bounds, and never in step with others."""
 
     _FIRST: Final = 0.25
-    _MOST: Final = 30.0
+    _MOST: Final = 10.0
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance or random.Random()

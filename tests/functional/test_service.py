@@ -420,6 +420,7 @@ def test_stopping_changes_nothing_even_if_libvirt_hangs(host: Host) -> None:
             print(f"ended after {time.monotonic() - begin:.1f} s")
         finally:
             os.kill(host.daemon.pid, signal.SIGCONT)
+    assert host.daemon.running, host.daemon.log.read_text()[-2000:]
     assert host.xmls() == before
 
 

@@ -116,7 +116,7 @@ class TestBackoff:
         backoff = Backoff(random.Random(1))
         waits = [backoff.next() for _ in range(200)]
         assert 0.125 <= waits[0] <= 0.25
-        assert all(15 <= wait <= 30 for wait in waits[7:])
+        assert all(5 <= wait <= 10 for wait in waits[7:])
         backoff.reset()
         assert backoff.next() <= 0.25
 
