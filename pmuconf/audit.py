@@ -22,7 +22,19 @@ from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subjec
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor import Hypervisor, Listed
 
-__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "guest_of", "join", "judge", "look"]
+__all__ = [
+    "Finding",
+    "Report",
+    "Severity",
+    "Vm",
+    "asks_host",
+    "audit",
+    "audit_files",
+    "guest_of",
+    "join",
+    "judge",
+    "look",
+]
 
 
 class Severity(enum.IntEnum):
@@ -148,7 +160,7 @@ def audit(
     vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
     facts = None
     if survey is not None:
-        facts = survey() if hypervisor.local and (always or any(map(_under_kvm, vms))) else None
+        facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
         vms = join(vms, facts, whole=not names)
     if sample:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
@@ -210,8 +222,11 @@ def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, second
     return (after[uuid] - before[uuid]) / seconds
 
 
-def _under_kvm(vm: Vm) -> bool:
-    return vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm"
+def asks_host(vms: Iterable[Vm]) -> bool:
+    """Whether any VM runs under KVM, so that the host's facts say something about it."""
+    return any(
+        vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm" for vm in vms
+    )
 
 
 def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:

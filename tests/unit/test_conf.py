@@ -258,7 +258,7 @@ def test_the_sample_with_every_option_uncommented_means_the_defaults_too(write: 
     uncommented = re.findall(r"^(\w+) =", text, flags=re.MULTILINE)
     missing = re.findall(r"^#(\w+) = <None>", text, flags=re.MULTILINE)
     assert len(uncommented) + len(missing) == sum(len(opts) for _, opts in conf.list_opts())
-    assert missing == ["pmu"]
+    assert missing == ["pmu", "mode"]
     chosen = conf.load([write(text)])
     defaults = conf.load([write("", "empty")])
     assert chosen == replace(defaults, files=chosen.files, unused_rules=("name",))

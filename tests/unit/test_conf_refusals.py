@@ -59,7 +59,7 @@ def test_options_in_the_default_group(path: Path) -> None:
     [
         ("policy", "defaults", ["default", "rules", "nova_domains"]),
         ("policy", "pmu", ["default", "rules", "nova_domains"]),
-        ("rule:a", "flavour", ["pmu", "reason", *CRITERIA]),
+        ("rule:a", "flavour", ["pmu", "reason", *CRITERIA, "mode"]),
         ("libvirt", "url", ["uri", "parallel", "max_xml_bytes"]),
         ("change", "max-changes", ["max_changes", "attempts"]),
         ("journal", "file", ["path", "retention_days"]),
