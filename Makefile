@@ -25,7 +25,9 @@ test: $(VENV)/test lint
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus
+	tests/lab/fetch-qemu
 	tests/lab/build
+	tests/lab/build-vms
 	PMUCONF_TEST_LAB=1 $(BIN)/python -m pytest tests/lab
 
 bench-lab: $(VENV)/test

@@ -157,8 +157,8 @@ def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) 
 def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
     """The VM's PMU in the kernel: what kernel memory says, else what follows from KVM, the process and its QEMU."""
     vm = guest.vm
-    if not guest.running:
-        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "not-running")
+    if not guest.running or guest.domain.virt_type != "kvm" or not guest.domain.x86:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "not-running" if not guest.running else "not-kvm")
     if vm is not None and vm.kernel_pmu is not KernelPmu.UNKNOWN:
         return InKernel(vm.kernel_pmu, Evidence.OBSERVED, "kernel-memory")
     if host is None:

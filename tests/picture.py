@@ -9,7 +9,7 @@ from pmuconf.report.html import page
 from tests.support.chromium import BINARY, Browser
 from tests.support.sample import sample
 
-WIDTH, HEIGHT = 1280, 1080
+WIDTH = 1280
 
 
 def main() -> int:
@@ -19,7 +19,8 @@ def main() -> int:
         return 255
     with Browser() as browser:
         shown = browser.open(page(sample()), width=WIDTH)
-        Path(sys.argv[1]).write_bytes(shown.picture(0, HEIGHT, width=WIDTH))
+        height = int(shown.run("document.querySelector('.two').getBoundingClientRect().bottom"))
+        Path(sys.argv[1]).write_bytes(shown.picture(0, height + 4, width=WIDTH))
     return 0
 
 

@@ -21,7 +21,7 @@ from pmuconf.host.microvm import CODE
 
 __all__ = ["DOORBELL", "Exit", "Loop", "Program", "program"]
 
-DOORBELL: Final = 0x80
+DOORBELL: Final = 0x40
 """The port of Exit.PORT."""
 
 

@@ -248,7 +248,8 @@ def _written(
     taken = [(name, [value for pair in run.pairs for value in pair.exit.get(arm, ())]) for name, run, arm in samples]
     if args.plot is not None and taken and all(values for _, values in taken):
         title = f"{samples[0][1].exit.title} exit, {samples[-1][1].host.cpu}"
-        replace_file(args.plot, distributions(title, taken, conclusion.sentence))
+        subtitle = "no conclusion" if conclusion.outcome is None else conclusion.sentence
+        replace_file(args.plot, distributions(title, taken, subtitle))
         said.append(f"the distributions are drawn in {args.plot}")
     if args.store:
         run = measured or (samples[0][1] if samples else None)

@@ -39,7 +39,7 @@ _GENERAL_PROTECTION: Final = 13
 # What comes after a fault in an instruction of two bytes: add rsp, 8 (its error code); add qword [rsp], 2; iretq
 _RESUME: Final = bytes.fromhex("4883c408 4883042402 48cf")
 _HANDLER: Final = 0x600
-_INTEL_PMU, _EXTENDED, _PERFCTR_CORE = 0xA, 0x80000001, 1 << 23
+_FEATURES, _PDCM, _INTEL_PMU, _EXTENDED, _PERFCTR_CORE = 1, 1 << 15, 0xA, 0x80000001, 1 << 23
 _REAX, _RESI, _RESP, _RIP, _RFLAGS = 0, 4, 6, 16, 17
 
 
@@ -156,7 +156,8 @@ def refused(error: OSError, root: Root) -> PmuconfError:
 def leaves(supported: list[Leaf], *, pmu: bool, counters: int | None) -> list[Leaf]:
     """The guest's CPUID: what KVM supports, with so many counters.
 
-    AMD's PMU has four counters, or six with perfctr_core; Intel's says how many in leaf 0xA.
+    AMD's PMU has four counters, or six with perfctr_core; Intel's says how many in leaf 0xA. Without a PMU, what
+    Intel's shows is gone (leaf 0xA, PDCM), and AMD's is not: so QEMU makes it for pmu=off.
 
     :raises ValueError: a PMU of this vendor can't have so many.
     """
@@ -170,6 +171,8 @@ def leaves(supported: list[Leaf], *, pmu: bool, counters: int | None) -> list[Le
     for leaf in supported:
         if leaf.function == _INTEL_PMU and not pmu:
             leaf = replace(leaf, eax=0, ebx=0, ecx=0, edx=0)
+        elif leaf.function == _FEATURES and not pmu:
+            leaf = replace(leaf, ecx=leaf.ecx & ~_PDCM)
         elif leaf.function == _INTEL_PMU and counters is not None and not amd:
             if not 1 <= counters <= leaf.eax >> 8 & 0xFF:
                 raise ValueError(f"KVM gives an Intel guest's PMU 1 to {leaf.eax >> 8 & 0xFF} counters here")

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, KernelPmu, LiveVm, Qemu
+from pmuconf.facts import Evidence, Qemu
 from pmuconf.host.elf import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of
 from pmuconf.host.root import MAX_FILE, Root
 
-__all__ = ["TESTED", "loses_pmu", "qemu_of_file", "qemu_of_process"]
+__all__ = ["TESTED", "qemu_of_file", "qemu_of_process"]
 
 # By build-id: what has none of the strings and was seen by prove_qemu() not to make the call: as many KVM_ENABLE_CAP
 # before the first vCPU with pmu=off as with pmu=on, and no question for the capability.
@@ -68,22 +68,6 @@ def qemu_of_file(path: str | os.PathLike[str]) -> Qemu:
         return _of_descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.fspath(path))
     except OSError:
         return Qemu(os.fspath(path), None, None, "unreadable")
-
-
-def loses_pmu(vm: LiveVm, qemu: Qemu) -> bool | None:
-    """Whether a VM that is moved, restored or started again with that QEMU loses a PMU that it has in the kernel now.
-
-    None: can't be said. What KVM holds now counts; where that is not known, whether the VM's own QEMU disables it.
-    """
-    if qemu.disables is False or vm.pmu_property is True or vm.kernel_pmu is KernelPmu.DISABLED:
-        return False
-    has: bool | None = True
-    if vm.kernel_pmu is KernelPmu.UNKNOWN:
-        own = vm.qemu.disables if vm.qemu is not None else None
-        has = None if own is None or (own and vm.pmu_property is None) else not own
-    if has is False:
-        return False
-    return True if has and qemu.disables and vm.pmu_property is False else None
 
 
 def _of_descriptor(descriptor: int, path: str) -> Qemu:

@@ -144,9 +144,10 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     judged = any(vm["fast_path"] is not None for vm in vms)
     groups, group_of = (BY_FAST_PATH, fast_path_group) if judged else (BY_POLICY, policy_group)
     by_key = {group.key: group for group in groups}
-    steps = _steps(vms)
+    kernel = document["host_facts"]["guard"]["remedy"] if document["host_facts"] else ""
+    steps = _steps(vms, kernel)
     step_of = {step.text: step.key for step in steps}
-    rows = [_row(vm, by_key[group_of(vm)], step_of) for vm in vms]
+    rows = [_row(vm, by_key[group_of(vm)], [step_of[text] for text, _ in _to_do(vm, kernel)]) for vm in vms]
     counts = Counter(row.group.key for row in rows)
     running = [vm for vm in vms if vm["running"]]
     return {
@@ -172,31 +173,40 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(vm: Mapping[str, Any], group: Group, steps: Mapping[str, str]) -> Row:
+def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> Row:
     kinds = [kind for kind in ("drift", "pending", "transient") if vm[kind]]
-    found_by = [f"is-{group.key}", *kinds]
+    found_by = [f"is-{group.key}", *kinds, *steps]
     if vm["decision"] == "undecided":
         found_by.append("undecided")
     if vm["error"] is not None:
         found_by.append("errors")
     if vm["pmu_in_use"]:
         found_by.append("in-use")
-    if vm["remedy"]:
-        found_by.append(steps[vm["remedy"]])
     live, next_boot = vm["live"] or "\N{EN DASH}", vm["next_boot"] or "\N{EN DASH}"
     pmu = live if live == next_boot else f"{live} \N{RIGHTWARDS ARROW} {next_boot}"
     return Row(vm, group, " ".join(found_by), "" if vm["error"] and live == next_boot else pmu, kinds)
 
 
-def _steps(vms: Iterable[Mapping[str, Any]]) -> list[Step]:
+def _to_do(vm: Mapping[str, Any], kernel: str) -> list[tuple[str, Sequence[str]]]:
+    """What is to be done for a VM, and the causes that it removes; what its kernel needs is a step of its own."""
+    remedy, causes = vm["remedy"] or "", vm["causes"]
+    if kernel and remedy == kernel:
+        return [(kernel, causes[:1])]
+    if kernel and remedy.startswith(f"{kernel}; "):
+        return [(kernel, causes[:1]), (remedy[len(kernel) + 2 :], causes[1:])]
+    return [(remedy, causes)] if remedy else []
+
+
+def _steps(vms: Iterable[Mapping[str, Any]], kernel: str) -> list[Step]:
     """What is to be done, with that first which the most VMs wait for."""
-    causes: dict[str, Counter[str]] = {}
+    waiting: Counter[str] = Counter()
+    causes: dict[str, dict[str, None]] = {}
     for vm in vms:
-        if vm["remedy"]:
-            causes.setdefault(vm["remedy"], Counter())[vm["cause"]] += 1
-    ranked = sorted(causes.items(), key=lambda item: -sum(item[1].values()))
+        for text, removed in _to_do(vm, kernel):
+            waiting[text] += 1
+            causes.setdefault(text, {}).update(dict.fromkeys(removed))
     return [
-        Step(f"step-{at}", text, sum(counted.values()), list(counted)) for at, (text, counted) in enumerate(ranked, 1)
+        Step(f"step-{at}", text, count, list(causes[text])) for at, (text, count) in enumerate(waiting.most_common())
     ]
 
 

@@ -1,6 +1,6 @@
 """What an exit costs on the lab's kernels, in instructions: under -icount the TSC counts them, and nothing else does.
 
-python -m tests.lab.costs FILE writes the table into FILE, between its two marks. It boots the lab's 6.1 kernel (a
+python -m tests.lab.costs FILE writes the table into FILE, between its two marks. It boots the lab's kernels (a
 quarter of an hour); the fetched and built kernels must be there: make test-lab makes them.
 """
 
@@ -22,16 +22,15 @@ KINDS: Final = ("4", "6")
 SEED: Final = 2.7
 """Per cent, on AMD EPYC 7302: the figure that came with the guard."""
 
-_JOB: Final = "bench-6.1"
 _BEGIN: Final = "<!-- begin of what python -m tests.lab.costs wrote -->"
 _END: Final = "<!-- end of what python -m tests.lab.costs wrote -->"
 
 
-def said() -> dict[str, Said]:
-    """What the benchmark said on each kernel, by name."""
+def said(series: str = "6.1") -> dict[str, Said]:
+    """What the benchmark said on each kernel of a series, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_QEMU", "-icount shift=0,sleep=off")
-        return booted("6.1", _JOB)
+        return booted(series, f"bench-{series}")
 
 
 def costs(document: dict[str, Any], arm: str, what: str = "median") -> float:
@@ -39,8 +38,8 @@ def costs(document: dict[str, Any], arm: str, what: str = "median") -> float:
     return float(document["cycles_per_exit"][arm][what])
 
 
-def table(found: dict[str, Said]) -> str:
-    """The costs as Markdown."""
+def table(found: dict[str, Said], newer: dict[str, Said]) -> str:
+    """The costs as Markdown: of 6.1, and of 6.12."""
     lines = [
         "| kernel | 4 counters, PMU on | 4 counters, PMU off | 6 counters, PMU on | 6 counters, PMU off |",
         "|---|---|---|---|---|",
@@ -67,6 +66,11 @@ def table(found: dict[str, Said]) -> str:
         documents = [found[f"{kernel}-{name}"].document for kernel in ("control", "guarded")]
         which = "control_difference" if name == "6" else "difference"
         lines.append(f"| {what} | " + " | ".join(f"{one[which]['cycles']:.0f}" for one in documents) + " |")
+    lines += ["", "| 6.12, 6 counters | PMU on | PMU off |", "|---|---|---|"]
+    for row in ("control", "guarded"):
+        lines.append(
+            f"| {row} | " + " | ".join(f"{costs(newer[f'{row}-6'].document, a):.0f}" for a in ("on", "off")) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -79,7 +83,7 @@ def main(path: Path) -> None:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise ValueError(f"{path} lacks the lines {_BEGIN!r} and {_END!r}, between which the table goes")
-    path.write_text(f"{before}{_BEGIN}\n{table(said())}{_END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{_BEGIN}\n{table(said(), said('6.12'))}{_END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ started, and for the small VMM its own name.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.test_lab import LAB, booted
+from pmuconf.host.btf import Btf
+from pmuconf.host.code import load_file
+from pmuconf.host.kvmlist import Layout
+from tests.lab.test_lab import LAB, Said, booted
 
 pytestmark = [
     pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab"),
@@ -105,3 +109,58 @@ class TestVms:
     def test_qemus(self, series: str, name: str, disables: bool) -> None:
         said = document(series, name)["qemu"]
         assert (said["disables"], said["cause"], said["evidence"]) == (disables, "proved", "observed")
+
+
+# As libvirt starts them: host-model is a named model. Where the kernel's PMU is disabled, a guarded kernel is fast.
+DOMAINS = {
+    "qemu-7.2-host-passthrough-off": "enabled",
+    "qemu-7.2-host-passthrough-none": "enabled",
+    "qemu-7.2-host-passthrough-on": "enabled",
+    "qemu-7.2-host-model-off": "enabled",
+    "qemu-7.2-host-model-none": "enabled",
+    "qemu-7.2-host-model-on": "enabled",
+    "qemu-11-host-passthrough-off": "disabled",
+    "qemu-11-host-passthrough-none": "enabled",
+    "qemu-11-host-passthrough-on": "enabled",
+    "qemu-11-host-model-off": "disabled",
+    "qemu-11-host-model-none": "disabled",
+    "qemu-11-host-model-on": "enabled",
+}
+
+
+class TestDomains:
+    """Of a real libvirt, started inside."""
+
+    def said(self, name: str) -> Said:
+        os.environ.setdefault("LAB_MEMORY", "4096")
+        return booted("6.1", "domains-6.1")[name]
+
+    def test_what_the_kernel_holds(self) -> None:
+        said = self.said("domains")
+        assert {vm["name"]: vm["kernel_pmu"] for vm in said.document["vms"]} == DOMAINS
+
+    @pytest.mark.parametrize(("name", "evidence"), [("audit", "observed"), ("audit-closed", "inferred")])
+    def test_the_audit(self, name: str, evidence: str) -> None:
+        said = self.said(name)
+        assert said.status == 2
+        found = {vm["name"]: (vm["in_kernel_pmu"], vm["fast_path"], vm["evidence"]) for vm in rows(said.document)}
+        assert found == {
+            domain: (state, "yes" if state == "disabled" else "no", evidence) for domain, state in DOMAINS.items()
+        }
+
+
+def rows(document: Any) -> list[dict[str, Any]]:
+    """The domains of an audit's document."""
+    return list(document if isinstance(document, list) else document["domains"])
+
+
+@pytest.mark.parametrize("path", sorted(LAB.glob("corpus/*")), ids=lambda path: path.name)
+def test_every_kernel_tells_where_all_is(path: Path) -> None:
+    """All that is read of VMs, on every kernel that Debian has had of late: 6.1 to 7.3."""
+    (module,) = path.glob("kvm.ko*")
+    types = load_file(module).section(".BTF")
+    assert types is not None
+    layout = Layout(Btf(types, Btf((path / "vmlinux").read_bytes())))
+    for name in ("enable_pmu", "stats_id", "vcpu_array"):
+        assert name in layout.vm
+    assert None not in (layout.mm, layout.node, layout.slots, layout.pmu)

@@ -6,6 +6,7 @@ import base64
 import copy
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import html
 
+import pmuconf
 from pmuconf.facts import Evidence, Verdict
 from pmuconf.fastpath import CASES
 from pmuconf.report.html import page
 from pmuconf.report.plain import printable
 from tests.support.hostile import PAYLOADS, everywhere
 from tests.support.sample import FACTS, many, of_names, sample
+
+DOCS = Path(pmuconf.__file__).resolve().parents[1] / "docs"
 
 
 def parsed(document: dict[str, Any]) -> html.HtmlElement:
@@ -100,6 +104,20 @@ def test_what_to_do_is_said_once_with_how_many_wait_for_it() -> None:
     counts = [int(words(step.xpath(".//b")[0])) for step in steps]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) == len(remedies)
+
+
+def test_what_the_kernel_needs_is_one_step_whatever_else_is_to_be_done() -> None:
+    guard = replace(FACTS.guard, verdict=Verdict.UNGUARDED, remedy="another kernel; or a patch")
+    document = sample(replace(FACTS, guard=guard))
+    steps = [words(step) for step in parsed(document).xpath("//ol[@class='steps']/li")]
+    assert (
+        steps[0]
+        == f"{document['summary']['causes']['kernel-unguarded']} VMs another kernel; or a patch kernel-unguarded"
+    )
+    assert len([step for step in steps if "another kernel" in step]) == 1
+    (nova,) = (step for step in steps if "reboot it by Nova: hard" in step)
+    assert nova.startswith("9 VMs reboot it by Nova")
+    assert nova.endswith("qemu-upgraded pending-power-cycle")
 
 
 def test_the_host_and_what_the_verdict_stands_on() -> None:
@@ -273,3 +291,13 @@ def test_a_vm_takes_little_room() -> None:
     """5,000 of them are a page that still opens."""
     few, more = len(page(many(100))), len(page(many(300)))
     assert (more - few) / 200 < 1200
+
+
+def test_the_picture_is_there_and_small() -> None:
+    picture = DOCS / "report.png"
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert int.from_bytes(data[16:20], "big") == 1280
+    assert len(data) < 300_000
+    for page_with_it, link in ((DOCS.parent / "README.md", "(docs/report.png)"), (DOCS / "report.md", "(report.png)")):
+        assert link in page_with_it.read_text()

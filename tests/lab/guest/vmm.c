@@ -81,7 +81,7 @@ static void churn(void)
 				be(kind);
 				make_vm(kind);
 			}
-			usleep(rand() % 60000);
+			usleep(rand() % 4000000);
 			exit(0);
 		}
 		wait(NULL);

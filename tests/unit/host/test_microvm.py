@@ -33,6 +33,12 @@ def test_amd_counters(counters: int | None, ecx: int) -> None:
     assert leaves(AMD, pmu=False, counters=counters)[1].ecx == ecx  # as QEMU: KVM alone takes them away
 
 
+def test_without_a_pmu_intel_shows_no_capabilities_of_it() -> None:
+    given = [*INTEL, Leaf(1, 0, 0, 1, 2, 1 << 15 | 1, 4)]
+    assert leaves(given, pmu=False, counters=None)[2].ecx == 1
+    assert leaves(given, pmu=True, counters=None) == given
+
+
 def test_more_counters_than_kvm_shows_can_be_asked_for_on_amd() -> None:
     without = [AMD[0], Leaf(0x80000001, 0, 0, 1, 2, 7, 4)]
     assert leaves(without, pmu=True, counters=6)[1].ecx == 1 << 23 | 7

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, KernelPmu, LiveVm, Qemu
+from pmuconf.facts import Evidence, Qemu
 from pmuconf.host import prove_qemu as proving
 from pmuconf.host.process import vm_processes
 from pmuconf.host.prove_qemu import prove_qemu
-from pmuconf.host.qemu import TESTED, loses_pmu, qemu_of_file, qemu_of_process
+from pmuconf.host.qemu import TESTED, qemu_of_file, qemu_of_process
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
 from tests.unit.host.memory import Vm, process
@@ -274,36 +274,6 @@ class TestBinary:
         finally:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-
-
-NEW, OLD, UNSURE = (Qemu("q", "01", disables, "c", Evidence.INFERRED) for disables in (True, False, None))
-
-
-class TestUpgradeHazard:
-    @pytest.mark.parametrize(
-        ("kernel", "own", "prop", "qemu", "loses"),
-        [
-            (KernelPmu.ENABLED, OLD, False, NEW, True),
-            (KernelPmu.ENABLED, OLD, True, NEW, False),
-            (KernelPmu.ENABLED, OLD, None, NEW, None),
-            (KernelPmu.ENABLED, OLD, False, OLD, False),
-            (KernelPmu.ENABLED, OLD, None, OLD, False),
-            (KernelPmu.ENABLED, OLD, False, UNSURE, None),
-            (KernelPmu.ENABLED, None, False, NEW, True),
-            (KernelPmu.DISABLED, OLD, False, NEW, False),
-            (KernelPmu.DISABLED, None, None, UNSURE, False),
-            (KernelPmu.UNKNOWN, OLD, False, NEW, True),
-            (KernelPmu.UNKNOWN, NEW, False, NEW, False),
-            (KernelPmu.UNKNOWN, NEW, None, NEW, None),
-            (KernelPmu.UNKNOWN, UNSURE, False, NEW, None),
-            (KernelPmu.UNKNOWN, None, False, NEW, None),
-            (KernelPmu.UNKNOWN, None, True, NEW, False),
-        ],
-    )
-    def test_table(
-        self, kernel: KernelPmu, own: Qemu | None, prop: bool | None, qemu: Qemu, loses: bool | None
-    ) -> None:
-        assert loses_pmu(LiveVm(1, kernel_pmu=kernel, qemu=own, pmu_property=prop), qemu) is loses
 
 
 TRACE = """\
