@@ -63,6 +63,7 @@ class Service:
         self._agenda = Agenda(0)
         self._vms: dict[str, Vm] = {}
         self._failed: set[str] = set()
+        self.health.failed.set_function(lambda: len(self._failed))
         self._tripped = False
         self._document: Mapping[str, Any] | None = None
         self._at = datetime.now(timezone.utc)
@@ -123,7 +124,7 @@ class Service:
         self.health.configured(enforces=chosen.service.enforces, patience=3 * chosen.service.interval + 60)
 
     def _reload(self) -> bool:
-        """Read the configuration anew if somebody asked for it; whether there is a new one."""
+        """Read the configuration anew if somebody asked for it; whether anybody did."""
         with self._noted:
             asked, self._reloading = self._reloading, False
         if not asked:
@@ -134,9 +135,8 @@ class Service:
         except PmuconfError as error:
             self.health.trouble("configuration", error)
             self._log.error("reload-refused", f"the configuration stays as it was: {error.message}", cause=error.cause)
-            self._systemd.ready()
-            return False
-        self._log.info("reloaded", "the configuration was read anew")
+        else:
+            self._log.info("reloaded", "the configuration was read anew")
         self._systemd.ready()
         return True
 
@@ -309,7 +309,6 @@ class Service:
             self._failed.add(uuid)
         else:
             self._failed.discard(uuid)
-        self.health.failed.set(len(self._failed))
         self._tell(result)
         most = self._chosen.service.max_failures
         if len(self._failed) > most and not self._tripped:

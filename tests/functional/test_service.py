@@ -385,6 +385,7 @@ def test_a_wrong_configuration_is_refused_and_the_old_one_stays(host: Host) -> N
         assert line["cause"] == "config-invalid"
         assert "'of' is not allowed" in line["message"]
         assert served.causes() == {"config-invalid"}
+        served.until_passes(2)
         host.define(plain_domain("web"))
         until(lambda: all_off(host), "web to be off by the old one")
         host.configure(ON + service_settings(mode="enforce"))

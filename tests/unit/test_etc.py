@@ -52,15 +52,17 @@ def test_it_would_find_something(units: list[str]) -> None:
 
 
 @systemd
-@pytest.mark.parametrize(("name", "most"), [("pmuconf.service", 1.5), ("pmuconf-host-facts.service", 3.0)])
-def test_the_units_are_as_exposed_as_the_docs_say_and_no_more(units: list[str], name: str, most: float) -> None:
+@pytest.mark.parametrize("name", ["pmuconf.service", "pmuconf-host-facts.service"])
+def test_the_units_are_as_exposed_as_the_docs_say_and_no_more(units: list[str], name: str) -> None:
+    told = re.search(rf"^\| `{name}` .*\| ([\d.]+) \|$", (ETC.parent / "docs/service.md").read_text(), re.MULTILINE)
+    assert told
     unit = next(path for path in units if path.endswith(f"/{name}"))
     ran = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--no-pager", unit], capture_output=True, text=True, timeout=60
     )
     found = re.search(r"exposure level for \S+: ([\d.]+)", ran.stdout)
     assert found, ran.stderr
-    assert float(found.group(1)) <= most
+    assert float(found.group(1)) <= float(told.group(1)) <= 3
 
 
 def test_the_units_and_the_defaults_name_the_same_places() -> None:
@@ -136,7 +138,5 @@ def _cells(place: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
 def test_the_docs_list_the_metrics_of_the_service(metrics: set[str]) -> None:
     docs = (ETC.parent / "docs/service.md").read_text()
     listed = set(re.findall(r"`(pmuconf_service_\w+)`", docs))
-    ours = {
-        re.sub(r"_(bucket|count|sum|created)$", "", name) for name in metrics if name.startswith("pmuconf_service_")
-    }
-    assert listed == {name.replace("_total", "") + ("_total" if f"{name}_total" in metrics else "") for name in ours}
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in metrics if name.startswith("pmuconf_service_")}
+    assert listed == {name for name in ours if not name.endswith("_created")}
