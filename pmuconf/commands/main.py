@@ -31,6 +31,7 @@ _COMMANDS = {
     "host record": "pmuconf.commands.host:RecordHost",
     "journal": "pmuconf.commands.journal:ShowJournal",
     "journal purge": "pmuconf.commands.journal:PurgeJournal",
+    "nova check": "pmuconf.commands.nova:Check",
     "policy check": "pmuconf.commands.policy:Check",
     "policy explain": "pmuconf.commands.policy:Explain",
     "report": "pmuconf.commands.report:WriteReport",
