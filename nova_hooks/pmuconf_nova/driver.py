@@ -24,7 +24,7 @@ from oslo_log import log as logging
 
 from pmuconf.domain import UNKNOWN, PmuState
 from pmuconf.policy import Policy, Ruling, Subject, decide
-from pmuconf_nova import options, record
+from pmuconf_nova import options, record, trait
 from pmuconf_nova.failures import Failures, cause_of
 from pmuconf_nova.source import Source
 
@@ -67,6 +67,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._pmuconf_source = Source(lambda: CONF.pmuconf.policy_file)
         self._pmuconf_failures = Failures("the PMU policy", "Nova's own domain is used")
+        self._pmuconf_trait_failures = Failures("the trait", "it is left as it was")
 
     def init_host(self, host: str) -> None:
         """Say at the start, not at the first server, whether the policy can be read."""
@@ -133,6 +134,17 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             )
             build.ruling = ruling
             self._pmuconf_failures.works()
+
+    def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
+        """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
+        super().update_provider_tree(provider_tree, nodename, allocations=allocations)
+        try:
+            change = provider_tree.add_traits if trait.delivers() else provider_tree.remove_traits
+            change(nodename, trait.TRAIT)
+        except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
+            self._pmuconf_trait_failures.note(error)
+        else:
+            self._pmuconf_trait_failures.works()
 
     def _pmuconf_unknown(self) -> _Build:
         """For one who asks for the features of no instance."""

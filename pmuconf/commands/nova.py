@@ -35,7 +35,7 @@ class Check(Action):
             action="append",
             default=[],
             metavar="FILE",
-            help="A file that nova-compute is started with (--config-file there); may be given several times, in order.",
+            help="A file that nova-compute is started with (--config-file there); several in their order.",
         )
         parser.add_argument("--json", action="store_true", help="As JSON.")
         return parser
