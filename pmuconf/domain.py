@@ -29,6 +29,7 @@ __all__ = [
     "Nova",
     "PmuState",
     "Unknown",
+    "emulator",
     "read",
     "read_libvirt",
     "read_snapshot",
@@ -173,6 +174,11 @@ def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MA
     if found is None:
         found = root.find("domain")
     return None if found is None else _facts(found, source)
+
+
+def emulator(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str | None:
+    """The binary that a domain is started with; None if its definition leaves that to libvirt."""
+    return _parse(xml, source, max_bytes).findtext("devices/emulator") or None
 
 
 def rewrite(xml: str, state: PmuState, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str:

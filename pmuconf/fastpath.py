@@ -157,8 +157,8 @@ def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) 
 def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
     """The VM's PMU in the kernel: what kernel memory says, else what follows from KVM, the process and its QEMU."""
     vm = guest.vm
-    if not guest.running:
-        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "not-running")
+    if not guest.running or guest.domain.virt_type != "kvm" or not guest.domain.x86:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "not-running" if not guest.running else "not-kvm")
     if vm is not None and vm.kernel_pmu is not KernelPmu.UNKNOWN:
         return InKernel(vm.kernel_pmu, Evidence.OBSERVED, "kernel-memory")
     if host is None:
@@ -183,20 +183,24 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
 
 
 def loses_pmu(host: HostFacts, guest: Guest, qemu: Qemu) -> bool | None:
-    """Whether a running VM would lose the PMU that it has in the kernel by going on under that QEMU.
+    """Whether a VM would lose a PMU that it has in the kernel by going on under that QEMU; None: it can't be said.
 
-    By live migration, restore, or a cold start with the same definition; None: it can't be said.
+    A running VM by live migration, restore, or a cold start with the same definition; one that does not run by its
+    next start, if ``guest.next_qemu``, under which it would start today, leaves it one.
     """
-    if not guest.running or not guest.domain.x86 or guest.domain.virt_type != "kvm":
+    if not guest.domain.x86 or guest.domain.virt_type != "kvm" or qemu.disables is False or host.enable_pmu is False:
         return False
-    held = in_kernel_pmu(host, guest).pmu
-    without = None if guest.vm is None else guest.vm.pmu_property
-    if without is None:
-        effective = guest.domain.effective_pmu
-        without = None if guest.vm is not None or effective is None else effective is PmuState.ON
-    if held is KernelPmu.DISABLED or without is True or qemu.disables is False:
+    effective = guest.domain.effective_pmu
+    has_pmu = None if effective is None else effective is PmuState.ON
+    if guest.running:
+        held = in_kernel_pmu(host, guest).pmu
+        has_pmu = guest.vm.pmu_property if guest.vm is not None else has_pmu
+    else:
+        leaves = None if guest.next_qemu is None else guest.next_qemu.disables
+        held = {True: KernelPmu.DISABLED, False: KernelPmu.ENABLED, None: KernelPmu.UNKNOWN}[leaves]
+    if has_pmu is True or held is KernelPmu.DISABLED:
         return False
-    if held is KernelPmu.UNKNOWN or without is None or qemu.disables is None:
+    if has_pmu is None or held is KernelPmu.UNKNOWN or qemu.disables is None:
         return None
     return True
 

@@ -1,4 +1,4 @@
-"""Files that are replaced whole."""
+"""Files that are replaced whole: all at once, or not at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ __all__ = ["replace_file"]
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put the text in the file's place at once, for all to read: a reader sees the old one or the new one.
+    """Put the text, as UTF-8, in the file's place at once: a reader sees the old one or the new one.
 
-    :raises PmuconfError: it can't be written; cause output-unwritable. What was there before is there still.
+    Its mode becomes 0644: what reads reports (a browser, node_exporter) does not run as root.
+
+    :raises PmuconfError: output-unwritable; nothing is left behind then.
     """
     temporary = ""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
+        ) as file:
             temporary = file.name
             file.write(text)
             file.flush()

@@ -48,11 +48,20 @@ class ShowHost(Record):
             help="Count the calls too, by a kprobe of our own thread's, while a micro-VM with its PMU disabled runs a "
             "few hundred CPUID exits. Takes root and changes nothing that lasts.",
         )
+        file.add_argument(
+            "--prove-qemu",
+            type=Path,
+            metavar="BINARY",
+            help="Say whether this QEMU disables the PMU in KVM, by starting it paused for a moment, without disk or "
+            "network. What is seen is kept by build-id for the audits of this host.",
+        )
         return parser
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        if args.prove_qemu:
+            return self._prove_qemu(args)
         try:
-            from pmuconf.host import cpu, guard, kvm
+            from pmuconf.host import cpu, guard, kvm, package
             from pmuconf.host.root import Root
         except ImportError as error:
             raise PmuconfError(
@@ -110,6 +119,7 @@ class ShowHost(Record):
                 "resembles": like.value,
                 "expected_cycles_per_exit": like.cycles,
             }
+            record["hint"] = list(package.hint(root))
             if settings.enable_pmu is False:
                 answer.append("kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel")
             if like.cycles is not None:
@@ -132,13 +142,45 @@ class ShowHost(Record):
                 self.status = max(self.status, 1)
         if finding.remedy:
             answer.append(finding.remedy)
+        if record.get("hint"):
+            answer.append(f"hint, which decides nothing: {': '.join(record['hint'][:2])}")
         return [printable(line) for line in answer], record
+
+    def _prove_qemu(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        if args.prove or args.btf or args.root != Path("/"):
+            raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
+        from pmuconf.host.proofs import FILE, keep
+        from pmuconf.host.prove_qemu import prove_qemu
+        from pmuconf.host.root import Root
+
+        qemu = prove_qemu(args.prove_qemu)
+        answer = "it leaves the PMU enabled in KVM, also for a VM that is to have none: seen"
+        if qemu.disables:
+            answer = "it disables the PMU in KVM for a VM that is to have none: seen"
+        elif qemu.disables is None:
+            answer = "it would ask KVM, but this host's does not offer that (kvm.enable_pmu=N): prove it elsewhere"
+        sentences = [f"{qemu.path}: {answer}"]
+        try:
+            keep(Root(), qemu)
+        except PmuconfError as error:
+            sentences.append(f"that could not be kept in {FILE}: {error.message}")
+        self.status = 1 if qemu.disables is None else 0
+        record = {
+            "path": qemu.path,
+            "build_id": qemu.build_id,
+            "disables_pmu": qemu.disables,
+            "cause": qemu.cause,
+            "evidence": qemu.evidence.value,
+        }
+        return [printable(line) for line in sentences], record
 
 
 class RecordHost(Action):
     """Write what 'pmuconf host' reads of this host into a new directory, to be judged elsewhere with --root DIR.
 
     A few MB: symbols and code of KVM, type information, KVM's parameters, the CPU's model and mitigations. Takes root.
+
+    Exit status: 0 recorded, whatever the verdict, 255 error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

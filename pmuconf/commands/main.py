@@ -25,6 +25,10 @@ ERROR = 255
 _COMMANDS = {
     "apply": "pmuconf.commands.apply:Apply",
     "audit": "pmuconf.commands.audit:Audit",
+    "bench compare": "pmuconf.commands.bench:CompareRuns",
+    "bench cpuid": "pmuconf.commands.bench:BenchCpuid",
+    "bench msr": "pmuconf.commands.bench:BenchMsr",
+    "bench port": "pmuconf.commands.bench:BenchPort",
     "explain": "pmuconf.commands.explain:Explain",
     "flavors apply": "pmuconf.commands.flavors:Apply",
     "flavors audit": "pmuconf.commands.flavors:Audit",
@@ -38,6 +42,7 @@ _COMMANDS = {
     "nova check": "pmuconf.commands.nova:Check",
     "policy check": "pmuconf.commands.policy:Check",
     "policy explain": "pmuconf.commands.policy:Explain",
+    "preflight qemu": "pmuconf.commands.preflight:PreflightQemu",
     "report": "pmuconf.commands.report:WriteReport",
     "rewrite": "pmuconf.commands.rewrite:Rewrite",
     "rollback": "pmuconf.commands.rollback:Rollback",
@@ -53,6 +58,7 @@ PMU off by default for KVM guests.
   apply --dry-run   what would be changed; without --dry-run, change it
   explain VM        one VM's whole story: who has the fast path, why not, what would change it
   host              whether the running kernel spares VMs without PMU its cost, and what shows it
+  bench cpuid       what an exit costs on this host with the PMU on and off, measured
   rollback          put back what was there before
 
 Exit status of every command: 0 all as wanted, 1 a warning (something waits for a restart or can't be known),

@@ -32,6 +32,7 @@ _KNOWN: Final[dict[int, tuple[int, int]]] = {
     19: (0, 3),
 }
 _DEPTH: Final = 32
+_REPEATS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Btf:
         """The member at ``path`` (``arch.pmu``) of a structure; None if it has no such member."""
         offset, size, found = 0, None, type_id
         for name in path.split("."):
-            member = self._member(found, name, _DEPTH)
+            member = self._member(found, name, set())
             if member is None:
                 return None
             offset, size, found = offset + member.offset, member.size, member.type_id
@@ -98,6 +99,16 @@ class Btf:
             raise PmuconfError(f"BTF has several struct {structure} that differ in {path}", cause="btf-ambiguous")
         return next(iter(found.values()), None)
 
+    def size(self, structure: str) -> int | None:
+        """The size of the structure of that name in bytes; None if there is none.
+
+        :raises PmuconfError: structures of that name disagree; cause btf-ambiguous.
+        """
+        sizes = {self._size(type_id) for type_id in self.structs(structure)}
+        if len(sizes) > 1:
+            raise PmuconfError(f"BTF has several struct {structure} of different sizes", cause="btf-ambiguous")
+        return sizes.pop() if sizes else None
+
     def _string_offset(self, name: str) -> set[int]:
         """Every offset, in this section or its base, at which exactly that string begins."""
         found = self._base._string_offset(name) if self._base is not None else set()
@@ -106,16 +117,18 @@ class Btf:
         while at >= 0:
             found.add(self._string_base + at + 1)
             at = self._strings.find(wanted, at + 1)
+            if len(found) > _REPEATS:
+                raise _broken(f"its strings have {name} again and again")
         return found
 
-    def _name(self, offset: int) -> bytes:
+    def _name_is(self, offset: int, wanted: bytes) -> bool:
+        """Whether the name there is that, which ends in a zero byte."""
         if offset < self._string_base and self._base is not None:
-            return self._base._name(offset)
+            return self._base._name_is(offset, wanted)
         start = offset - self._string_base
-        end = self._strings.find(b"\0", start)
-        if start < 0 or end < 0:
+        if not 0 <= start < len(self._strings):
             raise _broken("a name is outside of the strings")
-        return self._strings[start:end]
+        return self._strings.startswith(wanted, start)
 
     def _place(self, type_id: int) -> tuple[memoryview, int] | None:
         if type_id < self._first:
@@ -149,28 +162,29 @@ class Btf:
             return None if element is None else element * words[at + 5]
         return None
 
-    def _member(self, type_id: int, name: str, depth: int) -> Member | None:
-        place = self._place(self._resolve(type_id))
-        if place is None:
+    def _member(self, type_id: int, name: str, seen: set[int]) -> Member | None:
+        type_id = self._resolve(type_id)
+        place = self._place(type_id)
+        if place is None or type_id in seen:
             return None
+        seen.add(type_id)
         words, at = place
         info = words[at + 1]
         if (info >> 24) & 0x1F not in (_STRUCT, _UNION):
             return None
-        wanted = name.encode()
+        wanted = name.encode() + b"\0"
         for here in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
             bits = words[here + 2]
             if info >> 31:  # kind_flag: the upper 8 bits are the width of a bit field
                 width, bits = bits >> 24, bits & 0xFFFFFF
             else:
                 width = 0
-            found = self._name(words[here])
-            if found == wanted:
+            if self._name_is(words[here], wanted):
                 if width or bits % 8:
                     raise PmuconfError(f"{name} is a bit field", cause="btf-bit-field")
                 return Member(bits // 8, self._size(words[here + 1]), words[here + 1])
-            if not found and depth:  # the members of an anonymous structure are the outer one's too
-                inner = self._member(words[here + 1], name, depth - 1)
+            if self._name_is(words[here], b"\0"):  # the members of an anonymous structure are the outer one's too
+                inner = self._member(words[here + 1], name, seen)
                 if inner is not None:
                     return Member(bits // 8 + inner.offset, inner.size, inner.type_id)
         return None

@@ -7,6 +7,7 @@ way that is not open leaves its reason. Files are told by build-id alone, never 
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import re
 import zlib
@@ -16,13 +17,25 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import Btf
+from pmuconf.host.dwarf import Dwarf
 from pmuconf.host.elf import ObjectFile, build_id_of_notes
 from pmuconf.host.image import Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.machine import Offsets
 from pmuconf.host.root import MAX_FILE, Root
 
-__all__ = ["FUNCTION", "Code", "Found", "Source", "find_code", "load_file", "offsets_of", "running_build_id"]
+__all__ = [
+    "FUNCTION",
+    "Code",
+    "Found",
+    "Source",
+    "dwarf_offsets",
+    "find_code",
+    "in_file",
+    "load_file",
+    "offsets_of",
+    "running_build_id",
+]
 
 FUNCTION: Final = "kvm_skip_emulated_instruction"
 _MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x7fELF": "elf"}
@@ -108,19 +121,23 @@ def load_file(path: Path) -> ObjectFile:
     :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
+    if len(data) > MAX_FILE:
+        raise PmuconfError(f"{path} is too large", cause="file-unreadable")
     return ObjectFile(_decompressed(data, str(path)), str(path))
 
 
-def offsets_of(types: Btf) -> Offsets:
+def offsets_of(types: Btf | Dwarf) -> Offsets:
     """Where the members are that the path check asks for.
 
     :raises PmuconfError: there is no struct kvm or kvm_vcpu; cause no-offsets.
     """
     if not types.structs("kvm_vcpu") or not types.structs("kvm_arch"):
-        raise PmuconfError("BTF has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
+        kind = type(types).__name__.upper()
+        raise PmuconfError(f"{kind} has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
     kvm = types.find("kvm_vcpu", "kvm")
     if kvm is None:
         raise PmuconfError("struct kvm_vcpu has no member kvm", cause="no-offsets")
@@ -155,7 +172,7 @@ def _live(root: Root, built_in: bool, patch: str | None) -> Code:
     image = LiveText(kallsyms, kcore, wanted)
     if not image.read(entry, 16).strip(b"\0"):
         raise PmuconfError(f"/proc/kcore holds no code at {FUNCTION}", cause="kcore-broken")
-    offsets, origin = _btf_offsets(root, built_in, None)
+    offsets, origin = _host_offsets(root, built_in, None)
     patched = LiveText(kallsyms, kcore, module) if patch is not None else None
     source = Source(
         f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)",
@@ -216,9 +233,8 @@ def _from_file(root: Root, built_in: bool) -> Code:
     wanted = running_build_id(root, built_in)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
-    release = root.text("/proc/sys/kernel/osrelease") or ""
     errors: list[PmuconfError] = []
-    for name in _files(root, release, built_in):
+    for name in _files(root, built_in):
         try:
             file = load_file(root.at(name))
         except PmuconfError as error:
@@ -226,7 +242,7 @@ def _from_file(root: Root, built_in: bool) -> Code:
             continue
         if file.build_id != wanted:
             continue
-        offsets, origin = _btf_offsets(root, built_in, file)
+        offsets, origin = _host_offsets(root, built_in, file)
         return in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
     if errors:
         raise errors[-1]
@@ -245,8 +261,49 @@ def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: Sour
     return Code(file, places[0], offsets, origin, source)
 
 
-def _files(root: Root, release: str, built_in: bool) -> list[str]:
-    if not re.fullmatch(r"[\w.+~-]+", release) or release in (".", ".."):
+def dwarf_offsets(root: Root, build_id: str | None, file: ObjectFile | None) -> tuple[Offsets | None, str]:
+    """The offsets by DWARF: of the file itself, else of the debug file with its build-id; without any, None and why."""
+    reasons = []
+    if file is not None and file.section_size(".debug_info"):
+        try:
+            return offsets_of(Dwarf(file.stream, file.name, FUNCTION)), f"DWARF of {file.name}"
+        except PmuconfError as error:
+            reasons.append(error.message)
+    for name in _debug_files(root, build_id) if build_id else ():
+        try:
+            if not root.exists(name):
+                continue
+            with io.BufferedReader(root.open(name)) as stream:  # type: ignore[type-var]  # it is a raw file
+                types = Dwarf(stream, name, FUNCTION)
+                if types.build_id == build_id:
+                    return offsets_of(types), f"DWARF of {name}"
+        except OSError as error:
+            reasons.append(f"{name}: {error.strerror}")
+        except PmuconfError as error:
+            reasons.append(error.message)
+    return None, "; ".join(reasons)
+
+
+def _debug_files(root: Root, build_id: str) -> list[str]:
+    """Where distributions put the debug information of KVM and of the kernel: gdb's place first."""
+    names = [f"/usr/lib/debug/.build-id/{build_id[:2]}/{build_id[2:]}.debug"]
+    release = _release(root)
+    if release:
+        kvm = f"lib/modules/{release}/kernel/arch/x86/kvm/kvm.ko"
+        names += [f"/usr/lib/debug/{kvm}", f"/usr/lib/debug/{kvm}.debug", f"/usr/lib/debug/usr/{kvm}.debug"]
+        names += [f"/usr/lib/debug/lib/modules/{release}/vmlinux", f"/usr/lib/debug/boot/vmlinux-{release}"]
+    return names
+
+
+def _release(root: Root) -> str | None:
+    """The running kernel's release, if it can be part of a file's name."""
+    release = root.text("/proc/sys/kernel/osrelease") or ""
+    return release if re.fullmatch(r"[\w.+~-]+", release) and release not in (".", "..") else None
+
+
+def _files(root: Root, built_in: bool) -> list[str]:
+    release = _release(root)
+    if release is None:
         return []
     base = f"/lib/modules/{release}"
     if built_in:
@@ -262,6 +319,15 @@ def _files(root: Root, release: str, built_in: bool) -> list[str]:
     return [name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name)]
 
 
+def _host_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
+    """The offsets, and where from; without any, None and why."""
+    offsets, origin = _btf_offsets(root, built_in, file)
+    if offsets is not None:
+        return offsets, origin
+    found, where = dwarf_offsets(root, running_build_id(root, built_in), file)
+    return (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
+
+
 def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets, and where from; without any, None and why."""
     try:
@@ -273,7 +339,7 @@ def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[O
                 origin = "/sys/kernel/btf/kvm"
             else:
                 split = file.section(".BTF") if file is not None else None
-                origin = f"BTF of {file.name}" if file is not None else ""
+                origin = f"BTF of {file.name}" if file is not None and split is not None else origin
             if split is not None:
                 types = Btf(split, types)
         return offsets_of(types), origin

@@ -9,31 +9,37 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import StringTableSection, SymbolTableSection
+from elftools.elf.sections import Section, StringTableSection, SymbolTableSection
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.image import Symbols
 
-__all__ = ["ObjectFile", "build_id_of_notes"]
+__all__ = ["BREAKAGE", "RELA", "SYMBOL", "ObjectFile", "build_id_of_notes", "sections_of"]
+
+RELA: Final = struct.Struct("<QQq")
+"""Elf64_Rela: where, symbol and kind, and what is added."""
+SYMBOL: Final = struct.Struct("<IBBHQQ")
+"""Elf64_Sym: name, type and binding, visibility, section, value, size."""
 
 _START: Final = 0xFFFFFFFFC0000000
 _LIMIT: Final = 1 << 28
-_ALLOC, _EXEC = 2, 4
-_RELA: Final = struct.Struct("<QQq")
-_SYMBOL: Final = struct.Struct("<IBBHQQ")
+_ALLOC, _EXEC, _COMPRESSED = 2, 4, 0x800
+_SECTION_HEADER: Final = 64
+_MAX_SECTIONS: Final = 0xFF00
+_MAX_NAME: Final = 512
 _OBJECT, _FUNC = 1, 2
 _PC: Final = frozenset({2, 4})  # R_X86_64_PC32, R_X86_64_PLT32
 _ABSOLUTE: Final = {1: "<Q", 10: "<I", 11: "<i"}  # R_X86_64_64, _32, _32S
 _GNU_BUILD_ID: Final = 3
-# What pyelftools raises for a broken file, beside its own error.
-_BREAKAGE: Final = (
+BREAKAGE: Final = (
     *(ELFError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError),
     *(RecursionError, AssertionError, OSError),
 )
+"""What pyelftools raises for a broken file, its own error first."""
 
 
 class ObjectFile:
@@ -45,16 +51,17 @@ class ObjectFile:
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
         try:
-            self._elf = ELFFile(io.BytesIO(data))
+            self._data, self._elf = data, ELFFile(io.BytesIO(data))
             if self._elf["e_machine"] != "EM_X86_64" or self._elf.elfclass != 64 or not self._elf.little_endian:
                 raise PmuconfError(f"{name} is not for x86-64", cause="not-x86")
             self.relocatable = self._elf["e_type"] == "ET_REL"
-            self._sections = list(self._elf.iter_sections())
+            self._sections = sections_of(self._elf)
             self._pieces: list[tuple[int, bytearray, frozenset[int]]] = []
+            self._check(len(data))
             self._lay_out()
         except PmuconfError:
             raise
-        except _BREAKAGE as error:
+        except BREAKAGE as error:
             raise _broken(name, error) from None
 
     def read(self, address: int, size: int) -> bytes:
@@ -73,11 +80,19 @@ class ObjectFile:
 
     def section(self, name: str) -> bytes | None:
         """The contents of a section; None if there is none of that name."""
+        found = next((section for section in self._sections if section.name == name), None)
+        if found is None:
+            return None
+        if found["sh_flags"] & _COMPRESSED:
+            raise PmuconfError(f"{self.name}: {name} is compressed", cause="elf-broken")
         try:
-            found = self._elf.get_section_by_name(name)
-            return bytes(found.data()) if found is not None else None
-        except _BREAKAGE as error:
+            return bytes(found.data())
+        except BREAKAGE as error:
             raise _broken(self.name, error) from None
+
+    def section_size(self, name: str) -> int:
+        """How many bytes a section has in the file; 0 if there is none of that name."""
+        return sum(s["sh_size"] for s in self._sections if s.name == name and s["sh_type"] != "SHT_NOBITS")
 
     @property
     def build_id(self) -> str | None:
@@ -88,6 +103,22 @@ class ObjectFile:
             if found is not None:
                 return found
         return None
+
+    @property
+    def stream(self) -> BinaryIO:
+        """The whole file."""
+        return io.BytesIO(self._data)
+
+    def _check(self, size: int) -> None:
+        """Refuse what would take more memory or time than the file's size warrants: sections that overlap."""
+        weight = 0
+        for section in self._sections:
+            if section["sh_flags"] & _EXEC or section["sh_type"] in ("SHT_RELA", "SHT_SYMTAB", "SHT_STRTAB"):
+                if section["sh_flags"] & _COMPRESSED:
+                    raise PmuconfError(f"{self.name}: {section.name} is compressed", cause="elf-broken")
+                weight += section["sh_size"] if section["sh_type"] != "SHT_NOBITS" else 0
+        if weight > size:
+            raise PmuconfError(f"{self.name} is truncated, or its sections overlap", cause="elf-broken")
 
     def _lay_out(self) -> None:
         addresses: dict[int, int] = {}
@@ -115,9 +146,9 @@ class ObjectFile:
             names = strings.data()
             outside = -(-cursor // 4096) * 4096
             raw = table.data()
-            for at in range(0, len(raw) - len(raw) % _SYMBOL.size, _SYMBOL.size):
-                name_at, info, _, section_index, value, _ = _SYMBOL.unpack_from(raw, at)
-                name = names[name_at : names.find(b"\0", name_at)].decode("utf-8", "replace")
+            for at in range(0, len(raw) - len(raw) % SYMBOL.size, SYMBOL.size):
+                name_at, info, _, section_index, value, _ = SYMBOL.unpack_from(raw, at)
+                name = names[name_at : name_at + _MAX_NAME].partition(b"\0")[0].decode("utf-8", "replace")
                 kind = info & 15
                 address: int | None
                 if section_index == 0:
@@ -127,7 +158,9 @@ class ObjectFile:
                 else:
                     address = value if section_index == 0xFFF1 else None
                 values.append(address)
-                telling = kind in (_FUNC, _OBJECT) or section_index == 0 or name.startswith(("__pfx_", "__cfi_"))
+                # Of those without type, assembler's entry points are global, and labels are not.
+                telling = kind in (_FUNC, _OBJECT) or section_index == 0 or (kind == 0 and info >> 4)
+                telling = telling or name.startswith(("__pfx_", "__cfi_"))
                 if address is not None and name and telling:
                     pairs.append((address, name))
         self.symbols = Symbols(pairs)
@@ -144,7 +177,7 @@ class ObjectFile:
             if section["sh_type"] != "SHT_RELA" or section["sh_info"] != index:
                 continue
             raw = section.data()
-            for offset, info, addend in _RELA.iter_unpack(raw[: len(raw) - len(raw) % _RELA.size]):
+            for offset, info, addend in RELA.iter_unpack(raw[: len(raw) - len(raw) % RELA.size]):
                 kind, symbol = info & 0xFFFFFFFF, info >> 32
                 target = values[symbol]
                 if kind == 0:
@@ -158,6 +191,16 @@ class ObjectFile:
                     mask = (1 << 8 * width) - 1
                     data[offset : offset + width] = ((target + addend) & mask).to_bytes(width, "little")
         return frozenset(holes)
+
+
+def sections_of(elf: ELFFile) -> list[Section]:
+    """The sections of a file.
+
+    :raises ELFError: it has too many, or their headers are of another size.
+    """
+    if elf["e_shoff"] and (elf["e_shentsize"] != _SECTION_HEADER or elf.num_sections() > _MAX_SECTIONS):
+        raise ELFError("its section headers are not those of a 64-bit file")
+    return list(elf.iter_sections())
 
 
 def build_id_of_notes(notes: bytes) -> str | None:

@@ -14,7 +14,7 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, Verdict
 from pmuconf.host.btf import Btf
-from pmuconf.host.code import FUNCTION, Code, Source, find_code, in_file, load_file, offsets_of
+from pmuconf.host.code import FUNCTION, Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
 from pmuconf.host.elf import ObjectFile
 from pmuconf.host.image import Image, bare
 from pmuconf.host.machine import Offsets
@@ -25,6 +25,7 @@ __all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 
 # They count instructions and branches themselves, in every kernel: no copies of the function.
 _NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
+_MAX_COPIES: Final = 200  # there are about 15; a broken file may have any number
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 _ERRORS: Final = frozenset({"kcore-broken", "kallsyms-broken", "elf-broken", "record-escapes"})
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
@@ -59,7 +60,7 @@ _REMEDIES: Final = {
     "kallsyms-hidden": "Run as root, with kernel.kptr_restrict 1 or 0",
     "kcore-refused": "Run as root; under lockdown=confidentiality install the package with this kernel's modules",
     "kvm-not-loaded": "modprobe kvm_amd or kvm_intel",
-    "no-offsets": "Boot a kernel with BTF (CONFIG_DEBUG_INFO_BTF), or give --btf",
+    "no-offsets": "Boot a kernel with BTF (CONFIG_DEBUG_INFO_BTF), install its debug package, or give --btf",
     "hooked": "Stop tracing KVM (trace-cmd, perf probe, bpftrace) and ask again",
     "livepatch-transition": "Wait until the livepatch's transition is over",
 }
@@ -92,6 +93,9 @@ def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
     """
     file = load_file(module)
     offsets, origin = _file_offsets(file, btf)
+    if offsets is None:
+        found, where = dwarf_offsets(Root(), file.build_id, file)
+        offsets, origin = (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
     return judge_code(in_file(file, offsets, origin, Source(str(module), observed=False, build_id=file.build_id)))
 
 
@@ -202,9 +206,9 @@ def _copies(code: Code, *, callee_works: bool) -> Copies:
         if owner and bare(owner) not in _NOT_COPIES and not is_callee([owner]):
             sites.setdefault(owner, set()).add(site)
     guarded, unguarded, unread = [], [], []
-    for owner, calls in sorted(sites.items()):
+    for number, (owner, calls) in enumerate(sorted(sites.items())):
         places = image.symbols.addresses(owner)
-        if len(places) != 1:
+        if len(places) != 1 or number >= _MAX_COPIES:
             unread.append(owner)
             continue
         found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, watched=code.watched)

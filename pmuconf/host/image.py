@@ -30,12 +30,13 @@ class Symbols:
     """Names at addresses. Several names may share an address, and several addresses a name."""
 
     def __init__(self, pairs: Iterable[tuple[int, str]]) -> None:
-        self._names: dict[int, tuple[str, ...]] = {}
-        self._addresses: dict[str, tuple[int, ...]] = {}
+        names: dict[int, list[str]] = {}
+        addresses: dict[str, dict[int, None]] = {}  # dicts keep the order
         for address, name in pairs:
-            self._names[address] = (*self._names.get(address, ()), name)
-            if address not in self._addresses.get(name, ()):
-                self._addresses[name] = (*self._addresses.get(name, ()), address)
+            names.setdefault(address, []).append(name)
+            addresses.setdefault(name, {})[address] = None
+        self._names = {address: tuple(all_) for address, all_ in names.items()}
+        self._addresses = {name: tuple(all_) for name, all_ in addresses.items()}
         self._sorted = sorted(self._names)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:

@@ -69,6 +69,22 @@ class Kallsyms:
             )
         return found
 
+    def data(self, name: str) -> list[tuple[int, str | None]]:
+        """Address and module (None: built in) of every variable of exactly that name.
+
+        Kernels without CONFIG_KALLSYMS_ALL list none.
+        """
+        found = []
+        wanted = b" " + name.encode()
+        at = self._data.find(wanted)
+        while at >= 0:
+            match = _LINE.match(self._data, self._data.rfind(b"\n", 0, at) + 1)
+            if match and match.group(3) == wanted[1:] and match.group(2)[0] not in _CODE:
+                module = match.group(4)
+                found.append((int(match.group(1), 16), module.decode("utf-8", "replace") if module else None))
+            at = self._data.find(wanted, at + 1)
+        return found
+
     def of_module(self, module: str | None) -> list[tuple[int, str, bool]]:
         """Address, name and whether it is code, of all symbols of a module, or of what is built in."""
         pairs = []

@@ -8,10 +8,7 @@ kprobes; everything is removed afterwards, and what a killed run has left is rem
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
-import mmap
 import os
 import re
 import struct
@@ -23,6 +20,7 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import GuardFinding, Verdict
+from pmuconf.host.microvm import CODE, can_disable_pmu, micro_vm
 
 __all__ = ["EXITS", "Proof", "agrees", "prove"]
 
@@ -34,14 +32,8 @@ _GROUP: Final = "pmuconf"
 _CALLEES: Final = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_event")
 _NAME: Final = re.compile(r"pmuconf-(\d+)")
 
-# include/uapi/linux/kvm.h
-_CREATE_VM, _CREATE_VCPU, _VCPU_MMAP_SIZE, _RUN = 0xAE01, 0xAE41, 0xAE04, 0xAE80
-_SET_MEMORY, _ENABLE_CAP, _SET_REGS, _GET_SREGS, _SET_SREGS = 0x4020AE46, 0x4068AEA3, 0x4090AE82, 0x8138AE83, 0x4138AE84
-_CAP_PMU, _PMU_DISABLE = 212, 1
-_EXIT_HLT: Final = 5
-_CODE: Final = 0x1000
-# mov ecx, EXITS; again: push ecx; xor eax, eax; cpuid; pop ecx; dec ecx; jnz again; hlt
-_LOOP: Final = bytes.fromhex("66b9") + struct.pack("<I", EXITS) + bytes.fromhex("66516631c00fa266596649 75f3f4")
+# mov esi, EXITS; again: xor eax, eax; xor ecx, ecx; cpuid; dec esi; jnz again; hlt
+_LOOP: Final = b"\xbe" + struct.pack("<I", EXITS) + bytes.fromhex("31c0 31c9 0fa2 ffce 75f6 f4")
 
 
 @dataclass(frozen=True)
@@ -104,40 +96,9 @@ def run_micro_vm() -> None:
 
     :raises OSError: KVM refuses something.
     """
-    with contextlib.ExitStack() as stack:
-        kvm = _owned(stack, os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-        machine = _owned(stack, fcntl.ioctl(kvm, _CREATE_VM, 0))
-        try:
-            fcntl.ioctl(machine, _ENABLE_CAP, struct.pack("<II4Q64x", _CAP_PMU, 0, _PMU_DISABLE, 0, 0, 0))
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # kvm.enable_pmu=N: every VM's PMU is disabled anyway
-                raise
-        memory = stack.enter_context(mmap.mmap(-1, 0x10000))
-        memory[_CODE : _CODE + len(_LOOP)] = _LOOP
-        place = ctypes.c_char.from_buffer(memory)
-        try:
-            region = struct.pack("<IIQQQ", 0, 0, 0, len(memory), ctypes.addressof(place))
-            fcntl.ioctl(machine, _SET_MEMORY, region)
-            vcpu = _owned(stack, fcntl.ioctl(machine, _CREATE_VCPU, 0))
-            state = stack.enter_context(mmap.mmap(vcpu, fcntl.ioctl(kvm, _VCPU_MMAP_SIZE, 0)))
-            sregs = bytearray(312)
-            fcntl.ioctl(vcpu, _GET_SREGS, sregs)
-            struct.pack_into("<QIH", sregs, 0, 0, 0xFFFF, 0)  # the code segment begins at 0
-            fcntl.ioctl(vcpu, _SET_SREGS, bytes(sregs))
-            registers = [0] * 18
-            registers[6], registers[16], registers[17] = 0x8000, _CODE, 2  # rsp, rip, rflags
-            fcntl.ioctl(vcpu, _SET_REGS, struct.pack("<18Q", *registers))
-            fcntl.ioctl(vcpu, _RUN, 0)
-            (reason,) = struct.unpack_from("<I", state, 8)
-            if reason != _EXIT_HLT:
-                raise OSError(0, f"the micro-VM ended with exit reason {reason}")
-        finally:
-            del place  # or the memory can't be unmapped
-
-
-def _owned(stack: contextlib.ExitStack, descriptor: int) -> int:
-    stack.callback(os.close, descriptor)
-    return descriptor
+    disable = can_disable_pmu()  # not with kvm.enable_pmu=N: every VM's PMU is disabled anyway
+    with micro_vm(_LOOP, disable_pmu=disable) as machine:
+        machine.run(CODE)
 
 
 @contextlib.contextmanager

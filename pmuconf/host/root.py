@@ -51,6 +51,14 @@ class Root:
         except OSError:
             return []
 
+    def link(self, name: str) -> str | None:
+        """What a symbolic link says, which is not followed; None if there is none or it can't be read."""
+        folder, _, last = name.rpartition("/")
+        try:
+            return os.readlink(self.at(folder) / last)
+        except OSError:
+            return None
+
     def open(self, name: str) -> BinaryIO:
         """Open a regular file.
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from pmuconf.facts import HostFacts
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pmuconf.facts import HostFacts, LiveVm
 from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
 from pmuconf.host.kvm import read_kvm
+from pmuconf.host.measured import measured_cycles
+from pmuconf.host.process import DELETED
+from pmuconf.host.proofs import proofs, with_proof
+from pmuconf.host.qemu import qemu_of_file
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live_vms
 
@@ -20,7 +27,9 @@ def survey(root: Root) -> HostFacts:
     """
     guard = judge_host(root)
     settings, cpu = read_kvm(root), read_cpu(root)
+    measured = measured_cycles(root)
     vms, cause = live_vms(root)
+    known = proofs(root)
     return HostFacts(
         guard=guard,
         boot_id=boot_id(root),
@@ -30,9 +39,10 @@ def survey(root: Root) -> HostFacts:
         release=settings.release,
         cpu=cpu.name,
         mitigations=dict(cpu.mitigations),
-        cycles=cpu.resembles.cycles,
+        cycles=cpu.resembles.cycles if measured is None else measured,
+        measured=measured is not None,
         livepatches=livepatches(root),
-        vms=vms,
+        vms=tuple(_with_qemus(root, vm, known) for vm in vms),
         vms_cause=cause,
     )
 
@@ -54,3 +64,12 @@ def livepatches(root: Root) -> tuple[str, ...]:
         f"{name} {root.text(f'{folder}/{name}/enabled')} {root.text(f'{folder}/{name}/transition')}"
         for name in root.names(folder)
     )
+
+
+def _with_qemus(root: Root, vm: LiveVm, known: Mapping[str, bool]) -> LiveVm:
+    """With the binary that would be started next, and with what was proved of both."""
+    if vm.qemu is None:
+        return vm
+    path = vm.qemu.path
+    then = qemu_of_file(root.at(path[: -len(DELETED)])) if path.endswith(DELETED) else vm.qemu
+    return replace(vm, qemu=with_proof(vm.qemu, known), next_qemu=with_proof(then, known))

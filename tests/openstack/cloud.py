@@ -95,10 +95,11 @@ class Cloud:
             if shown["status"] == status and shown["OS-EXT-STS:task_state"] is None:
                 left.pop(0)
                 continue
-            if shown["status"] == "ERROR" and status != "ERROR":
-                raise AssertionError(f"{shown['name']} is in error: {shown.get('fault')}")
+            # Without a fault it is one that the API does not find in its cell yet.
+            if shown["status"] == "ERROR" and status != "ERROR" and shown.get("fault"):
+                raise AssertionError(f"{shown['name']} is in error: {shown['fault']}")
             if time.monotonic() > end:
-                raise AssertionError(f"{shown['name']} is {shown['status']}, not {status}, after {seconds:.0f} s")
+                raise AssertionError(f"{shown['name']} is {shown['status']}, not {status} ({shown.get('fault')}), after {seconds:.0f} s")
             time.sleep(0.5)
 
     def delete(self, servers: Sequence[str]) -> None:

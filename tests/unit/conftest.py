@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,11 @@ from hypothesis import settings
 
 from pmuconf.commands.main import main
 
-# No deadline: a slow machine is no defect. The reproduction blob makes a failure of one run repeatable in the next.
-settings.register_profile("unit", deadline=None, print_blob=True, max_examples=40)
+# No deadline: a slow machine is no defect. The same examples in every run, new ones where fuzzing is asked for; the
+# reproduction blob makes a failure of that repeatable.
+settings.register_profile(
+    "unit", deadline=None, print_blob=True, max_examples=40, derandomize="PMUCONF_FUZZ" not in os.environ
+)
 settings.load_profile("unit")
 
 

@@ -241,6 +241,12 @@ def test_where_the_kernel_alone_decides_its_evidence_counts_alone(
     assert answer(host(verdict, cause, kernel), guest(process(UNKNOWN))).evidence is kernel
 
 
+@pytest.mark.parametrize("other", [domain(kind="qemu"), domain(arch="aarch64")])
+def test_what_kvm_holds_of_a_guest_that_is_none_of_its_x86_ones_is_not_said(other: Domain) -> None:
+    held = answer(host(parameter=False), Guest(other, True, OFF, vm=process(UNKNOWN))).in_kernel
+    assert (held.pmu, held.cause) == (UNKNOWN, "not-kvm")
+
+
 def test_kernel_memory_outranks_what_would_follow() -> None:
     given = answer(host(), guest(process(ENABLED, disables=True)))
     assert (given.fast_path, given.evidence) == (FastPath.NO, OBSERVED)
@@ -290,6 +296,48 @@ def test_the_upgrade_hazard_against_the_model(world: World, disables: bool | Non
             assert said == truth
 
 
-def test_what_does_not_run_under_kvm_loses_nothing() -> None:
+NEW, OLD, UNSURE = map(qemu, (True, False, None))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "own", "has_pmu", "new", "loses"),
+    [
+        (ENABLED, OLD, False, NEW, True),
+        (ENABLED, OLD, True, NEW, False),
+        (ENABLED, OLD, None, NEW, None),
+        (ENABLED, OLD, False, OLD, False),
+        (ENABLED, OLD, None, OLD, False),
+        (ENABLED, OLD, False, UNSURE, None),
+        (ENABLED, None, False, NEW, True),
+        (DISABLED, OLD, False, NEW, False),
+        (DISABLED, None, None, UNSURE, False),
+        (UNKNOWN, OLD, False, NEW, True),
+        (UNKNOWN, NEW, False, NEW, False),
+        (UNKNOWN, NEW, None, NEW, None),
+        (UNKNOWN, UNSURE, False, NEW, None),
+        (UNKNOWN, None, False, NEW, None),
+        (UNKNOWN, None, True, NEW, False),
+    ],
+)
+def test_the_upgrade_hazard_by_example(
+    kernel: KernelPmu, own: Qemu | None, has_pmu: bool | None, new: Qemu, loses: bool | None
+) -> None:
+    one = guest(LiveVm(1, kernel_pmu=kernel, qemu=own, pmu_property=has_pmu))
+    assert loses_pmu(host(), one, new) is loses
+
+
+@pytest.mark.parametrize("disables", [True, False, None])
+@pytest.mark.parametrize("now", [True, False, None])
+@pytest.mark.parametrize("cpu", ["host-passthrough", "host-model"])
+def test_the_upgrade_hazard_of_a_vm_that_does_not_run(disables: bool | None, now: bool | None, cpu: str) -> None:
+    one = Guest(domain(DEFAULT, cpu), False, DEFAULT, next_qemu=None if now is None else qemu(now))
+    said = loses_pmu(host(), one, qemu(disables))
+    if cpu == "host-passthrough" or disables is False or now is True:
+        assert said is False
+    else:
+        assert said is (True if disables and now is False else None)
+
+
+def test_what_kvm_does_not_run_loses_nothing() -> None:
     assert loses_pmu(host(), Guest(domain(kind="qemu"), True, OFF), qemu(True)) is False
-    assert loses_pmu(host(), Guest(domain(), False, OFF), qemu(True)) is False
+    assert loses_pmu(host(parameter=False), guest(OLD_QEMU), qemu(True)) is False

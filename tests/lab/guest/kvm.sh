@@ -32,3 +32,15 @@ host() {
     echo "LAB $name: $status $(sed -n 's/^ *"\(verdict\|cause\|evidence\)": \(.*\),/\2/p' "/lab/out/$name.json" | tr '\n' ' ')"
     cat "/lab/out/$name.err"
 }
+
+# bench NAME EXIT [arguments]: what 'pmuconf bench' measures, and its exit status, into /lab/out. Few exits are enough
+# under -icount.
+bench() {
+    local name=$1 kind=$2 status=0
+    shift 2
+    $PMUCONF bench "$kind" --anyway --exits 100 --pairs 22 --rounds 3 \
+        --save "/lab/out/$name.run" -f json "$@" >"/lab/out/$name.json" 2>"/lab/out/$name.err" || status=$?
+    echo $status >"/lab/out/$name.status"
+    echo "LAB $name: $status"
+    cat "/lab/out/$name.err"
+}

@@ -328,7 +328,8 @@ def compiled(source: str, flags: tuple[str, ...], compiler: str = "gcc") -> byte
     if store.stat().st_uid != os.getuid():
         raise RuntimeError(f"{store} belongs to somebody else")
     own = ("-mstack-alignment=8",) if compiler == "clang" else ("-mpreferred-stack-boundary=3",)
-    types = ("-gbtf",) if compiler == "gcc" else ()  # others write none, or not for x86
+    others = compiler != "gcc" or any(flag.startswith("-gdwarf") for flag in flags)
+    types = () if others else ("-gbtf",)  # other compilers write none, or not for x86
     command = [compiler, *_KERNEL, *own, *types, *flags_for(compiler, flags)]
     key = hashlib.sha256("\0".join([*command, source]).encode()).hexdigest()
     path = store / f"{key}.o"

@@ -29,7 +29,7 @@ class Linked:
     outside: dict[str, int] = field(default_factory=dict)
 
 
-def link(data: bytes, address: int = TEXT, known: dict[str, int] | None = None) -> Linked:
+def link_file(data: bytes, address: int = TEXT, known: dict[str, int] | None = None) -> tuple[bytes, dict[str, int]]:
     """Link an object at an address; what it lacks is put into the kernel's own text, or where it is known to be."""
     with tempfile.TemporaryDirectory() as folder:
         source, target, script = (Path(folder) / name for name in ("in.o", "out", "script"))
@@ -40,20 +40,36 @@ def link(data: bytes, address: int = TEXT, known: dict[str, int] | None = None) 
             outside[name] = (known or {}).get(name, CORE_TEXT + 0x1000 + 64 * number)
         script.write_text(
             f"SECTIONS {{ . = {address:#x}; .text : {{ *(.text.unlikely*) *(.text*) }} "
-            ".data : { *(.data*) *(.rodata*) *(.bss*) } }"
+            ".data : { *(.data*) *(.rodata*) *(.bss*) } .note.gnu.build-id : { *(.note.gnu.build-id) } }"
         )
         defined = [f"--defsym={name}={value:#x}" for name, value in outside.items()]
         subprocess.run(
-            ["ld", "-nostdlib", "-T", str(script), *defined, "-o", str(target), str(source)],
+            [
+                "ld",
+                "-nostdlib",
+                "--build-id=0x" + BUILD_ID,
+                "-T",
+                str(script),
+                *defined,
+                "-o",
+                str(target),
+                str(source),
+            ],
             check=True,
             stderr=subprocess.DEVNULL,
         )
-        elf = ELFFile(io.BytesIO(target.read_bytes()))
-        table, text = elf.get_section_by_name(".symtab"), elf.get_section_by_name(".text")
-        assert isinstance(table, SymbolTableSection)
-        assert text is not None
-        symbols = {s.name: s["st_value"] for s in table.iter_symbols() if s["st_info"]["type"] == "STT_FUNC"}
-        return Linked(address, bytearray(text.data()), symbols, outside)
+        return target.read_bytes(), outside
+
+
+def link(data: bytes, address: int = TEXT, known: dict[str, int] | None = None) -> Linked:
+    """The same, as code in memory."""
+    whole, outside = link_file(data, address, known)
+    elf = ELFFile(io.BytesIO(whole))
+    table, text = elf.get_section_by_name(".symtab"), elf.get_section_by_name(".text")
+    assert isinstance(table, SymbolTableSection)
+    assert text is not None
+    symbols = {s.name: s["st_value"] for s in table.iter_symbols() if s["st_info"]["type"] == "STT_FUNC"}
+    return Linked(address, bytearray(text.data()), symbols, outside)
 
 
 def note(build_id: str = BUILD_ID) -> bytes:

@@ -137,3 +137,22 @@ def test_the_compiler_agrees(tmp_path: Path) -> None:
     types = Btf((tmp_path / "btf").read_bytes())
     found = [types.find("a", path) for path in ("in", "in.t", "b")]
     assert " ".join(str(member.offset) for member in found if member) == said
+
+
+def test_structures_that_contain_themselves_are_searched_once() -> None:
+    built = Builder()
+    built.add("long", 1, 0, 8, (64,))
+    built.struct("", 8, ("", 3, 0), ("", 4, 0), ("", 3, 0))  # 2 to the 30th ways lead through these
+    built.struct("", 8, ("", 2, 0), ("", 4, 0), ("", 2, 0))
+    built.struct("", 8, ("", 2, 0), ("", 3, 0), ("there", 1, 0))
+    built.struct("outer", 8, ("", 2, 0))
+    types = Btf(built.data())
+    assert types.find("outer", "absent") is None
+    assert types.find("outer", "there") == Member(0, 8, 1)
+
+
+def test_a_name_again_and_again_is_refused() -> None:
+    built = plain()
+    built.strings += b"outer\0" * 100_000  # each would be searched for in all types
+    with pytest.raises(PmuconfError, match="again and again"):
+        Btf(built.data()).find("outer", "plain")

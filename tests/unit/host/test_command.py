@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.commands.main import main
-from tests.unit.host.sysroot import write
+from tests.unit.host.sysroot import BUILD_ID, CORE_TEXT, link_file, write
 from tests.unit.host.test_live import btf_of, host_with, object_of
 
 
@@ -51,6 +51,29 @@ def test_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "btf").write_bytes(btf_of(data))
     assert main(["host", "--module", str(tmp_path / "kvm.ko"), "-f", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["evidence"] == "inferred"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "verdict"),
+    [("unlikely", 0, "guarded"), ("retired", 0, "early-out"), ("stock", 2, "unguarded"), ("inverted", 2, "unguarded")],
+)
+def test_a_vmlinux(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, status: int, verdict: str) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(link_file(object_of(name), CORE_TEXT)[0])
+    assert main(["host", "--vmlinux", str(path), "-f", "json"]) == status
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["evidence"], said["build_id"]) == (verdict, "inferred", BUILD_ID)
+    assert said["source"] == str(path)
+    assert said["offset_from"] == f"BTF of {path}"
+    assert "kvm" not in said  # that would be the settings of this machine
+
+
+def test_a_vmlinux_without_symbols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(link_file(object_of("unlikely"), CORE_TEXT)[0])
+    subprocess.run(["objcopy", "--strip-unneeded", "--remove-section=.symtab", str(path)], check=True)
+    assert main(["host", "--vmlinux", str(path)]) == 255
+    assert "give the unstripped file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"garbage" * 100, b"\x7fELF\x02\x01\x01" + bytes(57)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import capstone
 import pytest
 
 from pmuconf.facts import GuardFinding, Verdict
-from pmuconf.host.prove import EXITS, Proof, agrees
+from pmuconf.host.prove import _LOOP, EXITS, Proof, agrees, run_micro_vm
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,15 @@ def test_the_sentence() -> None:
     assert (
         said == "kvm_pmu_trigger_event was called 201 times in 200 CPUID exits and one HLT: against what the code says"
     )
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs /dev/kvm")
+def test_the_micro_vm_runs_to_its_end() -> None:
+    run_micro_vm()
+
+
+def test_its_loop_makes_as_many_exits_as_it_says() -> None:
+    code = list(capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(_LOOP, 0))
+    assert [one.mnemonic for one in code] == ["mov", "xor", "xor", "cpuid", "dec", "jne", "hlt"]
+    assert code[0].op_str == f"esi, {EXITS:#x}"
+    assert int(code[5].op_str, 16) == code[1].address

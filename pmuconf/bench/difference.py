@@ -1,0 +1,213 @@
+"""Whether two sets of measurements differ, by how much, and how sure that is. Pure arithmetic, no randomness.
+
+What is estimated is a median, so that a few wild values say nothing. Its interval is the percentile bootstrap's, taken
+without drawing samples: the median of a resample is one of the values, and how probable each is follows from the
+binomial distribution (Efron 1979, "Bootstrap methods: another look at the jackknife", section 3). For one sample the
+interval is moved out, if need be, to where the order statistics hold the median of any distribution with at least the
+stated confidence.
+
+A difference is only stated where the first half of the run and the second half each show it by themselves at that
+confidence: what disturbs a host for some seconds, or drifts, is in one of them alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
+from statistics import median
+from typing import Final
+
+__all__ = [
+    "CONFIDENCE",
+    "Difference",
+    "Interval",
+    "Outcome",
+    "fewest",
+    "mad",
+    "of_pairs",
+    "of_samples",
+    "paired",
+    "unpaired",
+]
+
+CONFIDENCE: Final = 0.999
+"""How often, at least, an interval holds the true value, unless another is asked for."""
+
+
+class Outcome(enum.Enum):
+    """What is said about a difference between a higher and a lower cost, in that order."""
+
+    SAVES = "saves"
+    COSTS = "costs"
+    NONE = "none"
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval about it, in the unit of the values."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+    @property
+    def margin(self) -> float:
+        """How far the farther end of the interval is from the estimate."""
+        return max(self.upper - self.estimate, self.estimate - self.lower)
+
+    @property
+    def largest(self) -> float:
+        """The largest difference, of either sign, that the interval does not rule out."""
+        return max(abs(self.lower), abs(self.upper))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is on that side of zero, else 0."""
+        return (self.lower > 0) - (self.upper < 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference over a whole run, and what its halves say.
+
+    :param base: the higher cost's median, to which ``share`` relates.
+    """
+
+    whole: Interval
+    halves: tuple[Interval, Interval]
+    base: float
+    confidence: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """What may be said. UNCLEAR: the run shows a difference that not both of its halves show."""
+        if self.whole.sign == 0:
+            return Outcome.NONE
+        if any(half.sign != self.whole.sign for half in self.halves):
+            return Outcome.UNCLEAR
+        return Outcome.SAVES if self.whole.sign > 0 else Outcome.COSTS
+
+    @property
+    def share(self) -> float | None:
+        """The difference as a fraction of the base; None if that is nothing."""
+        return self.whole.estimate / self.base if self.base > 0 else None
+
+
+def fewest(confidence: float) -> int:
+    """How many values an interval takes at least; a difference takes twice as many."""
+    number = 1
+    while 0.5**number > (1 - confidence) / 2:
+        number += 1
+    return number
+
+
+def mad(values: Sequence[float]) -> float:
+    """The median absolute deviation from the median, in the unit of the values."""
+    middle = median(values)
+    return median(abs(value - middle) for value in values)
+
+
+def of_pairs(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The median of differences that were taken pair by pair.
+
+    :raises ValueError: there are fewer than fewest().
+    """
+    at = _rank(len(differences), confidence)
+    ordered = sorted(differences)
+    return Interval(median(ordered), ordered[at], ordered[-1 - at])
+
+
+def of_samples(higher: Sequence[float], lower: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The difference between the medians of two independent samples.
+
+    :raises ValueError: one has fewer values than fewest().
+    """
+    for sample in (higher, lower):
+        _rank(len(sample), confidence)
+    least = _quantile(_differences(higher, lower), (1 - confidence) / 2)
+    most = -_quantile(_differences(lower, higher), (1 - confidence) / 2)
+    estimate = median(higher) - median(lower)
+    return Interval(estimate, min(least, estimate), max(most, estimate))
+
+
+def paired(differences: Sequence[float], base: float, confidence: float = CONFIDENCE) -> Difference:
+    """What differences say that were taken pair by pair, in the order of measurement.
+
+    :raises ValueError: a half has fewer values than fewest().
+    """
+    first, second = (of_pairs(half, confidence) for half in _halves(differences))
+    return Difference(of_pairs(differences, confidence), (first, second), base, confidence)
+
+
+def unpaired(higher: Sequence[float], lower: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
+    """What two independent runs say about each other, each in the order of measurement.
+
+    :raises ValueError: a half has fewer values than fewest().
+    """
+    pairs = zip(_halves(higher), _halves(lower))
+    first, second = (of_samples(one, other, confidence) for one, other in pairs)
+    return Difference(of_samples(higher, lower, confidence), (first, second), median(higher), confidence)
+
+
+def _halves(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    middle = len(values) // 2
+    return values[:middle], values[middle:]
+
+
+@lru_cache(maxsize=256)
+def _rank(number: int, confidence: float) -> int:
+    """How many of so many ordered values lie outside of the median's interval, at each end."""
+    tail = (1 - confidence) / 2
+    outside, below = -1, 0.0
+    while outside + 1 < number:
+        below += comb(number, outside + 1) * 0.5**number
+        if below > tail:
+            break
+        outside += 1
+    if outside < 0:
+        raise ValueError(f"{number} values are too few: an interval takes {fewest(confidence)}")
+    bootstrap = next(at for at, weight in enumerate(itertools.accumulate(_weights(number))) if weight > tail)
+    return min(outside, bootstrap)
+
+
+@lru_cache(maxsize=256)
+def _weights(number: int) -> tuple[float, ...]:
+    """How probable each of so many ordered values is to be a resample's median, the lower one of an even number."""
+    needed = (number + 1) // 2
+    reached = [_at_least(number, needed, at / number) for at in range(number + 1)]
+    return tuple(after - before for before, after in zip(reached, reached[1:]))
+
+
+def _at_least(number: int, needed: int, chance: float) -> float:
+    """How probable at least so many successes are in so many trials."""
+    return sum(comb(number, k) * chance**k * (1 - chance) ** (number - k) for k in range(needed, number + 1))
+
+
+def _differences(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
+    """The bootstrap distribution of the difference of medians: each value with its weight.
+
+    Of even numbers the lower median of the one and the upper median of the other, so that its low end is no higher
+    than it should be. Values that are next to impossible are left out; _quantile() counts them as the lowest.
+    """
+    ours = [(value, weight) for value, weight in zip(sorted(one), _weights(len(one))) if weight > _NEGLIGIBLE]
+    theirs = zip(sorted(other, reverse=True), _weights(len(other)))
+    kept = [(value, weight) for value, weight in theirs if weight > _NEGLIGIBLE]
+    return [(a - b, p * q) for a, p in ours for b, q in kept]
+
+
+_NEGLIGIBLE: Final = 1e-7
+
+
+def _quantile(distribution: list[tuple[float, float]], tail: float) -> float:
+    """The largest value below which lies no more than ``tail``."""
+    below = 1 - sum(weight for _, weight in distribution)
+    for value, weight in sorted(distribution):
+        below += weight
+        if below > tail:
+            return value
+    return max(distribution)[0]

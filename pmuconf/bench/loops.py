@@ -1,0 +1,91 @@
+"""The guest's code: loops that make one exit a turn, and one that makes none. Each times itself by the guest's TSC.
+
+The kinds end in the same function, ``kvm_skip_emulated_instruction``, or in a copy of it that the compiler inlined:
+
+CPUID  kvm_emulate_cpuid(), the seed's case.
+MSR    RDMSR of IA32_APICBASE, which KVM intercepts on every CPU: kvm_emulate_rdmsr().
+PORT   OUT to a port that an eventfd listens to: kvm_fast_pio(), no way out to user space.
+
+FAULT is the control: a WRMSR of a value that IA32_APICBASE can't hold exits as well, but KVM answers it by injecting a
+fault and skips no instruction, so neither the PMU's call nor its guard is on its way.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pmuconf.host.microvm import CODE
+
+__all__ = ["DOORBELL", "Exit", "Loop", "Program", "program"]
+
+DOORBELL: Final = 0x40
+"""The port of Exit.PORT."""
+
+
+class Exit(enum.Enum):
+    """A kind of exit that is to be measured."""
+
+    CPUID = "cpuid"
+    MSR = "msr"
+    PORT = "port"
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return {Exit.CPUID: "CPUID", Exit.MSR: "MSR read", Exit.PORT: "port write"}[self]
+
+
+class Loop(enum.Enum):
+    """What one turn of a loop does."""
+
+    EXIT = "exit"
+    FAULT = "fault"
+    EMPTY = "empty"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The loops as code for CODE, and where each begins. A loop takes its turns in RSI and leaves TSC cycles in RAX."""
+
+    code: bytes
+    entries: Mapping[Loop, int]
+
+
+_NOW: Final = "0faee8 0f31 0faee8 48c1e220 4809d0"  # lfence; rdtsc; lfence; shl rdx, 32; or rax, rdx
+_PREPARE: Final = "b91b000000"  # mov ecx, 0x1b: IA32_APICBASE
+_APICBASE_ONES: Final = "b8ffffffff baffffffff"  # mov eax, -1; mov edx, -1: sets reserved bits
+_BODIES: Final = {
+    Exit.CPUID: "31c0 31c9 0fa2",  # xor eax, eax; xor ecx, ecx; cpuid
+    Exit.MSR: f"{_PREPARE} 0f32",  # rdmsr
+    Exit.PORT: f"e6{DOORBELL:02x}",  # out DOORBELL, al
+}
+_INSTRUCTION: Final = 2  # bytes of cpuid, rdmsr, wrmsr, out: what the empty loop has as a long nop instead
+_NOP: Final = "6690"
+_ALIGNED: Final = 64
+
+
+def program(kind: Exit) -> Program:
+    """The three loops for this kind of exit."""
+    exiting = bytes.fromhex(_BODIES[kind])
+    bodies = {
+        Loop.EXIT: exiting,
+        Loop.FAULT: bytes.fromhex(f"{_PREPARE} {_APICBASE_ONES} 0f30"),
+        Loop.EMPTY: exiting[:-_INSTRUCTION] + bytes.fromhex(_NOP),
+    }
+    code, entries = b"", {}
+    for loop, body in bodies.items():
+        code = code.ljust(-(-len(code) // _ALIGNED) * _ALIGNED, b"\xcc")
+        entries[loop] = CODE + len(code)
+        code += _timed(body)
+    return Program(code, entries)
+
+
+def _timed(body: bytes) -> bytes:
+    # ...; mov r8, rax; again: body; dec esi; jnz again; ...; sub rax, r8; hlt
+    turn = body + bytes.fromhex("ffce")
+    back = bytes([0x75, 0x100 - len(turn) - 2])
+    now = bytes.fromhex(_NOW)
+    return now + bytes.fromhex("4989c0") + turn + back + now + bytes.fromhex("4c29c0 f4")

@@ -1,0 +1,206 @@
+"""Measures an exit with the PMU on and off, in micro-VMs side by side.
+
+Two VMs that are made alike still differ by where their memory happens to lie, by a few cycles and for as long as they
+live. So each pair of VMs gives one value only, a run makes many pairs, and the intervals stand on the pairs. Within a
+pair all loops run in batches, in a new random order each round, so that what changes slowly hits all of them alike; a
+pair's value is the median of its rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Protocol
+
+from pmuconf.bench.loops import DOORBELL, Exit, Loop, Program, program
+from pmuconf.host.microvm import MicroVm, micro_vm
+
+__all__ = ["Arm", "Machine", "Opener", "Pair", "Plan", "measure", "opener"]
+
+
+class Arm(enum.Enum):
+    """A VM's side of the comparison, by its in-kernel PMU."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class Machine(Protocol):
+    """Something that runs loops."""
+
+    def cycles(self, loop: Loop, turns: int) -> int:
+        """How many TSC cycles so many turns took."""
+
+
+Opener = Callable[[Arm], AbstractContextManager[Machine]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    :param arms: one or both.
+    :param seconds: how long the whole run may take, about.
+    :param pairs: how many pairs of VMs are made, one after the other.
+    :param rounds: how often each loop runs in each VM of a pair; None: as often as there is time.
+    :param turns: how many exits a batch makes; None: as many as take BATCH.
+    """
+
+    arms: tuple[Arm, ...] = (Arm.ON, Arm.OFF)
+    seconds: float = 40.0
+    pairs: int = 60
+    rounds: int | None = None
+    turns: int | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one pair of VMs gave: TSC cycles per exit net of the empty loop, round by round.
+
+    :param exit: of the kind that is measured, by arm.
+    :param fault: of the control, which skips no instruction.
+    :param clock: TSC cycles per turn of the empty loop, over many turns: what the core's clock was, seen by the TSC.
+    """
+
+    exit: Mapping[Arm, tuple[float, ...]]
+    fault: Mapping[Arm, tuple[float, ...]]
+    clock: tuple[float, ...]
+
+    def value(self, arm: Arm) -> float:
+        """The cost of the exit in this arm."""
+        return median(self.exit[arm])
+
+    def control(self, arm: Arm) -> float:
+        """The cost of the control in this arm."""
+        return median(self.fault[arm])
+
+    def difference(self) -> float:
+        """On against off, round by round."""
+        return median(on - off for on, off in zip(self.exit[Arm.ON], self.exit[Arm.OFF]))
+
+    def control_difference(self) -> float:
+        """The same of the control."""
+        return median(on - off for on, off in zip(self.fault[Arm.ON], self.fault[Arm.OFF]))
+
+
+BATCH: Final = 300e-6
+"""Seconds that a batch takes: short, so that most of them see no timer interrupt, of which there are 100 to 1000 a
+second; long against what it takes to enter the VM and to read the TSC twice."""
+
+_TRIAL: Final = 64  # turns that are run to find out how many a batch should have
+_LEAST, _MOST = 16, 4096
+_CLOCK_TURNS: Final = 20_000
+_WARM: Final = 2
+_SETTLE: Final = 8
+
+
+@dataclass(frozen=True)
+class _Looping:
+    machine: MicroVm
+    loops: Program
+
+    def cycles(self, loop: Loop, turns: int) -> int:
+        return self.machine.run(self.loops.entries[loop], turns)
+
+
+def opener(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
+    """What makes the real VMs.
+
+    :param counters: as in micro_vm().
+    :param can_disable: False where KVM itself has disabled the PMU of every VM.
+    """
+    loops = program(kind)
+
+    @contextlib.contextmanager
+    def opened(arm: Arm) -> Iterator[Machine]:
+        doorbell = DOORBELL if kind is Exit.PORT else None
+        disable = arm is Arm.OFF and can_disable
+        with micro_vm(loops.code, disable_pmu=disable, counters=counters, doorbell=doorbell) as machine:
+            yield _Looping(machine, loops)
+
+    return opened
+
+
+def measure(
+    opened: Opener,
+    plan: Plan,
+    *,
+    chance: random.Random | None = None,
+    now: Callable[[], float] = time.monotonic,
+    progress: Callable[[int], None] = lambda pair: None,
+) -> tuple[Pair, ...]:
+    """Measure as planned, in this thread and on the CPU that it runs on.
+
+    :raises OSError: KVM refuses something.
+    """
+    chance = chance or random.Random()
+    until = now() + plan.seconds
+    found: list[Pair] = []
+    turns = plan.turns
+    while len(found) < plan.pairs:
+        share = (until - now()) / (plan.pairs - len(found))
+        order = list(plan.arms)
+        chance.shuffle(order)
+        with contextlib.ExitStack() as stack:
+            machines = {arm: stack.enter_context(opened(arm)) for arm in order}
+            for machine in machines.values():
+                for loop in Loop:
+                    for _ in range(_WARM):
+                        machine.cycles(loop, turns or _TRIAL)
+            if turns is None:
+                turns = _calibrated(machines[plan.arms[0]], now)
+            found.append(_pair(machines, plan.rounds, turns, now() + share, chance, now))
+        progress(len(found))
+    return tuple(found)
+
+
+def _calibrated(machine: Machine, now: Callable[[], float]) -> int:
+    began = now()
+    machine.cycles(Loop.EXIT, _TRIAL)
+    each = max(now() - began, 1e-9) / _TRIAL
+    return round(min(max(BATCH / each, _LEAST), _MOST))
+
+
+def _pair(
+    machines: Mapping[Arm, Machine],
+    rounds: int | None,
+    turns: int,
+    until: float,
+    chance: random.Random,
+    now: Callable[[], float],
+) -> Pair:
+    exits: dict[Arm, list[float]] = {arm: [] for arm in machines}
+    faults: dict[Arm, list[float]] = {arm: [] for arm in machines}
+    clock = [_clock(machine) for machine in machines.values()]
+    tasks = [(arm, loop) for arm in machines for loop in Loop]
+    done = 0
+    while done < 1 or (now() < until if rounds is None else done < rounds):
+        chance.shuffle(tasks)
+        took = {task: _settled(machines[task[0]], task[1], turns) for task in tasks}
+        for arm in machines:
+            empty = took[arm, Loop.EMPTY]
+            exits[arm].append((took[arm, Loop.EXIT] - empty) / turns)
+            faults[arm].append((took[arm, Loop.FAULT] - empty) / turns)
+        done += 1
+    clock += [_clock(machine) for machine in machines.values()]
+    return Pair(
+        {arm: tuple(values) for arm, values in exits.items()},
+        {arm: tuple(values) for arm, values in faults.items()},
+        tuple(clock),
+    )
+
+
+def _settled(machine: Machine, loop: Loop, turns: int) -> int:
+    """A batch after a few turns that don't count: going to another VM, KVM flushes the branch predictors (IBPB)."""
+    machine.cycles(loop, _SETTLE)
+    return machine.cycles(loop, turns)
+
+
+def _clock(machine: Machine) -> float:
+    return machine.cycles(Loop.EMPTY, _CLOCK_TURNS) / _CLOCK_TURNS

@@ -1,0 +1,142 @@
+"""What the guard was measured to save on this host, kept for the report: for as long as nothing of it changes.
+
+A measurement belongs to one kernel, one KVM, one CPU with its microcode, and the mitigations that were in force; where
+any of these is another now, or can't be told, it is stale and nobody gets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.files import replace_file
+from pmuconf.host.code import running_build_id
+from pmuconf.host.cpu import read_cpu
+from pmuconf.host.root import Root
+
+__all__ = ["STATE", "HostKey", "Saving", "host_key", "measured_cycles", "measured_saving", "store"]
+
+STATE: Final = "/var/lib/pmuconf/bench.json"
+"""Where the measured saving is kept."""
+
+_FORMAT: Final = "pmuconf-bench-saving"
+_VERSION: Final = 1
+_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """What a measurement belongs to.
+
+    :param kernel: the build-id of the kernel.
+    :param kvm: that of the KVM module, or of the kernel again where KVM is built in.
+    :param microcode: its revision, as /proc/cpuinfo has it.
+    :param mitigations: the kernel's sentences by vulnerability.
+    """
+
+    kernel: str | None
+    kvm: str | None
+    cpu: str
+    microcode: str | None
+    mitigations: tuple[tuple[str, str], ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether it tells this host from any other: two unknowns are not the same."""
+        return None not in (self.kernel, self.kvm, self.microcode) and bool(self.cpu)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What the guard saves per exit here, with the PMU off, in TSC cycles.
+
+    :param lower: of the interval, as ``upper``; both are about ``cycles``.
+    :param quantity: how it was measured: pmu-on-against-off or kernel-before-against-after.
+    :param exit: the kind of exit.
+    """
+
+    cycles: float
+    lower: float
+    upper: float
+    confidence: float
+    quantity: str
+    exit: str
+
+
+def host_key(root: Root) -> HostKey:
+    """The key of the host below ``root`` as it is now."""
+    cpu = read_cpu(root)
+    kernel = running_build_id(root, built_in=True)
+    microcode = re.search(r"^microcode\s*: (\S+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
+    return HostKey(
+        kernel=kernel,
+        kvm=running_build_id(root) or kernel,
+        cpu=cpu.name,
+        microcode=microcode.group(1) if microcode else None,
+        mitigations=cpu.mitigations,
+    )
+
+
+def store(saving: Saving, key: HostKey, path: Path = Path(STATE)) -> None:
+    """Keep the saving, in the place of an older one.
+
+    :raises PmuconfError: the host can't be told from others (host-unknown), or the file can't be written
+        (output-unwritable).
+    """
+    if not key.known:
+        raise PmuconfError(
+            "the measurement can't be kept: this host shows no build-ids or no microcode revision, so nobody could "
+            "tell when it is stale",
+            cause="host-unknown",
+        )
+    document = {"format": _FORMAT, "version": _VERSION, "host": asdict(key), "saving": asdict(saving)}
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PmuconfError(f"{path.parent}: {error.strerror}", cause="output-unwritable") from None
+    replace_file(path, json.dumps(document, indent=1) + "\n")
+
+
+def measured_saving(root: Root) -> Saving | None:
+    """The saving that was measured on the host below ``root``; None if there is none, or it is stale or not trusted.
+
+    On a live host it must belong to root or to us, and nobody else may write it.
+    """
+    document = _document(root)
+    key = host_key(root)
+    try:
+        if document["format"] != _FORMAT or document["version"] != _VERSION:
+            return None
+        then = document["host"]
+        if not key.known or then != json.loads(json.dumps(asdict(key))):
+            return None
+        found = document["saving"]
+        numbers = {name: float(found[name]) for name in ("cycles", "lower", "upper", "confidence")}
+        return Saving(**numbers, quantity=str(found["quantity"]), exit=str(found["exit"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def measured_cycles(root: Root) -> int | None:
+    """The same as a whole number of cycles per exit, for HostFacts.cycles; never less than 0."""
+    saving = measured_saving(root)
+    return None if saving is None else max(0, round(saving.cycles))
+
+
+def _document(root: Root) -> dict[str, Any]:
+    try:
+        with root.open(STATE) as file:
+            status = os.fstat(file.fileno())
+            foreign = status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if root.live and foreign:
+                return {}
+            document = json.loads(file.read(_MAX))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,158 @@
+"""The processes that run VMs, as /proc shows them.
+
+A directory of /proc that is held open stays that of its process: when the process is gone, and its id another's,
+nothing can be read in it any more. So what is read below one such directory belongs together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pmuconf.host.qemu_args import QemuArgs, parse_args
+from pmuconf.host.root import Root
+
+__all__ = ["DELETED", "VmProcess", "directory_of", "initial_namespace", "vm_processes"]
+
+MAX_CMDLINE: Final = 4 << 20
+DELETED: Final = " (deleted)"
+"""What /proc/PID/exe has behind the path of a file that is gone."""
+
+_VM_FD: Final = frozenset({"anon_inode:kvm-vm", "anon_inode:[kvm-vm]"})
+_INITIAL: Final = "pid:[4026531836]"
+"""PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+_NUMBER: Final = re.compile("[1-9][0-9]{0,9}")
+_STAT: Final = re.compile(rb"(\d{1,10}) \((.*)\) \S (?:-?\d+ ){18}(\d{1,20}) ", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class VmProcess:
+    """A process that holds a VM of KVM, or whose command line says so where its files can't be seen.
+
+    :param started: in clock ticks after boot.
+    :param command: its name as the kernel knows it (comm).
+    :param exe: what /proc/PID/exe says, " (deleted)" included; empty if that can't be read.
+    :param args: what its command line says if it is a QEMU, else None.
+    :param seen: whether its open VM was seen.
+    :param threads: the ids of its threads.
+    """
+
+    pid: int
+    started: int
+    command: str
+    exe: str
+    args: QemuArgs | None
+    seen: bool
+    threads: frozenset[int] = frozenset()
+
+
+def vm_processes(root: Root) -> tuple[VmProcess, ...]:
+    """All processes that run a VM of KVM, by their ids. Those of others are found by command line only, if not root."""
+    found = []
+    for pid in sorted(
+        int(name) for name in root.names("/proc") if name.isascii() and name.isdigit() and len(name) < 11
+    ):
+        with contextlib.suppress(OSError), directory_of(root, pid) as directory:
+            process = _read(pid, directory)
+            if process is not None:
+                found.append(process)
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def directory_of(root: Root, pid: int, started: int | None = None) -> Iterator[int]:
+    """A process's directory of /proc, held open: its descriptor.
+
+    :raises OSError: there is no such process, or none that has started then.
+    :raises PmuconfError: as Root.at.
+    """
+    directory = os.open(root.at(f"/proc/{pid}"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if started is not None and _stat(directory)[1] != started:
+            raise ProcessLookupError(f"process {pid} is another one by now")
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def initial_namespace(root: Root) -> bool:
+    """Whether the process ids of this /proc are the kernel's own, those of the initial namespace.
+
+    /proc/1 is asked first: a container may see the /proc of its host. It takes ptrace rights; without them /proc/self
+    tells, which is there only for those who have an id in the namespace of that /proc.
+    """
+    said = root.link("/proc/1/ns/pid")
+    return (said if said is not None else root.link("/proc/self/ns/pid")) == _INITIAL
+
+
+def _read(pid: int, directory: int) -> VmProcess | None:
+    seen = _holds_vm(directory)
+    if seen is False:
+        return None
+    raw = _contents(directory, "cmdline", MAX_CMDLINE)
+    command, started = _stat(directory)
+    exe = ""
+    with contextlib.suppress(OSError):
+        exe = os.readlink("exe", dir_fd=directory)
+    args = parse_args(raw if len(raw) < MAX_CMDLINE else b"", exe)
+    if seen is None and (args is None or not args.kvm):
+        return None
+    threads = frozenset(map(int, filter(_NUMBER.fullmatch, _names(directory, "task"))))
+    return VmProcess(pid, started, command, exe, args, seen is True, threads)
+
+
+def _holds_vm(directory: int) -> bool | None:
+    """Whether the process has a VM's file open; None: its files can't be seen."""
+    try:
+        files = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except PermissionError:
+        return None
+    try:
+        for name in os.listdir(files):
+            with contextlib.suppress(OSError):  # closed by now
+                if os.readlink(name, dir_fd=files) in _VM_FD:
+                    return True
+    except PermissionError:
+        return None
+    finally:
+        os.close(files)
+    return False
+
+
+def _names(directory: int, name: str) -> list[str]:
+    try:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return []
+    try:
+        return os.listdir(inner)
+    except OSError:
+        return []
+    finally:
+        os.close(inner)
+
+
+def _contents(directory: int, name: str, limit: int) -> bytes:
+    """The file's first bytes, up to the limit."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, dir_fd=directory), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return b""
+        pieces, left = [], limit
+        while left and (piece := file.read(min(left, 1 << 16))):
+            pieces.append(piece)
+            left -= len(piece)
+    return b"".join(pieces)
+
+
+def _stat(directory: int) -> tuple[str, int]:
+    """The process's name and its start. A name may hold anything, parentheses and line ends too."""
+    match = _STAT.match(_contents(directory, "stat", 4096))
+    if match is None:
+        raise OSError(0, "/proc/PID/stat has not the fields that it should")
+    return match.group(2).decode("utf-8", "replace"), int(match.group(3))

@@ -1,0 +1,173 @@
+"""Whether a QEMU disables the PMU in KVM, by starting it: paused, without disk or network, for less than a second.
+
+Kernel memory shows best what comes of it. Where that is closed, or KVM disables the PMU of every VM anyway, strace
+does: the call must be made before the first vCPU, so with pmu=off there is one KVM_ENABLE_CAP more until then than with
+pmu=on. (strace does not show which capability one is for.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.facts import Evidence, KernelPmu, Qemu
+from pmuconf.host.kvm import read_kvm
+from pmuconf.host.qemu import qemu_of_file
+from pmuconf.host.root import Root
+from pmuconf.host.vms import live_vms, open_list
+
+__all__ = ["prove_qemu"]
+
+_SECONDS: Final = 10.0
+_STEP: Final = 0.05
+_MACHINE: Final = (
+    *("-accel", "kvm", "-S", "-machine", "q35", "-m", "16", "-nodefaults", "-no-user-config", "-display", "none"),
+    *("-monitor", "none", "-serial", "none", "-parallel", "none", "-nic", "none"),
+)
+# include/uapi/linux/kvm.h
+_ENABLE_CAP, _CREATE_VCPU, _CHECK_EXTENSION, _CAP_PMU = 0x4068AEA3, 0xAE41, 0xAE03, 212
+_CALL: Final = re.compile(r"ioctl\(\d+, (0x[0-9a-f]+|\d+)(?:, (0x[0-9a-f]+|\d+)\) += (-?\d+))?")
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """What was called until the first vCPU was made: how often KVM_ENABLE_CAP, and what KVM said of the capability."""
+
+    enabled: int
+    offered: int | None
+
+
+def prove_qemu(binary: str | os.PathLike[str], *, launch: Sequence[str] = (), seconds: float = _SECONDS) -> Qemu:
+    """Start it, look, and end it.
+
+    ``disables`` is None with the cause not-offered if it asks KVM for the capability, and this host's KVM has it not:
+    what it would do elsewhere is not to be seen here.
+
+    :param binary: where the file can be read.
+    :param launch: a whole command to start it with, the machine's arguments follow; by default the binary itself. What
+        it runs must be the binary, without a fork in between.
+    :param seconds: after which a QEMU that does not come up is given up.
+    :raises PmuconfError: it does not start, or nothing shows what it does; cause prove-impossible or not-qemu.
+    """
+    said = qemu_of_file(binary)
+    if said.cause in ("not-qemu", "unreadable"):
+        raise PmuconfError(f"{said.path} is no QEMU that can be read", cause="not-qemu")
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise _impossible("/dev/kvm can't be opened")
+    command = (*(launch or (os.path.abspath(said.path),)), *_MACHINE)
+    disables = _by_memory(command, seconds) if read_kvm(Root()).enable_pmu else None
+    if disables is None:
+        strace = shutil.which("strace")
+        if strace is None:
+            raise _impossible("kernel memory is closed, and strace is not there")
+        hidden, shown = (_traced(strace, command, pmu, seconds) for pmu in ("off", "on"))
+        disables = hidden.enabled > shown.enabled
+        if not disables and hidden.offered == 0:
+            return replace(said, disables=None, cause="not-offered", evidence=Evidence.NONE)
+    return replace(said, disables=disables, cause="proved", evidence=Evidence.OBSERVED)
+
+
+def _by_memory(command: Sequence[str], seconds: float) -> bool | None:
+    """Whether the VM has its PMU disabled in kernel memory; None if that can't be read."""
+    root = Root()
+    try:
+        listed = open_list(root)
+    except PmuconfError:
+        return None
+    with _running((*command, "-cpu", "qemu64,pmu=off")) as (process, _):
+        for _ in _until(seconds, process):
+            found, _ = live_vms(root, samples=0, kernel=lambda _: listed)
+            own = next((vm for vm in found if vm.pid == process.pid), None)
+            if own is not None and own.kernel_pmu is not KernelPmu.UNKNOWN:
+                return own.kernel_pmu is KernelPmu.DISABLED
+            if own is not None and own.cause == "pid-namespace":
+                return None
+    return None
+
+
+def _traced(strace: str, command: Sequence[str], pmu: str, seconds: float) -> _Calls:
+    with tempfile.TemporaryDirectory(prefix="pmuconf-") as folder:
+        log = Path(folder, "calls")
+        tracer = (strace, "-f", "-q", "-X", "raw", "-e", "trace=ioctl", "-e", "signal=none", "-o", str(log))
+        with _running((*tracer, *command, "-cpu", f"qemu64,pmu={pmu}")) as (process, errors):
+            for _ in _until(seconds, process):
+                calls = _read_calls(log)
+                if calls is not None:
+                    return calls
+            errors.seek(0)
+            last = errors.read(1 << 16).decode("utf-8", "replace").strip().splitlines()[-1:]
+    raise _impossible("QEMU made no vCPU" + "".join(f": {line[:200]}" for line in last))
+
+
+def _read_calls(log: Path) -> _Calls | None:
+    """What a trace has; None as long as there is no vCPU in it."""
+    enabled, offered = 0, None
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    for call in filter(None, map(_CALL.search, lines)):
+        request = int(call.group(1), 0)
+        if request == _CREATE_VCPU:
+            return _Calls(enabled, offered)
+        enabled += request == _ENABLE_CAP
+        if request == _CHECK_EXTENSION and call.group(2) is not None and int(call.group(2), 0) == _CAP_PMU:
+            offered = int(call.group(3))
+    return None
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The command in a process group of its own, all of which is killed afterwards; and what it says."""
+    with tempfile.TemporaryDirectory(prefix="pmuconf-") as folder, tempfile.TemporaryFile() as errors:
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "TMPDIR": folder, "HOME": folder}
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _impossible(f"{error.filename}: {error.strerror}") from None
+        try:
+            yield process, errors
+        finally:
+            # Before it is waited for, so that the group's id can't be another's; a tracer that is killed lets go of
+            # what it traces, which is of the same group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _until(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Again and again until the time is over, and once after the process has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended = process.poll() is not None
+        yield
+        if ended:
+            return
+        time.sleep(_STEP)
+
+
+def _impossible(why: str) -> PmuconfError:
+    return PmuconfError(
+        f"what this QEMU does can't be seen: {why}",
+        cause="prove-impossible",
+        hint="It takes /dev/kvm, and root with /proc/kcore, or strace",
+    )

@@ -1,0 +1,58 @@
+"""The report as CSV: one row a domain, flat, for spreadsheets and for joining the reports of many hosts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pmuconf.report.plain import csv_cell
+
+__all__ = ["COLUMNS", "csv_text"]
+
+COLUMNS: Final = (
+    *("host", "generated_at", "name", "uuid", "flavor", "nova", "running", "transient"),
+    *("live", "next_boot", "saved", "snapshots", "effective_pmu"),
+    *("decision", "rule", "reason", "drift", "pending"),
+    *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
+    *("qemu_path", "qemu_build_id", "qemu_disables_pmu", "exits_per_second", "error_cause", "error_message"),
+)
+"""The header. New columns come at the end, so that whoever counts columns is not misled."""
+
+
+def csv_text(document: Mapping[str, Any]) -> str:
+    """The domains of a report document as CSV, with the header.
+
+    Null is empty, truth values are true and false, causes are separated by spaces, lines end with a line feed alone.
+    What a spreadsheet would take for a formula begins with an apostrophe; control characters are written out.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    head = {"host": document["host"], "generated_at": document["generated_at"]}
+    for domain in document["domains"]:
+        row = {**head, **_flat(domain)}
+        writer.writerow([_cell(row.get(column)) for column in COLUMNS])
+    return out.getvalue()
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose mappings have become keys of their own."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}_{inner}": what for inner, what in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _cell(value: Any) -> str | int | float:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return round(value, 3)
+    return csv_cell(" ".join(value) if isinstance(value, (list, tuple)) else str(value))

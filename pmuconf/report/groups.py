@@ -1,0 +1,67 @@
+"""What a reader wants the VMs sorted into: one group each, by whether they are fast and who can change that. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["BY_FAST_PATH", "BY_POLICY", "Group", "fast_path_group", "policy_group"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of VMs: its key, also of its colour and pattern on the page; its name; what is in it."""
+
+    key: str
+    name: str
+    meaning: str
+
+
+BY_FAST_PATH: Final = (
+    Group("fast", "fast path", "KVM skips the PMU's work at their exits"),
+    Group("partial", "partly", "the kernel skips it in one place and not in another"),
+    Group("change", "to be changed", "they wait for the policy to be applied, or for a power cycle"),
+    Group("qemu", "blocked by QEMU", "their QEMU leaves the PMU enabled in KVM"),
+    Group("kernel", "blocked by the kernel", "it does the PMU's work for every VM"),
+    Group("unknown", "unknown", "what would settle it is said at each"),
+    Group("wanted", "PMU wanted", "they have a PMU, and the policy wants that or leaves it"),
+    Group("outside", "not running or not KVM", "no exits, or none of KVM on x86"),
+    Group("error", "not judged", "they could not be read, or the host was not asked"),
+)
+BY_POLICY: Final = (
+    Group("fast", "as wanted", "the policy has nothing to change"),
+    Group("change", "pending", "their next boot is right, the running guest or the saved image not yet"),
+    Group("kernel", "drift", "their next boot is not what the policy wants"),
+    Group("qemu", "transient", "they run and have no next boot"),
+    Group("unknown", "undecided", "a rule needs what can't be known here"),
+    Group("error", "not judged", "they could not be read"),
+)
+"""For where the host was not looked at: then only the policy can be spoken of."""
+
+_BY_CAUSE: Final = {
+    **dict.fromkeys(("drift", "pending-power-cycle", "transient", "undecided"), "change"),
+    **dict.fromkeys(("qemu-keeps-pmu", "qemu-upgraded", "qemu-did-not"), "qemu"),
+    **dict.fromkeys(("not-running", "saved-image", "not-kvm", "not-x86"), "outside"),
+    **dict.fromkeys(("pmu-on-by-policy", "pmu-kept"), "wanted"),
+    "kernel-unguarded": "kernel",
+}
+_BY_ANSWER: Final = {"yes": "fast", "partial": "partial", "unknown": "unknown", None: "error"}
+
+
+def fast_path_group(record: Mapping[str, Any]) -> str:
+    """The key of the group in BY_FAST_PATH of a domain's record."""
+    return _BY_CAUSE[record["cause"]] if record["fast_path"] == "no" else _BY_ANSWER[record["fast_path"]]
+
+
+def policy_group(record: Mapping[str, Any]) -> str:
+    """The key of the group in BY_POLICY of a domain's record."""
+    if record["error"] is not None:
+        return "error"
+    if record["drift"]:
+        return "kernel"
+    if record["pending"]:
+        return "change"
+    if record["transient"] and record["decision"] in ("on", "off") and record["live"] != record["decision"]:
+        return "qemu"
+    return "unknown" if record["decision"] == "undecided" else "fast"

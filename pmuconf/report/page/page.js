@@ -1,0 +1,121 @@
+
+"use strict";
+(function () {
+  const table = document.getElementById("table");
+  if (!table) return;
+  const PAGE = 200;
+  const RANK = ["yes", "partial", "no", "unknown", ""];
+  const element = (id) => document.getElementById(id);
+  const words = element("words"), chip = element("chip"), shown = element("shown"), rest = element("rest");
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const fixed = Array.from(table.children).filter((child) => child.localName !== "tbody");
+  const text = (cell) => cell.textContent.trim();
+  const bodies = Array.from(table.tBodies);
+  let order = bodies.map((body, at) => ({ body, at, cells: null, all: null }));
+  let matching = order, limit = PAGE, token = null;
+
+  // What a row says is read when it is first needed: 5,000 rows need not be at once.
+  const cells = (row) => row.cells || (row.cells = Array.from(row.body.rows[0].cells, text));
+  const all = (row) => row.all || (row.all = row.body.textContent.toLowerCase());
+  const count = (number) => number.toLocaleString("en");
+
+  function found(row) {
+    if (!token) return true;
+    if (token.startsWith("flavor=")) return cells(row)[1] === token.slice(7);
+    if (token.startsWith("cause=")) return cells(row)[3] === token.slice(6);
+    return row.body.dataset.is.split(" ").includes(token);
+  }
+
+  function show() {
+    table.replaceChildren(...fixed, ...matching.slice(0, limit).map((row) => row.body));
+    const visible = Math.min(limit, matching.length);
+    shown.textContent = matching.length === order.length ? `${count(order.length)} VMs`
+      : matching.length ? `${count(matching.length)} of ${count(order.length)} VMs` : "No VM is like that";
+    rest.hidden = visible === matching.length;
+    element("next").textContent = `Show ${count(Math.min(PAGE, matching.length - visible))} more`;
+    element("all").textContent = `Show all ${count(matching.length)}`;
+  }
+
+  function filter() {
+    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    matching = order.filter((row) => found(row) && wanted.every((word) => all(row).includes(word)));
+    limit = PAGE;
+    show();
+  }
+
+  function find(value, name) {
+    token = value;
+    chip.hidden = !value;
+    chip.textContent = name;
+    chip.setAttribute("aria-label", `Show all again, not only: ${name}`);
+    filter();
+  }
+
+  function sort(column) {
+    const head = heads[column];
+    const numeric = head.classList.contains("n");
+    const now = head.getAttribute("aria-sort");
+    const up = now ? now === "descending" : !numeric;
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const collator = new Intl.Collator("en", { numeric: true });
+    const key = numeric ? (row) => Number(cells(row)[column].replace(/,/g, "") || NaN)
+      : column === 2 ? (row) => RANK.indexOf(cells(row)[column]) : (row) => cells(row)[column];
+    const keyed = order.map((row) => [key(row), row]);
+    const empty = (value) => value === "" || Number.isNaN(value);
+    keyed.sort(([a, x], [b, y]) => {
+      if (empty(a) || empty(b)) return empty(a) - empty(b) || x.at - y.at;  // what is not known comes last, always
+      const by = typeof a === "number" ? a - b : collator.compare(a, b);
+      return (up ? by : -by) || x.at - y.at;
+    });
+    order = keyed.map(([, row]) => row);
+    filter();
+  }
+
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => sort(column));
+  });
+  for (const link of document.querySelectorAll("[data-find]")) {
+    link.addEventListener("click", () => {
+      words.value = "";
+      find(link.dataset.find, link.getAttribute("aria-label") || link.textContent.replace(/^\d[\d,]* /, ""));
+    });
+  }
+  chip.addEventListener("click", () => {
+    find(null, "");
+    words.focus();
+  });
+  words.addEventListener("input", filter);
+  words.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      words.value = "";
+      find(null, "");
+    }
+  });
+  element("next").addEventListener("click", () => {
+    limit += PAGE;
+    show();
+  });
+  element("all").addEventListener("click", () => {
+    limit = Infinity;
+    show();
+  });
+  let before = limit;
+  addEventListener("beforeprint", () => {
+    before = limit;
+    limit = Infinity;
+    show();
+  });
+  addEventListener("afterprint", () => {
+    limit = before;
+    show();
+  });
+  table.classList.add("sortable");
+  element("tools").hidden = false;
+  filter();
+  document.documentElement.classList.remove("scripted");
+})();

@@ -1,0 +1,223 @@
+"""Which VMs have the fast path, on real libvirt and real KVM guests.
+
+Only what can't be had here is put in: what the running kernel does, and whether this QEMU disables the PMU. The
+verdicts on real ones are the lab's (tests/lab).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.host import qemu, survey
+from pmuconf.host.root import Root
+from tests.functional.host import Host
+from tests.support.daemon import Daemon, available_daemons
+from tests.support.domains import plain_domain
+
+UNGUARDED = GuardFinding(
+    Verdict.UNGUARDED, "no-test", "it does not ask", Evidence.OBSERVED, remedy="a kernel that asks"
+)
+GUARDED = GuardFinding(Verdict.GUARDED, "guard-in-caller", "it asks", Evidence.OBSERVED)
+
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs /dev/kvm")
+
+
+class Machine:
+    """The host's kernel and QEMU, as the probes are made to say; its processes are the real ones."""
+
+    def __init__(self) -> None:
+        self.guard = GUARDED
+        self.qemu: bool | None = True
+        self.memory: dict[str, KernelPmu] = {}
+        self.counting: set[str] = set()
+        self.asked = 0
+
+    def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = survey.survey
+
+        def look(root: Root) -> HostFacts:
+            self.asked += 1
+            facts = real(root)
+            return replace(facts, guard=self.guard, enable_pmu=True, cycles=57, vms=tuple(map(self.seen, facts.vms)))
+
+        monkeypatch.setattr(survey, "survey", look)
+
+    def seen(self, vm: LiveVm) -> LiveVm:
+        name = vm.name or ""
+        return replace(
+            vm,
+            kernel_pmu=self.memory.get(name, KernelPmu.UNKNOWN),
+            in_use=name in self.counting if self.counting else None,
+            qemu=Qemu("/usr/bin/qemu", None, self.qemu, "put-in"),
+            next_qemu=None,
+        )
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    made.put_in(monkeypatch)
+    return made
+
+
+def kvm_domain(name: str, pmu: str | None) -> str:
+    """A guest that KVM runs, nested as well: of the host's CPU, but for what a nested KVM may not pass on."""
+    cpu = "<cpu mode='host-passthrough'><feature policy='disable' name='arch-capabilities'/></cpu>"
+    xml = plain_domain(name, pmu=pmu, virt_type="kvm")
+    return xml.replace("</features>", f"</features>{cpu}", 1)
+
+
+@pytest.fixture(scope="module", params=available_daemons())
+def guests(
+    request: pytest.FixtureRequest, capabilities: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """Three that run, one for each state, and one that does not; for all tests, as they are slow to end."""
+    with Daemon(request.param, cache=capabilities) as daemon:
+        host = Host(daemon, tmp_path_factory.mktemp("kvm"))
+        states = {"off": "off", "none": None, "on": "on", "idle": "off"}
+        host.define(*(kvm_domain(name, pmu) for name, pmu in states.items()))
+        try:
+            for name in ("off", "none", "on"):
+                host.connection.lookupByName(name).create()
+        except libvirt.libvirtError as error:
+            pytest.skip(f"KVM starts no guest here: {error}")
+        yield host
+        host.close()
+
+
+def short(host: Host, *arguments: str) -> dict[str, tuple[str, str, str]]:
+    return {
+        row["name"]: (row["fast_path"], row["cause"], row["evidence"]) for row in host.json("audit", *arguments).rows
+    }
+
+
+@needs_kvm
+class TestAudit:
+    def test_inferred_from_the_process_and_its_qemu(self, guests: Host, machine: Machine) -> None:
+        assert short(guests) == {
+            "off": ("yes", "guarded-disabled", "inferred"),
+            "none": ("no", "drift", "inferred"),
+            "on": ("no", "drift", "inferred"),
+            "idle": ("no", "not-running", "observed"),
+        }
+        machine.qemu = False
+        assert short(guests)["off"] == ("no", "qemu-keeps-pmu", "inferred")
+        machine.qemu = None
+        assert short(guests)["off"] == ("unknown", "pmu-unknown", "none")
+        machine.guard = UNGUARDED
+        assert short(guests)["off"] == ("no", "kernel-unguarded", "observed")
+
+    def test_what_kvm_holds_outranks_what_would_follow(self, guests: Host, machine: Machine) -> None:
+        machine.memory = {"off": KernelPmu.ENABLED, "none": KernelPmu.DISABLED}
+        said = short(guests)
+        assert said["off"] == ("no", "qemu-did-not", "observed")
+        assert said["none"] == ("yes", "disabled-by-default", "observed")
+
+    def test_the_summary_comes_first_and_the_exit_status_is_of_the_worst(self, guests: Host, machine: Machine) -> None:
+        said = guests.pmuconf("audit", "off")
+        assert said.status == 0
+        first, *_ = said.out.splitlines()
+        assert "guarded (observed): it asks" in first
+        assert "fast path: 1 of 1 running VMs" in said.out
+        assert guests.pmuconf("audit", "idle").status == 0
+        machine.qemu = False
+        assert guests.pmuconf("audit", "off").status == 2
+        machine.qemu = None
+        assert guests.pmuconf("audit", "off").status == 1
+
+    def test_those_who_count_come_first(self, guests: Host, machine: Machine) -> None:
+        machine.counting = {"on"}
+        names = [row["name"] for row in guests.json("audit", "--pmu-users").rows]
+        assert names[0] == "on"
+        machine.counting = {"off"}
+        assert next(row["name"] for row in guests.json("audit", "--pmu-users").rows) == "off"
+
+    def test_a_vm_that_runs_again_has_another_process(self, guests: Host, machine: Machine, tmp_path: Path) -> None:
+        """What was written of the one before says nothing about it."""
+        machine.memory = {"off": KernelPmu.DISABLED}
+        file = tmp_path / "host.json"
+        assert guests.pmuconf("host", "facts", "--output", str(file)).status == 0
+        assert short(guests, "--host-facts", str(file))["off"] == ("yes", "guarded-disabled", "observed")
+        domain = guests.connection.lookupByName("off")
+        domain.destroy()
+        domain.create()
+        assert short(guests, "--host-facts", str(file))["off"] == ("unknown", "pmu-unknown", "none")
+
+    def test_facts_of_another_boot_are_refused(self, guests: Host, machine: Machine, tmp_path: Path) -> None:
+        file = tmp_path / "host.json"
+        guests.pmuconf("host", "facts", "--output", str(file))
+        document = json.loads(file.read_text())
+        document["facts"]["boot_id"] = "another"
+        file.write_text(json.dumps(document))
+        said = guests.pmuconf("audit", "--host-facts", str(file))
+        assert said.status == 255
+        assert "facts-stale" in said.err
+
+    def test_exits_are_counted_over_the_sample(self, guests: Host, machine: Machine) -> None:
+        rows = {row["name"]: row["exits_per_second"] for row in guests.json("audit", "--sample", "0.3s").rows}
+        if rows["off"] is None:
+            pytest.skip("this libvirt or QEMU does not tell of KVM's statistics")
+        assert rows["off"] >= 0
+        assert rows["idle"] is None
+        (report,) = [json.loads(guests.pmuconf("report", "--sample", "0.3s").out)]
+        assert report["worth"]["cycles_per_exit"] == 57
+        assert report["worth"]["vms"] == 3
+
+    @pytest.mark.parametrize(("new", "status"), [(True, 2), (False, 0), (None, 1)])
+    def test_who_would_lose_a_pmu_under_another_qemu(
+        self, guests: Host, machine: Machine, monkeypatch: pytest.MonkeyPatch, new: bool | None, status: int
+    ) -> None:
+        def qemu_of_file(path: str | os.PathLike[str]) -> Qemu:
+            return Qemu(os.fspath(path), None, new if os.fspath(path) == "new" else False, "put-in")
+
+        monkeypatch.setattr(qemu, "qemu_of_file", qemu_of_file)
+        machine.memory = {"off": KernelPmu.ENABLED, "none": KernelPmu.ENABLED, "on": KernelPmu.ENABLED}
+        machine.counting = {"off"}
+        said = guests.json("preflight", "qemu", "new", "--all")
+        assert said.status == status
+        loses = {True: "yes", False: "no", None: "unknown"}[new]
+        assert said.by_name("loses") == {"off": loses, "idle": loses, "none": "no", "on": "no"}
+        assert said.by_name("pmu_in_use")["off"] is True
+        machine.memory["off"] = KernelPmu.DISABLED
+        assert guests.json("preflight", "qemu", "new", "--all").by_name("loses")["off"] == "no"
+
+    @pytest.mark.parametrize("disables", [True, False, None])
+    def test_every_front_end_gives_the_same_verdict(
+        self, guests: Host, machine: Machine, disables: bool | None
+    ) -> None:
+        machine.qemu = disables
+        together = short(guests)
+        reported = {row["name"]: row for row in json.loads(guests.pmuconf("report").out)["domains"]}
+        for name, said in together.items():
+            row = reported[name]
+            assert said == short(guests, name)[name] == (row["fast_path"], row["cause"], row["evidence"])
+            explained = guests.pmuconf("explain", name)
+            assert f"fast path: {said[0]} ({said[2]})" in explained.out
+            assert f"({', '.join(row['causes'])})" in explained.out
+            assert explained.status == guests.pmuconf("audit", name).status
+
+
+def test_the_host_is_not_asked_where_nothing_runs_under_kvm(host: Host, machine: Machine) -> None:
+    host.define(plain_domain("tcg", pmu="off"), kvm_domain("stopped", "off"))
+    host.connection.lookupByName("tcg").create()
+    assert short(host) == {
+        "tcg": ("no", "not-kvm", "observed"),
+        "stopped": ("no", "not-running", "observed"),
+    }
+    assert machine.asked == 0
+    assert host.pmuconf("explain", "tcg").status == 0
+    assert machine.asked == 1  # one VM's whole story has its host in it
+
+
+def test_a_domain_that_is_not_there(host: Host) -> None:
+    said = host.pmuconf("explain", "nobody")
+    assert said.status == 255
+    assert "no-such-domain" in said.err
