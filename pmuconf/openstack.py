@@ -128,8 +128,9 @@ def _body(answer: Any) -> Any:
             said = str(fault.get("message", ""))
         except (ValueError, AttributeError):
             said = ""
+        what = f"{answer.request.method} {answer.request.path_url.partition('?')[0]}"
         raise PmuconfError(
-            f"{answer.request.method} {answer.request.path_url.partition('?')[0]}: HTTP {answer.status_code} {said}".rstrip(),
+            f"{what}: HTTP {answer.status_code} {said}".rstrip(),
             cause=causes.get(answer.status_code, "openstack-error"),
             hint="Flavors, and the servers of all projects, are an administrator's"
             if answer.status_code == 403
@@ -154,4 +155,6 @@ def _translated() -> Iterator[None]:
             f"no cloud to ask: {error}", cause="openstack-config", hint="Name one of clouds.yaml with --os-cloud"
         ) from None
     except (sdk.SDKException, keystone.ClientException) as error:
-        raise PmuconfError(f"the cloud's API failed: {error}", cause="openstack-error") from None
+        refused = getattr(error, "http_status", getattr(error, "status_code", None)) == 401
+        cause = "openstack-auth" if refused else "openstack-error"
+        raise PmuconfError(f"the cloud's API failed: {error}", cause=cause) from None

@@ -253,6 +253,7 @@ def _set_one(cloud: Cloud, journal: Journal, verdict: Verdict) -> dict[str, Any]
         Kind.APPLY, cloud.identity, flavor.id, flavor.name, PmuState.DEFAULT, wanted, verdict.ruling.rule, ""
     )
     (number,) = journal.begin([intent])
+    status: Status | None
     try:
         cloud.set_pmu(flavor.id, spec_text(wanted))
         status, outcome, note = Status.DONE, "set", ""

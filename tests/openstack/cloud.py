@@ -99,7 +99,9 @@ class Cloud:
             if shown["status"] == "ERROR" and status != "ERROR" and shown.get("fault"):
                 raise AssertionError(f"{shown['name']} is in error: {shown['fault']}")
             if time.monotonic() > end:
-                raise AssertionError(f"{shown['name']} is {shown['status']}, not {status} ({shown.get('fault')}), after {seconds:.0f} s")
+                raise AssertionError(
+                    f"{shown['name']} is {shown['status']}, not {status} ({shown.get('fault')}), after {seconds:.0f} s"
+                )
             time.sleep(0.5)
 
     def delete(self, servers: Sequence[str]) -> None:
@@ -161,7 +163,7 @@ class Cloud:
         return str(self._service().get("updated_at"))
 
     def _up(self) -> bool:
-        return self._service().get("state") == "up"
+        return bool(self._service().get("state") == "up")
 
     def traits(self) -> set[str]:
         """The traits of the compute node's provider."""

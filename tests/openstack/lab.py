@@ -113,7 +113,8 @@ lock_path = /run/nova
         "[glance_store]\nstores = file\ndefault_store = file\nfilesystem_store_datadir = /var/lib/glance/images\n"
         f"[paste_deploy]\nflavor = keystone\n[keystone_authtoken]\n{_account('glance')}",
         "neutron/neutron.conf": "[DEFAULT]\ncore_plugin = ml2\nservice_plugins = router,port_forwarding\n"
-        f"auth_strategy = keystone\ntransport_url = {_RABBIT}\nbind_host = 127.0.0.1\napi_workers = 1\nrpc_workers = 0\n"
+        f"auth_strategy = keystone\ntransport_url = {_RABBIT}\nbind_host = 127.0.0.1\n"
+        "api_workers = 1\nrpc_workers = 0\n"
         "notify_nova_on_port_status_changes = false\nnotify_nova_on_port_data_changes = false\n"
         f"[database]\nconnection = {_database('neutron')}\n[oslo_concurrency]\nlock_path = /run/neutron\n"
         f"[keystone_authtoken]\n{_account('neutron')}",
@@ -316,8 +317,8 @@ def _lay_out() -> None:
         shutil.chown(LAB / "root" / name, user, user)
     for name in ("run/libvirt", "run/lock", "var/log/libvirt/qemu", "var/lib/libvirt/qemu", "var/lib/libvirt/images"):
         (LAB / "root" / name).mkdir(parents=True, exist_ok=True)
-    for path in (LAB, LAB / "root", LAB / "root/run", LAB / "root/run/lock", LAB / "root/var/lib/libvirt"):
-        path.chmod(0o755)
+    for folder in (LAB, LAB / "root", LAB / "root/run", LAB / "root/run/lock", LAB / "root/var/lib/libvirt"):
+        folder.chmod(0o755)
 
 
 _USERS = ("keystone", "placement", "glance", "neutron", "nova")

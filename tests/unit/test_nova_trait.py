@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "nova_hooks"))
-
 from pmuconf_nova.trait import delivers
 
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
