@@ -155,6 +155,6 @@ def _translated() -> Iterator[None]:
             f"no cloud to ask: {error}", cause="openstack-config", hint="Name one of clouds.yaml with --os-cloud"
         ) from None
     except (sdk.SDKException, keystone.ClientException) as error:
-        refused = getattr(error, "http_status", getattr(error, "status_code", None)) == 401
-        cause = "openstack-auth" if refused else "openstack-error"
+        # openstacksdk makes an exception of its own of refused credentials, without the status.
+        cause = "openstack-auth" if "HTTP 401" in str(error) else "openstack-error"
         raise PmuconfError(f"the cloud's API failed: {error}", cause=cause) from None

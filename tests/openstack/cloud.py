@@ -39,6 +39,8 @@ class Cloud:
         self.api = lab.Api()
         # Without mechanism drivers, Neutron's first query for ports fails unless another one went before.
         self.api("GET", "network", "/v2.0/networks")
+        # Of an earlier run, in a lab that was kept.
+        self.delete([entry["id"] for entry in self.api("GET", "compute", "/servers")["servers"]])
         self.image = self.make_image("plain")
 
     def make_image(self, name: str, **properties: str) -> str:
