@@ -22,7 +22,19 @@ from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subjec
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor import Hypervisor, Listed
 
-__all__ = ["Finding", "Report", "Severity", "Vm", "audit", "audit_files", "guest_of", "join", "judge", "look"]
+__all__ = [
+    "Finding",
+    "Report",
+    "Severity",
+    "Vm",
+    "asks_host",
+    "audit",
+    "audit_files",
+    "guest_of",
+    "join",
+    "judge",
+    "look",
+]
 
 
 class Severity(enum.IntEnum):
@@ -134,6 +146,7 @@ def audit(
     survey: Callable[[], HostFacts] | None = None,
     always: bool = False,
     sample: float = 0,
+    fill: Callable[[Domain], Domain] | None = None,
 ) -> Report:
     """Look at every domain, or at those named. Reads only.
 
@@ -141,14 +154,15 @@ def audit(
 
     :param survey: what finds the facts of the host that the domains are on; None: the fast path is not judged. It is
         asked only if a VM runs there under KVM, for it takes half a second, or if ``always`` is set.
+    :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
     :param sample: count the VMs' exits over so many seconds; 0: don't.
     """
     begin, before = time.monotonic(), hypervisor.exits() if sample else {}
-    looking = partial(look, hypervisor, policy, max_bytes=max_bytes)
+    looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
     vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
     facts = None
     if survey is not None:
-        facts = survey() if hypervisor.local and (always or any(map(_under_kvm, vms))) else None
+        facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
         vms = join(vms, facts, whole=not names)
     if sample:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
@@ -210,23 +224,45 @@ def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, second
     return (after[uuid] - before[uuid]) / seconds
 
 
-def _under_kvm(vm: Vm) -> bool:
-    return vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm"
+def asks_host(vms: Iterable[Vm]) -> bool:
+    """Whether any VM runs under KVM, so that the host's facts say something about it."""
+    return any(
+        vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm" for vm in vms
+    )
 
 
-def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:
+def audit_files(
+    policy: Policy,
+    paths: Iterable[Path],
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    fill: Callable[[Domain], Domain] | None = None,
+) -> Report:
     """The same judgement on domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); folders give their \\*.xml.
 
     A file tells one state: of ``virsh dumpxml --inactive`` and of /etc/libvirt/qemu it is the next boot, of a
     running domain's dump (which carries an id) the live one.
     """
     paths = list(paths)
-    return Report(" ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes) for path in _xml_files(paths)))
+    return Report(
+        " ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes, fill) for path in _xml_files(paths))
+    )
 
 
-def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: int = domain.MAX_XML_BYTES) -> Vm | None:
+def look(
+    hypervisor: Hypervisor,
+    policy: Policy,
+    listed: Listed,
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    fill: Callable[[Domain], Domain] | None = None,
+) -> Vm | None:
     """Judge one domain as it is now; None if it is gone."""
-    read = partial(domain.read_libvirt, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+
+    def read(xml: str) -> Domain:
+        facts = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+        return facts if fill is None else fill(facts)
+
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
         if live is not None and not live.running:
@@ -296,11 +332,12 @@ def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _vm_of_file(policy: Policy, path: Path, max_bytes: int) -> Vm:
+def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Domain], Domain] | None) -> Vm:
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
         facts = domain.read(data, source=str(path), max_bytes=max_bytes)
+        facts = facts if fill is None else fill(facts)
     except OSError as error:
         return Vm(path.name, None, error=Finding("file-unreadable", f"{path}: {error.strerror}"))
     except DomainXmlError as error:

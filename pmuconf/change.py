@@ -13,16 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from pmuconf.domain import PmuState, read_libvirt, rewrite, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
-from pmuconf.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 
-__all__ = ["Limits", "apply", "confirm_canary", "settle"]
+__all__ = ["Limits", "apply", "confirm_canary", "settle", "writing"]
 
 # What libvirt hands out on the way of a change was within the configured limit when it was planned.
 _ANY_SIZE: Final = sys.maxsize
@@ -41,6 +43,29 @@ class Limits:
     canary: int = 0
     go_on: bool = False
     attempts: int = 5
+
+
+@contextmanager
+def writing(
+    connecting: AbstractContextManager[Hypervisor], path: Path, retention_days: int
+) -> Iterator[tuple[Hypervisor, Journal, list[str]]]:
+    """The connection and the journal at ``path``, held by us alone, with nothing left in flight.
+
+    The third is what a crash had left in flight and how that ended, a sentence each.
+
+    :raises PmuconfError: locked, or as Journal.open() and Hypervisor.open().
+    """
+    with writer_lock(path), Journal.open(path, create=True) as journal:
+        journal.purge(retention_days)
+        with connecting as hypervisor:
+            sentences = []
+            for entry, status, cause in settle(hypervisor, journal):
+                became = "was made" if status is Status.DONE else "was not made"
+                more = ", and somebody changed more in it since" if cause == "settled-differs" else ""
+                sentences.append(
+                    f"an earlier run was interrupted: its change {entry.id} of domain {entry.name!r} {became}{more}"
+                )
+            yield hypervisor, journal, sentences
 
 
 def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:

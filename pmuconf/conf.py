@@ -7,10 +7,12 @@ allowed.
 
 from __future__ import annotations
 
+import enum
+import ipaddress
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -20,12 +22,16 @@ from pmuconf.domain import MAX_XML_BYTES, X86
 from pmuconf.errors import PmuconfError
 from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed
 
-__all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Settings", "list_opts", "load"]
+__all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Mode", "ServiceSettings", "Settings", "list_opts", "load"]
 
 DEFAULT_FILE: Final = Path("/etc/pmuconf/pmuconf.conf")
 DEFAULT_DIR: Final = Path("/etc/pmuconf/pmuconf.conf.d")
 
 _STATES = ("off", "on", "keep")
+_MODES = [
+    ("observe", "report what is off policy, change nothing"),
+    ("enforce", "write the PMU state of the next boot"),
+]
 _RULE_PREFIX = "rule:"
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -86,6 +92,12 @@ _RULE_OPTS: Final[list[cfg.Opt]] = [
     cfg.ListOpt("domain", default=[], help="Domain names, as globs, or domain UUIDs."),
     cfg.ListOpt("arch", default=[], help=f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
     cfg.ListOpt("virt_type", default=[], help=f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),
+    cfg.StrOpt(
+        "mode",
+        choices=_MODES,
+        help="What 'pmuconf serve' does about domains that this rule decides; without it, as [service] mode says. "
+        "Commands don't ask it.",
+    ),
 ]
 
 _LIBVIRT_OPTS: Final[list[cfg.Opt]] = [
@@ -138,12 +150,126 @@ _JOURNAL_OPTS: Final[list[cfg.Opt]] = [
     ),
 ]
 
+_SERVICE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "mode",
+        default="observe",
+        choices=_MODES,
+        help="What 'pmuconf serve' does about domains that are off policy. Observing opens libvirt read-only. A rule "
+        "may say otherwise for its domains.",
+    ),
+    cfg.IntOpt(
+        "interval",
+        default=600,
+        min=1,
+        max=86400,
+        help="Seconds from one look at all domains to the next. Between them libvirt's events tell which domains to "
+        "look at again; some edits give no event, so this stays necessary.",
+    ),
+    cfg.FloatOpt(
+        "debounce",
+        default=0.2,
+        min=0,
+        max=60,
+        help="Seconds from the first event of a domain until it is looked at: what comes meanwhile is one look.",
+    ),
+    cfg.IntOpt(
+        "changes_per_minute",
+        default=60,
+        min=0,
+        help="How many domains may be changed a minute in the long run; at once, as many as [change] max_changes says. "
+        "The rest waits. 0 for no limit.",
+    ),
+    cfg.IntOpt(
+        "max_failures",
+        default=3,
+        min=0,
+        help="When the changes of more domains than this have failed, nothing is changed any more until the service is "
+        "reloaded or started anew; it goes on observing.",
+    ),
+    cfg.StrOpt(
+        "listen",
+        default="127.0.0.1:9754",
+        help="Where /metrics and /healthz are served by HTTP: ADDRESS:PORT, or [ADDRESS]:PORT for IPv6. Empty for "
+        "nowhere. Who reaches it reads the names of all VMs.",
+    ),
+    cfg.BoolOpt(
+        "listen_beyond_loopback",
+        default=False,
+        help="Allow listen to name an address that other machines reach.",
+    ),
+    cfg.StrOpt(
+        "textfile",
+        default="",
+        help="The metrics as a file for node_exporter's textfile collector, replaced whole, such as "
+        "/var/lib/prometheus/node-exporter/pmuconf.prom. Empty for none.",
+    ),
+    cfg.StrOpt(
+        "html",
+        default="",
+        help="The report as an HTML page, replaced whole, such as /var/lib/pmuconf/report.html. Empty for none.",
+    ),
+    cfg.StrOpt(
+        "host_facts",
+        default="/run/pmuconf/host-facts.json",
+        help="What only root finds out about this host, as 'pmuconf host facts' (pmuconf-host-facts.timer) writes it. "
+        "Where it is missing or void, the service looks with the rights that it has.",
+    ),
+    cfg.StrOpt(
+        "log_format",
+        default="text",
+        choices=[
+            ("text", "sentences, with levels for the journal where systemd reads them"),
+            ("json", "one JSON object a line"),
+        ],
+        help="How 'pmuconf serve' writes to standard error.",
+    ),
+]
+
 _GROUPS: Final[dict[str, list[cfg.Opt]]] = {
     "policy": _POLICY_OPTS,
     "libvirt": _LIBVIRT_OPTS,
     "change": _CHANGE_OPTS,
     "journal": _JOURNAL_OPTS,
+    "service": _SERVICE_OPTS,
 }
+
+
+class Mode(enum.Enum):
+    """What the service does about domains that are off policy."""
+
+    OBSERVE = "observe"
+    ENFORCE = "enforce"
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Group [service]; times in seconds, 0 changes a minute for no limit.
+
+    :param rule_modes: of the rules that have a mode of their own, by name.
+    :param listen: address and port, None for no HTTP.
+    """
+
+    mode: Mode = Mode.OBSERVE
+    rule_modes: Mapping[str, Mode] = field(default_factory=dict)
+    interval: int = 600
+    debounce: float = 0.2
+    changes_per_minute: int = 60
+    max_failures: int = 3
+    listen: tuple[str, int] | None = ("127.0.0.1", 9754)
+    textfile: Path | None = None
+    html: Path | None = None
+    host_facts: Path | None = Path("/run/pmuconf/host-facts.json")
+    log_format: str = "text"
+
+    def mode_of(self, rule: str) -> Mode:
+        """The mode for domains about which this rule, or another step of the policy, decides."""
+        return self.rule_modes.get(rule, self.mode)
+
+    @property
+    def enforces(self) -> bool:
+        """Whether anything may be changed at all."""
+        return Mode.ENFORCE in (self.mode, *self.rule_modes.values())
 
 
 @dataclass(frozen=True)
@@ -160,6 +286,7 @@ class Settings:
     retention_days: int
     files: tuple[str, ...]
     unused_rules: tuple[str, ...]
+    service: ServiceSettings = field(default_factory=ServiceSettings)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -227,7 +354,46 @@ def _settings(conf: cfg.ConfigOpts, written: _Written) -> Settings:
         retention_days=conf.journal.retention_days,
         files=tuple(written.files),
         unused_rules=tuple(sorted(set(written.rule_names()) - set(listed))),
+        service=_service(conf, listed, written),
     )
+
+
+def _service(conf: cfg.ConfigOpts, listed: Sequence[str], written: _Written) -> ServiceSettings:
+    group = conf.service
+    modes = {name: conf[_RULE_PREFIX + name].mode for name in listed}
+    try:
+        listen = _address(group.listen, beyond_loopback=group.listen_beyond_loopback)
+    except ValueError as error:
+        written.refuse("service", "listen", str(error))
+    return ServiceSettings(
+        mode=Mode(group.mode),
+        rule_modes={name: Mode(mode) for name, mode in modes.items() if mode},
+        interval=group.interval,
+        debounce=group.debounce,
+        changes_per_minute=group.changes_per_minute,
+        max_failures=group.max_failures,
+        listen=listen,
+        textfile=Path(group.textfile) if group.textfile else None,
+        html=Path(group.html) if group.html else None,
+        host_facts=Path(group.host_facts) if group.host_facts else None,
+        log_format=group.log_format,
+    )
+
+
+def _address(text: str, *, beyond_loopback: bool) -> tuple[str, int] | None:
+    """An address to listen at; no host names, for what they lead to is somebody else's choice."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if host[:1] + host[-1:] == "[]" else host)
+        if (":" in host) != (host[:1] == "[") or not 0 <= int(port) <= 65535:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{text!r} is not allowed; allowed: ADDRESS:PORT or [ADDRESS]:PORT, or nothing") from None
+    if not address.is_loopback and not beyond_loopback:
+        raise ValueError(f"{text!r} is open to other machines: that takes listen_beyond_loopback = true")
+    return str(address), int(port)
 
 
 def _checked_names(listed: Sequence[str], written: _Written) -> Sequence[str]:

@@ -33,6 +33,15 @@ _EVENT_SECONDS: Final = 5.0
 _LEISURE_SECONDS: Final = 0.05
 _ANOTHER_SECONDS: Final = 1.0
 
+# What makes a domain another one in a report.
+_EVENTS: Final = {
+    libvirt.VIR_DOMAIN_EVENT_DEFINED: "defined",
+    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: "undefined",
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+}
+
 _EXITS: Final = re.compile(r"vcpu\.\d+\.exits\.sum")
 
 _Item = TypeVar("_Item")
@@ -203,33 +212,18 @@ class Hypervisor:
                 handles = list({handle.UUIDString(): handle for handle in map(self._lookup, names)}.values())
             else:
                 handles = self._connection.listAllDomains()
-            self._own.handles = {handle.UUIDString(): handle for handle in handles}
-            transient = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-            saved = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-            snapshots = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
-            listed = []
-            for handle in handles:
-                uuid = handle.UUIDString()
-                listed.append(
-                    Listed(
-                        name=handle.name(),
-                        uuid=uuid,
-                        active=handle.ID() != -1,
-                        persistent=uuid not in transient,
-                        saved=uuid in saved,
-                        snapshots=uuid in snapshots,
-                    )
-                )
-        return sorted(listed, key=lambda one: one.name)
+            return self._listed(handles)
 
     def find(self, uuid: str) -> Listed | None:
-        """The domain with this UUID, None if there is none."""
-        try:
-            return self.domains([uuid])[0]
-        except PmuconfError as error:
-            if error.cause == "no-such-domain":
-                return None
-            raise
+        """The domain with this UUID, None if there is none; never one that merely is named so."""
+        with _translated():
+            try:
+                handle = self._connection.lookupByUUIDString(uuid)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+            return self._listed([handle])[0]
 
     def live_xml(self, listed: Listed) -> str:
         """What the running guest has; of a domain that is not running, its next boot."""
@@ -313,6 +307,42 @@ class Hypervisor:
         finally:
             watch.close()
 
+    @contextmanager
+    def listen(self, heard: Callable[[str, str], None], lost: Callable[[], None]) -> Iterator[None]:
+        """While the context lasts, call ``heard`` with a domain's UUID and what happened to it, ``lost`` at its end.
+
+        What happened is a word: defined, undefined, started, stopped, crashed, metadata. ``lost`` is called when the
+        connection breaks, also if nobody uses it at the moment. Both are called from libvirt's event loop and must
+        not keep it waiting. A read-only connection hears the same.
+        """
+        connection = self._connection
+
+        def lifecycle(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _data: object) -> None:
+            if event in _EVENTS:
+                heard(domain.UUIDString(), _EVENTS[event])
+
+        def metadata(_connection: object, domain: libvirt.virDomain, *_data: object) -> None:
+            heard(domain.UUIDString(), "metadata")
+
+        _prompt.set()
+        listening = []
+        try:
+            with _translated():
+                for kind, callback in (
+                    (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+                    (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
+                ):
+                    listening.append(connection.domainEventRegisterAny(None, kind, callback, None))
+                with suppress(libvirt.libvirtError):  # the embedded driver has none: it can't break
+                    connection.registerCloseCallback(lambda *_: lost(), None)
+            yield
+        finally:
+            for number in listening:
+                with suppress(libvirt.libvirtError):  # the connection is gone, and the registration with it
+                    connection.domainEventDeregisterAny(number)
+            with suppress(libvirt.libvirtError):
+                connection.unregisterCloseCallback()
+
     def map(self, function: Callable[[_Item], _Answer], items: Sequence[_Item]) -> Iterator[_Answer]:
         """The function's answers in order, with several requests under way; the first error ends it."""
         if self._parallel == 1 or len(items) < _WORTH_THREADS:
@@ -364,6 +394,24 @@ class Hypervisor:
 
     def _uuids(self, flag: int) -> frozenset[str]:
         return frozenset(handle.UUIDString() for handle in self._connection.listAllDomains(flag))
+
+    def _listed(self, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
+        self._own.handles = {handle.UUIDString(): handle for handle in handles}
+        transient = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        saved = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        snapshots = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
+        listed = [
+            Listed(
+                name=handle.name(),
+                uuid=uuid,
+                active=handle.ID() != -1,
+                persistent=uuid not in transient,
+                saved=uuid in saved,
+                snapshots=uuid in snapshots,
+            )
+            for uuid, handle in self._own.handles.items()
+        ]
+        return sorted(listed, key=lambda one: one.name)
 
     def _lookup(self, name: str) -> libvirt.virDomain:
         try:
@@ -417,36 +465,57 @@ def _run_events() -> None:
         _prompt.wait(_LEISURE_SECONDS)
 
 
-def _open(uri: str, read_only: bool) -> libvirt.virConnect:
-    """Open within a bounded time: keepalive guards only what comes after the handshake."""
-    answer: list[Any] = []
+_opening: dict[tuple[str, bool], _Opening] = {}
+_openings = threading.Lock()
 
-    def opening() -> None:
+
+class _Opening:
+    """A connection that is being opened, in a thread: the handshake with a daemon that hangs has no limit."""
+
+    def __init__(self, uri: str, read_only: bool) -> None:
+        self._uri = uri
+        self._read_only = read_only
+        self.answer: list[Any] = []
+        self.thread = threading.Thread(target=self._run, name="libvirt-open", daemon=True)
+
+    def _run(self) -> None:
         try:
-            connection = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+            connection = libvirt.openReadOnly(self._uri) if self._read_only else libvirt.open(self._uri)
         except libvirt.libvirtError as error:
-            answer.append(error)
+            self.answer.append(error)
             return
         try:
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # the embedded driver has none
-                answer.append(error)
+                self.answer.append(error)
                 return
-        answer.append(connection)
+        self.answer.append(connection)
 
-    thread = threading.Thread(target=opening, name="libvirt-open", daemon=True)
-    thread.start()
-    thread.join(_OPEN_SECONDS)
-    if not answer:
+
+def _open(uri: str, read_only: bool) -> libvirt.virConnect:
+    """Open within a bounded time: keepalive guards only what comes after the handshake.
+
+    A try that still hangs from before is waited for again, so that who tries for ever has one of them, not many.
+    """
+    with _openings:
+        opening = _opening.pop((uri, read_only), None)
+    if opening is None:
+        opening = _Opening(uri, read_only)
+        opening.thread.start()
+    opening.thread.join(_OPEN_SECONDS)
+    if opening.thread.is_alive():
+        with _openings:
+            _opening[uri, read_only] = opening
         raise PmuconfError(
             f"{uri} did not answer within {_OPEN_SECONDS:.0f} seconds",
             cause="libvirt-timeout",
             hint="Is libvirtd or virtqemud hanging? Its log tells",
         )
-    if isinstance(answer[0], libvirt.libvirtError):
-        raise _translate_open(answer[0], uri)
-    return answer[0]
+    (answer,) = opening.answer
+    if isinstance(answer, libvirt.libvirtError):
+        raise _translate_open(answer, uri)
+    return answer
 
 
 def _identity(uri: str, host: str) -> str:

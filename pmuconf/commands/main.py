@@ -46,6 +46,7 @@ _COMMANDS = {
     "report": "pmuconf.commands.report:WriteReport",
     "rewrite": "pmuconf.commands.rewrite:Rewrite",
     "rollback": "pmuconf.commands.rollback:Rollback",
+    "serve": "pmuconf.commands.serve:Serve",
 }
 
 _HANDLER = "pmuconf"
@@ -60,6 +61,7 @@ PMU off by default for KVM guests.
   host              whether the running kernel spares VMs without PMU its cost, and what shows it
   bench cpuid       what an exit costs on this host with the PMU on and off, measured
   rollback          put back what was there before
+  serve             keep it so: a service that hears of every new domain
 
 Exit status of every command: 0 all as wanted, 1 a warning (something waits for a restart or can't be known),
 2 a finding (a domain is off policy), 255 an error, usage errors included.

@@ -13,16 +13,19 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import Btf
-from pmuconf.host.dwarf import Dwarf
-from pmuconf.host.elf import ObjectFile, build_id_of_notes
 from pmuconf.host.image import Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.machine import Offsets
+from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.root import MAX_FILE, Root
+
+if TYPE_CHECKING:  # pyelftools takes a tenth of the time that a verdict takes, and live text does not need it
+    from pmuconf.host.dwarf import Dwarf
+    from pmuconf.host.elf import ObjectFile
 
 __all__ = [
     "FUNCTION",
@@ -120,6 +123,8 @@ def load_file(path: Path) -> ObjectFile:
 
     :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
     """
+    from pmuconf.host.elf import ObjectFile
+
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -263,6 +268,8 @@ def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: Sour
 
 def dwarf_offsets(root: Root, build_id: str | None, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets by DWARF: of the file itself, else of the debug file with its build-id; without any, None and why."""
+    from pmuconf.host.dwarf import Dwarf
+
     reasons = []
     if file is not None and file.section_size(".debug_info"):
         try:

@@ -17,6 +17,7 @@ from elftools.elf.sections import Section, StringTableSection, SymbolTableSectio
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.image import Symbols
+from pmuconf.host.notes import build_id_of_notes
 
 __all__ = ["BREAKAGE", "RELA", "SYMBOL", "ObjectFile", "build_id_of_notes", "sections_of"]
 
@@ -34,7 +35,6 @@ _MAX_NAME: Final = 512
 _OBJECT, _FUNC = 1, 2
 _PC: Final = frozenset({2, 4})  # R_X86_64_PC32, R_X86_64_PLT32
 _ABSOLUTE: Final = {1: "<Q", 10: "<I", 11: "<i"}  # R_X86_64_64, _32, _32S
-_GNU_BUILD_ID: Final = 3
 BREAKAGE: Final = (
     *(ELFError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError),
     *(RecursionError, AssertionError, OSError),
@@ -82,6 +82,8 @@ class ObjectFile:
         """The contents of a section; None if there is none of that name."""
         found = next((section for section in self._sections if section.name == name), None)
         if found is None:
+            return None
+        if found["sh_type"] == "SHT_NOBITS":  # pyelftools would make as many zeros as it claims to have
             return None
         if found["sh_flags"] & _COMPRESSED:
             raise PmuconfError(f"{self.name}: {name} is compressed", cause="elf-broken")
@@ -201,19 +203,6 @@ def sections_of(elf: ELFFile) -> list[Section]:
     if elf["e_shoff"] and (elf["e_shentsize"] != _SECTION_HEADER or elf.num_sections() > _MAX_SECTIONS):
         raise ELFError("its section headers are not those of a 64-bit file")
     return list(elf.iter_sections())
-
-
-def build_id_of_notes(notes: bytes) -> str | None:
-    """The GNU build-id among ELF notes (a section, or /sys/kernel/notes), None if there is none."""
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from("<III", notes, at)
-        name = notes[at + 12 : at + 12 + name_size]
-        start = at + 12 + (name_size + 3) // 4 * 4
-        if kind == _GNU_BUILD_ID and name == b"GNU\0" and 0 < size <= 64 and start + size <= len(notes):
-            return notes[start : start + size].hex()
-        at = start + (size + 3) // 4 * 4
-    return None
 
 
 def _broken(name: str, error: BaseException) -> PmuconfError:

@@ -9,17 +9,19 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
-from pmuconf.host.elf import ObjectFile
 from pmuconf.host.image import Image, bare
 from pmuconf.host.machine import Offsets
 from pmuconf.host.root import Root
 from pmuconf.host.x86 import Event, Kind, Walk, is_callee, walk
+
+if TYPE_CHECKING:
+    from pmuconf.host.elf import ObjectFile
 
 __all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 
@@ -27,6 +29,7 @@ __all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 _NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
 _MAX_COPIES: Final = 200  # there are about 15; a broken file may have any number
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
+_NEAR_CALL: Final = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=...[\x00\xff])", re.DOTALL)
 _ERRORS: Final = frozenset({"kcore-broken", "kallsyms-broken", "elf-broken", "record-escapes"})
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
 
@@ -146,7 +149,12 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
     verdict, cause = judge(found, code.offsets)
     copies = Copies()
     if verdict is not Verdict.NO_CALL:
-        copies = _copies(code, callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)))
+        decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"
+        copies = _copies(
+            code,
+            callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
+            deciding=frozenset(found.entered) if decides else frozenset(),
+        )
     if verdict is Verdict.GUARDED and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
     return GuardFinding(
@@ -188,26 +196,30 @@ def _shown(image: Image, found: Walk) -> Iterator[str]:
         yield f"{image.symbols.show(address)}: {text}"
 
 
-def _copies(code: Code, *, callee_works: bool) -> Copies:
+def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> Copies:
     """What becomes of the code where it was inlined into other functions of KVM.
 
     Found by their calls of the callee. Each is followed from its start as if its first argument were the vCPU,
-    which is checked again at the call; where that does not lead to every such call, the copy is unread.
+    which is checked again at the call; where that does not lead to every such call, the copy is unread. A copy that
+    calls nothing but what is known to decide on its own (``deciding``, where that begins) is as guarded as the callee.
     """
     image, offsets = code.patched or code.image, code.offsets
     if offsets is None:
         return Copies()
     callees = {address for address, name in image.symbols if is_callee([name])}
-    sites: dict[str, set[int]] = {}
-    for site in _calls(image, callees):
+    sites: dict[str, dict[int, int]] = {}
+    for site, target in _calls(image, callees):
         start = image.symbols.start(site)
         names = image.symbols.names(start) if start is not None else ()
         owner = _TEXT_SUFFIX.sub("", names[0]) if names else ""
         if owner and bare(owner) not in _NOT_COPIES and not is_callee([owner]):
-            sites.setdefault(owner, set()).add(site)
+            sites.setdefault(owner, {})[site] = target
     guarded, unguarded, unread = [], [], []
     for number, (owner, calls) in enumerate(sorted(sites.items())):
         places = image.symbols.addresses(owner)
+        if deciding.issuperset(calls.values()):
+            guarded.append(owner)
+            continue
         if len(places) != 1 or number >= _MAX_COPIES:
             unread.append(owner)
             continue
@@ -216,22 +228,25 @@ def _copies(code: Code, *, callee_works: bool) -> Copies:
         reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
         if verdict is Verdict.UNGUARDED:
             unguarded.append(owner)
-        elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls <= reached:
+        elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls.keys() <= reached:
             guarded.append(owner)
         else:
             unread.append(owner)
     return Copies(tuple(guarded), tuple(unguarded), tuple(unread))
 
 
-def _calls(image: Image, targets: set[int]) -> Iterator[int]:
-    """Every place in the text that calls or jumps to one of the targets by a 32-bit distance."""
+def _calls(image: Image, targets: set[int]) -> Iterator[tuple[int, int]]:
+    """Every place in the text that calls or jumps to one of the targets by a 32-bit distance, and to which."""
     for start, data in image.text():
-        for match in _CALL.finditer(data):
+        # Where all is close together, as in a module, the highest byte of the distance tells most others apart.
+        ends = (start, start + len(data))
+        near = all(abs(target - end) < 1 << 24 for target in targets for end in ends)
+        for match in (_NEAR_CALL if near else _CALL).finditer(data):
             end = match.end()
             if end + 4 <= len(data):
                 target = start + end + 4 + struct.unpack_from("<i", data, end)[0]
                 if target in targets:
-                    yield start + match.start()
+                    yield start + match.start(), target
 
 
 def _file_offsets(file: ObjectFile, btf: Path | None) -> tuple[Offsets | None, str]:

@@ -6,6 +6,7 @@ CAP_SYS_RAWIO, is refused under lockdown=confidentiality, and some kernels are b
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import struct
@@ -245,8 +246,21 @@ class _LiveSymbols(Symbols):
         super().__init__(pairs)
         self._kallsyms = kallsyms
         # Of code alone: a module has symbols of its per-CPU variables too, which are offsets from nearly nothing.
-        self._own = range(min(code), max(code) + _PAGE) if code else range(0)
+        self._code = sorted(code)
 
     def names(self, address: int) -> tuple[str, ...]:
         """What begins exactly there; a search through all symbols only outside of the module."""
-        return super().names(address) if address in self._own else self._kallsyms.at(address)
+        return super().names(address) if self._is_own(address) else self._kallsyms.at(address)
+
+    def _is_own(self, address: int) -> bool:
+        """Whether it lies in code of the module.
+
+        Not all between its first and last symbol does: since Linux kernel commit 1ce15ef4f605 ("module: preserve Elf
+        information for livepatch modules") (in v4.7) livepatches keep the symbols of their init code, which is gone,
+        and other modules may lie between. They are at least three pages apart then.
+        """
+        at = bisect.bisect_right(self._code, address)
+        if not at:
+            return False
+        end = self._code[at] if at < len(self._code) else self._code[at - 1] + _PAGE
+        return address < end <= self._code[at - 1] + 2 * _PAGE

@@ -45,7 +45,8 @@ _KNOWN: Final = re.compile(
     r"|__kvm_make_request|kvm_update_dr7|__traceiter_\w+|trace_\w+|lockdep_\w+|lock_\w+|__rcu_\w+|rcu_\w+"
 )
 _DEPTH: Final = 4
-_STEPS: Final = 20_000
+_STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
+_STACK: Final = 4096  # a quarter of the kernel's stack: nobody on this path takes more
 _PADDING: Final = 64
 _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
 
@@ -85,6 +86,8 @@ class Walk:
     tests: set[int] = field(default_factory=set)
     branches: set[int] = field(default_factory=set)
     loads: set[int] = field(default_factory=set)
+    entered: set[int] = field(default_factory=set)
+    """Where the callees begin that the function itself called with nothing found out: they decide on their own."""
     hooks: set[str] = field(default_factory=set)
     instructions: dict[int, str] = field(default_factory=dict)
 
@@ -234,7 +237,7 @@ class _Path:
         outside = self.walker.effects.apply(insn, state)
         if outside and self.inside:
             self._event(Kind.WORK, insn.address, state, "write")
-        if state.depth is None:
+        if state.depth is None or state.depth < -_STACK:
             self._unresolved(insn.address, state, "stack-lost")
             return
         self._fall(following, state)
@@ -363,6 +366,8 @@ class _Path:
             self._unresolved(at, state, "callee-unreadable")
         else:
             self._event(Kind.ENTRY, at, state)
+            if not self.inside and state.enabled is None and state.counting is None and not state.murky:
+                self.walker.found.entered.add(target)
             return self._follow(target, state, inside=True)
         return [_called(state)]
 

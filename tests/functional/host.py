@@ -78,12 +78,12 @@ def ended(process: subprocess.Popen[str]) -> Ran:
     return Ran(process.returncode, out, err)
 
 
-def until(done: Callable[[], bool], what: str) -> None:
-    """Wait for something that must happen, and fail if it does not."""
+def until(done: Callable[[], bool], what: str, *, every: float = 0.001) -> None:
+    """Wait for something that must happen, looking so often (in seconds), and fail if it does not."""
     deadline = time.monotonic() + _LIMIT_S
     while not done():
         assert time.monotonic() < deadline, f"waited {_LIMIT_S:.0f} s in vain: {what}"
-        time.sleep(0.001)
+        time.sleep(every)
 
 
 def journal_bytes(folder: Path) -> bytes:

@@ -14,7 +14,7 @@ from oslo_config import cfg, generator
 
 import pmuconf
 from pmuconf import conf
-from pmuconf.conf import Settings
+from pmuconf.conf import Mode, ServiceSettings, Settings
 from pmuconf.domain import MAX_XML_BYTES
 from pmuconf.policy import CRITERIA, Decision, NovaDomains, Policy, Rule
 
@@ -117,6 +117,50 @@ def test_every_option_is_read(write: Write) -> None:
         files=(path,),
         unused_rules=(),
     )
+
+
+def test_every_option_of_the_service_is_read(write: Write) -> None:
+    path = write(
+        """
+        [policy]
+        rules = a, b
+        [rule:a]
+        pmu = on
+        flavor = x
+        mode = observe
+        [rule:b]
+        pmu = on
+        flavor = y
+        [service]
+        mode = enforce
+        interval = 60
+        debounce = 0.5
+        changes_per_minute = 0
+        max_failures = 0
+        listen = [2001:db8::1]:80
+        listen_beyond_loopback = true
+        textfile = /srv/pmuconf.prom
+        html = /srv/pmuconf.html
+        host_facts =
+        log_format = json
+        """.replace("\n        ", "\n")
+    )
+    chosen = conf.load([path]).service
+    assert chosen == ServiceSettings(
+        mode=Mode.ENFORCE,
+        rule_modes={"a": Mode.OBSERVE},
+        interval=60,
+        debounce=0.5,
+        changes_per_minute=0,
+        max_failures=0,
+        listen=("2001:db8::1", 80),
+        textfile=Path("/srv/pmuconf.prom"),
+        html=Path("/srv/pmuconf.html"),
+        host_facts=None,
+        log_format="json",
+    )
+    assert [chosen.mode_of(rule) for rule in ("a", "b", "default")] == [Mode.OBSERVE, Mode.ENFORCE, Mode.ENFORCE]
+    assert conf.load([write("[service]\nlisten =\n")]).service.listen is None
 
 
 def test_rules_stand_in_the_order_of_the_list_not_of_the_groups(write: Write) -> None:
@@ -258,7 +302,7 @@ def test_the_sample_with_every_option_uncommented_means_the_defaults_too(write: 
     uncommented = re.findall(r"^(\w+) =", text, flags=re.MULTILINE)
     missing = re.findall(r"^#(\w+) = <None>", text, flags=re.MULTILINE)
     assert len(uncommented) + len(missing) == sum(len(opts) for _, opts in conf.list_opts())
-    assert missing == ["pmu"]
+    assert missing == ["pmu", "mode"]
     chosen = conf.load([write(text)])
     defaults = conf.load([write("", "empty")])
     assert chosen == replace(defaults, files=chosen.files, unused_rules=("name",))

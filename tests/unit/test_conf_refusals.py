@@ -49,6 +49,24 @@ def test_an_unknown_group_with_or_without_options(path: Path, group: str) -> Non
             assert allowed in message
 
 
+@pytest.mark.parametrize(
+    ("listen", "because"),
+    [
+        ("9754", "is not allowed; allowed: ADDRESS:PORT or [ADDRESS]:PORT, or nothing"),
+        (":9754", "is not allowed"),
+        ("localhost:9754", "is not allowed"),
+        ("::1:9754", "is not allowed"),
+        ("127.0.0.1:70000", "is not allowed"),
+        ("0.0.0.0:9754", "is open to other machines: that takes listen_beyond_loopback = true"),
+        ("[::]:9754", "is open to other machines"),
+        ("192.0.2.1:9754", "is open to other machines"),
+    ],
+)
+def test_an_address_to_listen_at(path: Path, listen: str, because: str) -> None:
+    message = refused(path, f"[service]\nlisten = {listen}\n")
+    assert message.startswith(f"[service] listen: {listen!r} {because}")
+
+
 def test_options_in_the_default_group(path: Path) -> None:
     """Those of the oslo libraries go there in other services; nothing of pmuconf does."""
     assert refused(path, "[DEFAULT]\ndebug = true\n").startswith("[DEFAULT]: is no group of pmuconf; allowed: ")
@@ -59,7 +77,7 @@ def test_options_in_the_default_group(path: Path) -> None:
     [
         ("policy", "defaults", ["default", "rules", "nova_domains"]),
         ("policy", "pmu", ["default", "rules", "nova_domains"]),
-        ("rule:a", "flavour", ["pmu", "reason", *CRITERIA]),
+        ("rule:a", "flavour", ["pmu", "reason", *CRITERIA, "mode"]),
         ("libvirt", "url", ["uri", "parallel", "max_xml_bytes"]),
         ("change", "max-changes", ["max_changes", "attempts"]),
         ("journal", "file", ["path", "retention_days"]),

@@ -200,3 +200,17 @@ def test_wrong_credentials_and_no_cloud(
     outcome = run("flavors", "audit", config=config)
     assert outcome.status == 255
     assert "openstack-" in outcome.err
+
+
+def test_an_audit_takes_an_old_domain_s_extra_specs_from_the_map(run: Run, config: str, tmp_path: Path) -> None:
+    (tmp_path / "map").write_text(FlavorMap([Flavor("7", "m1.small", {"trait:PERF": "required"})]).dump())
+    (tmp_path / "one.xml").write_text(nova_domain("one").replace("<type ", "<type arch='x86_64' ", 1))
+    config = "[policy]\nrules=perf\n[rule:perf]\nextra_spec=trait:PERF\npmu=on\n"
+    decisions = []
+    for more in ((), ("--flavors", tmp_path / "map")):
+        outcome = run("audit", "-f", "json", "--xml", tmp_path / "one.xml", *more, config=config)
+        decisions.append([row["decision"] for row in json.loads(outcome.out)])
+    assert decisions == [["undecided"], ["on"]]
+    outcome = run("audit", "--xml", tmp_path / "one.xml", "--flavors", tmp_path / "missing", config=config)
+    assert outcome.status == 255
+    assert "flavors-unreadable" in outcome.err

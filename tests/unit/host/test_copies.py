@@ -9,7 +9,7 @@ from pmuconf.host.btf import Btf
 from pmuconf.host.code import Source, in_file, offsets_of
 from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge_code
-from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, RETPOLINES, SKIP, compiled
+from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, RETIRED, RETPOLINES, SKIP, compiled
 
 GUARDED = f"if ({PMU}) {COUNT}"
 COPIES = """
@@ -23,7 +23,10 @@ int complete_other(struct kvm_vcpu **vcpus) {{ struct kvm_vcpu *vcpu = vcpus[3];
 
 def finding_of(flags: tuple[str, ...], work: str, halt: str, pio: str, guard: str = "") -> GuardFinding:
     source = HEADER + CALLEE.format(guard=guard) + SKIP.format(work=work, before="")
-    data = compiled(source + COPIES.format(halt=halt, pio=pio, count=COUNT), flags)
+    return finding(compiled(source + COPIES.format(halt=halt, pio=pio, count=COUNT), flags))
+
+
+def finding(data: bytes) -> GuardFinding:
     file = ObjectFile(data, "kvm.ko")
     section = file.section(".BTF")
     assert section is not None
@@ -57,3 +60,16 @@ class TestCopies:
 
     def test_what_does_not_take_a_vcpu_is_unread(self, level: str, extra: tuple[str, ...]) -> None:
         assert finding_of((level, *extra), GUARDED, GUARDED, COUNT).copies.unread == ("complete_other",)
+
+
+@pytest.mark.parametrize("level", OPTIMIZATIONS)
+def test_an_early_out_serves_its_callers_and_no_others(level: str) -> None:
+    callee = RETIRED.format(early="if (!bitmap) return;", bitmap="pmc_counting_instructions")
+    source = HEADER + callee + SKIP.format(work="kvm_pmu_instruction_retired(vcpu);", before="")
+    source += """
+    int kvm_emulate_halt(struct kvm_vcpu *vcpu) { kvm_pmu_instruction_retired(vcpu); return 1; }
+    int kvm_emulate_jump(struct kvm_vcpu *vcpu) { kvm_pmu_branch_retired(vcpu); return 1; }
+    """
+    found = finding(compiled(source, (level,)))
+    assert found.verdict is Verdict.EARLY_OUT
+    assert (found.copies.guarded, found.copies.unguarded) == (("kvm_emulate_halt",), ("kvm_emulate_jump",))

@@ -58,3 +58,14 @@ def test_code_that_is_compressed() -> None:
         if flags & 4:
             struct.pack_into("<Q", data, at + 8, flags | 0x800)
     assert "compressed" in refused(bytes(data))
+
+
+def test_a_section_that_is_not_in_the_file() -> None:
+    """A section without contents may claim any size: it is not made of zeros."""
+    data = bytearray(STOCK)
+    for at in sections(STOCK)[1:]:
+        header = list(SECTION.unpack_from(data, at))
+        if header[1] == 1 and not header[2] & 2:  # SHT_PROGBITS that is not loaded
+            header[1], header[5] = 8, 1 << 30
+            SECTION.pack_into(data, at, *header)
+    assert ObjectFile(bytes(data), "kvm.ko").section(".BTF") is None

@@ -168,6 +168,20 @@ class TestLivepatch:
         assert (said.verdict, said.copies.unguarded) == (Verdict.PARTIAL, ("kvm_emulate_halt",))
         assert judge_host(Root(tmp_path / "record")) == said
 
+    def test_symbols_of_init_code_that_is_gone(self, tmp_path: Path) -> None:
+        """Livepatches keep them, at whatever place; KVM's vendor module may lie between the two."""
+        data = object_of("stock")
+        linked = link(data)
+        known = {**linked.outside, "kvm_pmu_trigger_event": linked.symbols["kvm_pmu_trigger_event"]}
+        vendor = {name: PATCH_TEXT + 0x10000 + 64 * n for n, name in enumerate(known) if name.startswith("__SCT__")}
+        patch = BY_NAME["unlikely"].source.replace("noinline void kvm_pmu_trigger_event", "static void unused")
+        new = link(compiled(patch, KERNEL_FLAGS), PATCH_TEXT, {**known, **vendor})
+        root = Root(host(tmp_path, linked, btf_of(data), {"lp_guard": new}))
+        path = root.at("/proc/kallsyms")
+        lines = [f"{at:016x} t {name.replace('__SCT__kvm_x86_', 'svm_')}\t[kvm_amd]\n" for name, at in vendor.items()]
+        path.write_text(f"{path.read_text()}{''.join(lines)}{PATCH_TEXT + 0x90000:016x} t start\t[lp_guard]\n")
+        assert judge_host(root).verdict is Verdict.GUARDED
+
     def test_in_transition(self, tmp_path: Path) -> None:
         root = self.patched(tmp_path, "stock", "unlikely")
         write(root.path, "/sys/kernel/livepatch/lp_guard/transition", b"1\n")

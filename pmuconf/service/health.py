@@ -1,0 +1,135 @@
+"""How the service is: what troubles it and what it did so far, as metrics and as the answer of /healthz."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+from pmuconf.errors import PmuconfError
+from pmuconf.plan import Outcome
+
+__all__ = ["AREAS", "Health"]
+
+AREAS: Final = ("libvirt", "configuration", "changes", "failures", "host-facts", "output", "loop")
+"""Where trouble can be. That of host-facts makes a report weaker, and the service is well all the same."""
+
+_REACTION: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    cause: str
+    message: str
+    since: float
+
+
+class Health:
+    """May be read and written by several threads. ``registry`` has all of it as metrics."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._problems: dict[str, _Problem] = {}
+        self._passed: float | None = None
+        self._patience = 0.0
+        registry = self.registry = CollectorRegistry()
+        self.process = CollectorRegistry()
+        ProcessCollector(registry=self.process)
+        name = "pmuconf_service"
+        self._mode = Gauge(f"{name}_enforces", "1: domains off policy are changed; 0: reported.", registry=registry)
+        self._connected = Gauge(f"{name}_connected", "Whether libvirt answers.", registry=registry)
+        self._healthy = Gauge(f"{name}_healthy", "Whether /healthz says that all is well.", registry=registry)
+        self._trouble = Gauge(
+            f"{name}_trouble", "1 for each area that there is trouble in.", ("area", "cause"), registry=registry
+        )
+        self.waiting = Gauge(
+            f"{name}_waiting_vms",
+            "VMs to be looked at or changed shortly, those that limits hold back included.",
+            registry=registry,
+        )
+        self.failed = Gauge(f"{name}_failed_vms", "VMs whose last change failed.", registry=registry)
+        self.connections = Counter(f"{name}_connections", "Connections made to libvirt.", registry=registry)
+        self.passes = Counter(f"{name}_passes", "Looks at all VMs.", registry=registry)
+        self.pass_seconds = Gauge(f"{name}_pass_seconds", "How long the last of them took.", registry=registry)
+        self._last_pass = Gauge(
+            f"{name}_last_pass_timestamp_seconds", "When it began, in seconds since 1970.", registry=registry
+        )
+        self.events = Counter(f"{name}_events", "What libvirt told of, by kind.", ("event",), registry=registry)
+        self.changes = Counter(f"{name}_changes", "What became of changes.", ("outcome",), registry=registry)
+        self.reaction = Histogram(
+            f"{name}_reaction_seconds", "From the event of a VM to its change.", buckets=_REACTION, registry=registry
+        )
+        for outcome in (Outcome.CHANGED, Outcome.FAILED, Outcome.BUSY):
+            self.changes.labels(outcome.value)
+        self.connected(yes=False)
+        self._healthy.set_function(lambda: float(self.healthy))
+
+    def configured(self, *, enforces: bool, patience: float) -> None:
+        """Whether anything may be changed, and within how many seconds a pass is to be expected."""
+        self._mode.set(enforces)
+        self._patience = patience
+
+    def connected(self, *, yes: bool) -> None:
+        """Whether libvirt answers."""
+        self._connected.set(yes)
+
+    def passed(self) -> None:
+        """A look at all VMs is complete."""
+        self._passed = time.monotonic()
+        self.passes.inc()
+
+    def began(self, at: float) -> None:
+        """When the last complete look at all VMs began, in seconds since 1970."""
+        self._last_pass.set(at)
+
+    def trouble(self, area: str, error: PmuconfError) -> bool:
+        """There is trouble in this area; whether that is news."""
+        with self._lock:
+            before = self._problems.get(area)
+            if before is not None and before.cause == error.cause:
+                return False
+            self._problems[area] = _Problem(error.cause, error.message, time.time())
+            self._forget(area, before)
+            self._trouble.labels(area, error.cause).set(1)
+            return True
+
+    def well(self, area: str) -> bool:
+        """There is none any more; whether there was."""
+        with self._lock:
+            before = self._problems.pop(area, None)
+            self._forget(area, before)
+            return before is not None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing stands in the service's way."""
+        return not self._current().keys() - {"host-facts"}
+
+    def answer(self) -> Mapping[str, Any]:
+        """What /healthz says."""
+        problems = self._current()
+        return {
+            "status": "trouble" if problems.keys() - {"host-facts"} else "ok",
+            "problems": [
+                {"area": area, "cause": one.cause, "message": one.message, "since": round(one.since)}
+                for area, one in problems.items()
+            ],
+        }
+
+    def _current(self) -> dict[str, _Problem]:
+        with self._lock:
+            problems = dict(self._problems)
+        passed = self._passed
+        if passed is not None and time.monotonic() - passed > self._patience:
+            age = time.monotonic() - passed
+            problems["loop"] = _Problem("stale", f"the last look at all VMs was {age:.0f} s ago", time.time())
+        return problems
+
+    def _forget(self, area: str, problem: _Problem | None) -> None:
+        if problem is not None:
+            self._trouble.remove(area, problem.cause)

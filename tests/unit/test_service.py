@@ -1,0 +1,266 @@
+"""The parts of the service around its loop: what systemd hears, the log, HTTP, health, and what may be changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pmuconf import conf
+from pmuconf.audit import judge
+from pmuconf.conf import Mode, ServiceSettings
+from pmuconf.domain import PmuState, read, read_libvirt
+from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor import Listed
+from pmuconf.policy import Decision, Policy, Rule
+from pmuconf.service.health import AREAS, Health
+from pmuconf.service.log import Log
+from pmuconf.service.loop import to_be_changed
+from pmuconf.service.outputs import Outputs
+from pmuconf.service.systemd import Systemd
+from tests.support.domains import plain_domain
+
+LOST = PmuconfError("it broke", cause="libvirt-lost")
+
+
+# ---- systemd -------------------------------------------------------------------------------------------------------
+
+
+class Manager:
+    """systemd's end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.settimeout(10)
+
+    def heard(self) -> str:
+        return self._socket.recv(4096).decode()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    path = f"pmuconf-test-{os.getpid()}" if abstract else str(tmp_path / "n")
+    manager = Manager(f"\0{path}" if abstract else path)
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@{path}" if abstract else path)
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    systemd = Systemd()
+    assert systemd.every == 1.0
+    assert "NOTIFY_SOCKET" not in os.environ
+    systemd.ready()
+    assert manager.heard() == "READY=1"
+    systemd.reloading()
+    first, second = manager.heard().split("\n")
+    assert (first, second.partition("=")[0]) == ("RELOADING=1", "MONOTONIC_USEC")
+    systemd.status("a name\nMAINPID=1")
+    assert manager.heard() == "STATUS=a name\\nMAINPID=1"
+    systemd.alive()
+    systemd.alive()  # too early to be told again
+    systemd.stopping()
+    assert [manager.heard(), manager.heard()] == ["WATCHDOG=1", "STOPPING=1"]
+
+
+def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "1000")
+    systemd = Systemd()
+    systemd.ready()
+    systemd.alive()
+    assert systemd.every is None
+
+
+def test_the_watchdog_of_another_process_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent")
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert Systemd().every is None
+    Systemd().ready()  # nobody listens there: no reason to end
+
+
+# ---- log -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_of_json_an_event(capsys: pytest.CaptureFixture[str]) -> None:
+    Log("json").warning("busy", "web\x1b[2J: busy", cause="edit-overwritten", domain="web\n2", change=None)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told.pop("time").endswith("+00:00")
+    assert told == {
+        "level": "warning",
+        "event": "busy",
+        "message": "web\x1b[2J: busy",
+        "cause": "edit-overwritten",
+        "domain": "web\n2",
+    }
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(("journal", "begin"), [("8:1", "<4>"), ("", "")])
+def test_a_sentence_an_event_with_its_level_for_the_journal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, journal: str, begin: str
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", journal)
+    Log().warning("busy", "web\n<0>: busy", cause="edit-overwritten", domain="web")
+    assert capsys.readouterr().err == f"{begin}web\\n<0>: busy (edit-overwritten)\n"
+
+
+# ---- health and HTTP -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs() -> Iterator[Outputs]:
+    made = Outputs(Health())
+    made._health.configured(enforces=False, patience=1e9)
+    made.listen(("127.0.0.1", 0))
+    yield made
+    made.close()
+
+
+def get(outputs: Outputs, path: str) -> tuple[int, str]:
+    assert outputs.address is not None
+    host, port = outputs.address
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_health_says_what_is_wrong_until_it_is_right(outputs: Outputs) -> None:
+    health = outputs._health
+    assert get(outputs, "/healthz") == (200, '{\n "status": "ok",\n "problems": []\n}\n')
+    assert health.trouble("libvirt", LOST)
+    assert not health.trouble("libvirt", LOST)  # no news
+    status, text = get(outputs, "/healthz")
+    (problem,) = json.loads(text)["problems"]
+    assert (status, problem["area"], problem["cause"], problem["message"]) == (
+        503,
+        "libvirt",
+        "libvirt-lost",
+        "it broke",
+    )
+    assert 'pmuconf_service_trouble{area="libvirt",cause="libvirt-lost"} 1.0' in get(outputs, "/metrics")[1]
+    assert health.trouble("libvirt", PmuconfError("other", cause="libvirt-timeout"))
+    assert health.well("libvirt")
+    assert not health.well("libvirt")
+    assert get(outputs, "/healthz")[0] == 200
+    assert "pmuconf_service_trouble{" not in get(outputs, "/metrics")[1]
+
+
+def test_weak_facts_are_told_and_the_service_is_well(outputs: Outputs) -> None:
+    outputs._health.trouble("host-facts", PmuconfError("none", cause="facts-unreadable"))
+    status, text = get(outputs, "/healthz")
+    assert (status, json.loads(text)["problems"][0]["cause"]) == (200, "facts-unreadable")
+
+
+def test_a_loop_that_hangs_is_seen(outputs: Outputs) -> None:
+    outputs._health.passed()
+    assert get(outputs, "/healthz")[0] == 200
+    outputs._health.configured(enforces=False, patience=-1)
+    status, text = get(outputs, "/healthz")
+    assert (status, json.loads(text)["problems"][0]["cause"]) == (503, "stale")
+    assert "pmuconf_service_healthy 0.0" in get(outputs, "/metrics")[1]
+
+
+def test_the_areas_that_the_loop_names_are_those_that_are_known() -> None:
+    import re
+
+    from pmuconf.service import loop
+
+    source = Path(loop.__file__).read_text()
+    named = set(re.findall(r'(?:trouble|_trouble|well)\(\s*"([\w-]+)"', source))
+    assert named | {"loop"} == set(AREAS)
+
+
+def test_nothing_else_is_served(outputs: Outputs) -> None:
+    for path in ("/", "/metricsx", "/../etc/passwd"):
+        assert get(outputs, path)[0] == 404
+
+
+def test_an_address_that_is_taken_leaves_the_one_that_is_there(outputs: Outputs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(PmuconfError) as caught:
+        outputs.listen(other.getsockname())
+    assert caught.value.cause == "listen-failed"
+    assert get(outputs, "/healthz")[0] == 200
+
+
+def test_the_same_address_stays_open_another_takes_its_place_and_none_closes(outputs: Outputs) -> None:
+    before = outputs.address
+    outputs.listen(("127.0.0.1", 0))
+    assert outputs.address == before
+    assert before is not None
+    outputs.listen(("127.0.0.2", 0))
+    assert outputs.address is not None
+    assert get(outputs, "/healthz")[0] == 200
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(before, timeout=30)
+    outputs.listen(None)
+    assert outputs.address is None
+
+
+def test_who_holds_connections_open_keeps_no_more_than_a_few_threads(outputs: Outputs) -> None:
+    assert outputs.address is not None
+    held = [socket.create_connection(outputs.address, timeout=30) for _ in range(8)]
+    late = socket.create_connection(outputs.address, timeout=30)
+    assert late.recv(1) == b""  # closed at once
+    for one in held:
+        one.close()
+
+
+# ---- what may be changed -------------------------------------------------------------------------------------------
+
+
+def settings(**service: object) -> conf.Settings:
+    rules = (Rule("perf", Decision.ON, domain=("perf-*",)), Rule("quiet", Decision.OFF, domain=("quiet-*",)))
+    return replace(
+        conf.load(["/dev/null"]),
+        policy=Policy(rules=rules),
+        service=replace(ServiceSettings(), **service),  # type: ignore[arg-type]
+    )
+
+
+def changed(chosen: conf.Settings, *names: str) -> list[str]:
+    looked = []
+    for name in names:
+        domain = read_libvirt(plain_domain(name))
+        looked.append(
+            (Listed(name, domain.uuid or "", False, True, False, False), judge(chosen.policy, next_boot=domain))
+        )
+    return [one.listed.name for one in to_be_changed(chosen, looked)]
+
+
+ALL = ("web", "perf-1", "quiet-1")
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule_modes", "names"),
+    [
+        (Mode.OBSERVE, {}, []),
+        (Mode.ENFORCE, {}, ["web", "perf-1", "quiet-1"]),
+        (Mode.ENFORCE, {"quiet": Mode.OBSERVE}, ["web", "perf-1"]),
+        (Mode.OBSERVE, {"perf": Mode.ENFORCE}, ["perf-1"]),
+    ],
+)
+def test_the_mode_of_the_rule_that_decides_counts(mode: Mode, rule_modes: dict[str, Mode], names: list[str]) -> None:
+    chosen = settings(mode=mode, rule_modes=rule_modes)
+    assert changed(chosen, *ALL) == names
+    assert chosen.service.enforces == bool(names)
+
+
+def test_a_domain_that_comes_under_an_observed_rule_meanwhile_is_left_alone() -> None:
+    chosen = settings(mode=Mode.ENFORCE, rule_modes={"quiet": Mode.OBSERVE})
+    domain = read_libvirt(plain_domain("web"))
+    listed = Listed("web", domain.uuid or "", False, True, False, False)
+    (one,) = to_be_changed(chosen, [(listed, judge(chosen.policy, next_boot=domain))])
+    goal = one.aim(domain)
+    assert goal is not None
+    assert goal.state is PmuState.OFF
+    assert one.aim(read(plain_domain("quiet-now"))) is None
