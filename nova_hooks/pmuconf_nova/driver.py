@@ -122,7 +122,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
 
         with self._guarded(build.instance, undo):
             arch = self._check_emulation_arch(image_meta)
-            subject = subject_of(guest, build.instance, image_meta, flavor, CONF.libvirt.virt_type, arch)
+            subject = subject_of(build.policy, guest, build.instance, image_meta, flavor, CONF.libvirt.virt_type, arch)
             ruling = decide(build.policy, subject)
             state = ruling.decision.state
             if state is not None and not _explicit(ruling):  # which Nova itself has written
@@ -179,7 +179,9 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             LOG.debug("pmuconf: left as Nova has it", instance=instance)
 
 
-def subject_of(guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_type: str, arch: str) -> Subject:
+def subject_of(
+    policy: Policy, guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_type: str, arch: str
+) -> Subject:
     """What the policy has to know of a domain that Nova is about to generate.
 
     The image's properties as text, as Nova 32 and later writes them into the domain's metadata: an audit of that
@@ -188,6 +190,9 @@ def subject_of(guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_typ
     :param instance: None where it is not known; a rule about projects then leaves the domain undecided.
     """
     properties = image_meta.properties
+    # Of almost two hundred that an image may have, those that something here asks for: all of them would show in the
+    # time that a build takes.
+    asked = {"hw_pmu", *(text.partition("=")[0] for rule in policy.rules for text in rule.image_property)}
     return Subject(
         virt_type=virt_type,
         arch=arch,
@@ -195,7 +200,9 @@ def subject_of(guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_typ
         flavor_id=flavor.flavorid,
         extra_specs=dict(flavor.extra_specs),
         image_properties={
-            name: str(getattr(properties, name)) for name in properties.fields if properties.obj_attr_is_set(name)
+            name: str(getattr(properties, name))
+            for name in asked
+            if name in properties.fields and properties.obj_attr_is_set(name)
         },
         project=UNKNOWN if instance is None else instance.project_id,
         name=guest.name or UNKNOWN,
