@@ -195,7 +195,12 @@ class Host:
         """Start a command in a process of its own, that can be stopped and killed."""
         command = [sys.executable, "-m", "pmuconf.commands.main", "--config-file", str(self.policy), *arguments]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are deaf to it
         )
 
     def hanging(self, method: str, call: int, *arguments: str) -> Ran:

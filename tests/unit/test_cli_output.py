@@ -218,7 +218,12 @@ def test_an_interrupt_ends_without_a_traceback(tmp_path: Path, config: list[str]
     """Caught while it waits for the rest of a file: opening the pipe shows that it has come so far."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    process = subprocess.Popen([*PMUCONF, *config, "rewrite", str(pipe)], stderr=subprocess.PIPE, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [*PMUCONF, *config, "rewrite", str(pipe)],
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are deaf to it
+    )
     with pipe.open("wb"):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
