@@ -135,6 +135,7 @@ def _application() -> Any:
             return super().formatMessage(record)
 
     class Application(App):
+        NAME = "pmuconf"  # cliff's own is what the process was called when cliff was loaded
         CONSOLE_MESSAGE_FORMAT = "pmuconf: %(message)s"
         completed = False
 
