@@ -223,6 +223,7 @@ def test_libvirt_is_killed_again_and_again_under_a_stream_of_defines(host: Host)
     host.configure(ENFORCE)
     with Served(host.policy) as served:
         served.until_passes(1)
+        descriptors = served.metric("process_open_fds")
         with Stream(host) as stream:
             for _ in range(RESTARTS):
                 enough = len(stream.texts) + 10
@@ -233,6 +234,7 @@ def test_libvirt_is_killed_again_and_again_under_a_stream_of_defines(host: Host)
         until(lambda: all_off(host), "all domains to be off")
         until(lambda: served.causes() == set(), "all to be well")
         assert served.metric("pmuconf_service_connections_total") > RESTARTS
+        assert served.metric("process_open_fds") < descriptors + RESTARTS  # no lost connection is kept
         assert served.stop() == 0
     check_stream(host, stream.texts)
 
