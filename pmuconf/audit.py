@@ -146,6 +146,7 @@ def audit(
     survey: Callable[[], HostFacts] | None = None,
     always: bool = False,
     sample: float = 0,
+    fill: Callable[[Domain], Domain] | None = None,
 ) -> Report:
     """Look at every domain, or at those named. Reads only.
 
@@ -153,10 +154,11 @@ def audit(
 
     :param survey: what finds the facts of the host that the domains are on; None: the fast path is not judged. It is
         asked only if a VM runs there under KVM, for it takes half a second, or if ``always`` is set.
+    :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
     :param sample: count the VMs' exits over so many seconds; 0: don't.
     """
     begin, before = time.monotonic(), hypervisor.exits() if sample else {}
-    looking = partial(look, hypervisor, policy, max_bytes=max_bytes)
+    looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
     vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
     facts = None
     if survey is not None:
@@ -229,19 +231,38 @@ def asks_host(vms: Iterable[Vm]) -> bool:
     )
 
 
-def audit_files(policy: Policy, paths: Iterable[Path], *, max_bytes: int = domain.MAX_XML_BYTES) -> Report:
+def audit_files(
+    policy: Policy,
+    paths: Iterable[Path],
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    fill: Callable[[Domain], Domain] | None = None,
+) -> Report:
     """The same judgement on domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); folders give their \\*.xml.
 
     A file tells one state: of ``virsh dumpxml --inactive`` and of /etc/libvirt/qemu it is the next boot, of a
     running domain's dump (which carries an id) the live one.
     """
     paths = list(paths)
-    return Report(" ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes) for path in _xml_files(paths)))
+    return Report(
+        " ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes, fill) for path in _xml_files(paths))
+    )
 
 
-def look(hypervisor: Hypervisor, policy: Policy, listed: Listed, *, max_bytes: int = domain.MAX_XML_BYTES) -> Vm | None:
+def look(
+    hypervisor: Hypervisor,
+    policy: Policy,
+    listed: Listed,
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    fill: Callable[[Domain], Domain] | None = None,
+) -> Vm | None:
     """Judge one domain as it is now; None if it is gone."""
-    read = partial(domain.read_libvirt, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+
+    def read(xml: str) -> Domain:
+        facts = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+        return facts if fill is None else fill(facts)
+
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
         if live is not None and not live.running:
@@ -311,11 +332,12 @@ def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _vm_of_file(policy: Policy, path: Path, max_bytes: int) -> Vm:
+def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Domain], Domain] | None) -> Vm:
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
         facts = domain.read(data, source=str(path), max_bytes=max_bytes)
+        facts = facts if fill is None else fill(facts)
     except OSError as error:
         return Vm(path.name, None, error=Finding("file-unreadable", f"{path}: {error.strerror}"))
     except DomainXmlError as error:

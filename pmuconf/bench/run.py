@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def load(path: Path) -> Run:
 def _run(document: Mapping[str, Any]) -> Run:
     host, marks = document["host"], document["fingerprint"]
     pairs = tuple(
-        Pair(_arms(pair["exit"]), _arms(pair["fault"]), tuple(map(float, pair["clock"]))) for pair in document["pairs"]
+        Pair(_arms(pair["exit"]), _arms(pair["fault"]), _numbers(pair["clock"])) for pair in document["pairs"]
     )
     shapes = {(frozenset(pair.exit), frozenset(pair.fault)) for pair in pairs}
     lengths_differ = any(len({*map(len, pair.exit.values()), *map(len, pair.fault.values())}) != 1 for pair in pairs)
@@ -156,4 +157,11 @@ def _short(numbers: tuple[float, ...]) -> list[float]:
 
 
 def _arms(values: Mapping[str, list[float]]) -> dict[Arm, tuple[float, ...]]:
-    return {Arm(name): tuple(map(float, numbers)) for name, numbers in values.items()}
+    return {Arm(name): _numbers(numbers) for name, numbers in values.items()}
+
+
+def _numbers(values: list[float]) -> tuple[float, ...]:
+    numbers = tuple(map(float, values))
+    if not all(map(math.isfinite, numbers)):  # Python's JSON has NaN and Infinity
+        raise ValueError("a cost is no number")
+    return numbers

@@ -13,6 +13,7 @@ from pmuconf.commands.base import Table, add_connect, connect, settings, surveyo
 from pmuconf.conf import Settings
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
+from pmuconf.flavors import FlavorMap
 from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
 
@@ -93,6 +94,13 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="Read these files of domain XML (virsh dumpxml), or DIR/*.xml, instead of asking libvirt.",
     )
+    parser.add_argument(
+        "--flavors",
+        type=Path,
+        metavar="FILE",
+        help="Take the extra specs of flavors from FILE ('pmuconf flavors export') for domains whose metadata does not "
+        "have them, as Nova before 32 writes it.",
+    )
     add_host_facts(parser)
     add_sample(parser)
 
@@ -121,12 +129,13 @@ def add_host_facts(parser: argparse.ArgumentParser) -> None:
 
 def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = False) -> Report:
     """Audit what the arguments of add_sources() name; the host is looked at if a VM runs there, or always."""
+    fill = FlavorMap.load(args.flavors).fill if args.flavors else None
     if args.xml:
         if args.domains or args.connect or args.host_facts or args.sample:
             raise PmuconfError(
                 "--xml reads files: it goes with neither DOMAIN, --connect, --host-facts nor --sample", cause="usage"
             )
-        return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes)
+        return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes, fill=fill)
     with connect(args, chosen, read_only=True) as hypervisor:
         return audit(
             hypervisor,
@@ -136,6 +145,7 @@ def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = Fals
             survey=surveyor(args.host_facts),
             always=always,
             sample=args.sample,
+            fill=fill,
         )
 
 

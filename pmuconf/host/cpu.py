@@ -49,7 +49,8 @@ class Cpu:
         generation = self.vendor, self.family
         zen2 = generation == ("AuthenticAMD", 0x17) and (self.model or 0) >= 0x30
         ice_lake = generation == ("GenuineIntel", 6) and self.model in (0x6A, 0x6C)
-        if zen2 and "Retpoline" in spectre and "Safe RET" in safe_ret and "Vulnerable" not in safe_ret:
+        # Linux before 6.5 writes "safe RET".
+        if zen2 and "Retpoline" in spectre and "safe ret" in safe_ret.lower() and "Vulnerable" not in safe_ret:
             return Resemblance.ZEN2_SAFE_RET
         if ice_lake and re.search(r"Enhanced (?:/ Automatic )?IBRS", spectre) and "Retpoline" not in spectre:
             return Resemblance.ICE_LAKE_EIBRS

@@ -7,6 +7,7 @@ any of these is another now, or can't be told, it is stale and nobody gets it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -118,6 +119,8 @@ def measured_saving(root: Root) -> Saving | None:
             return None
         found = document["saving"]
         numbers = {name: float(found[name]) for name in ("cycles", "lower", "upper", "confidence")}
+        if not all(map(math.isfinite, numbers.values())):  # Python's JSON has NaN and Infinity
+            return None
         return Saving(**numbers, quantity=str(found["quantity"]), exit=str(found["exit"]))
     except (KeyError, TypeError, ValueError):
         return None

@@ -79,14 +79,17 @@ def kvm_domain(name: str, pmu: str | None) -> str:
 def guests(
     request: pytest.FixtureRequest, capabilities: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Host]:
-    """Three that run, one for each state, and one that does not; for all tests, as they are slow to end."""
+    """Three that run, one for each state, and one that does not; for all tests, as they are slow to end.
+
+    They are paused: a nested KVM takes a whole CPU for their firmware.
+    """
     with Daemon(request.param, cache=capabilities) as daemon:
         host = Host(daemon, tmp_path_factory.mktemp("kvm"))
         states = {"off": "off", "none": None, "on": "on", "idle": "off"}
         host.define(*(kvm_domain(name, pmu) for name, pmu in states.items()))
         try:
             for name in ("off", "none", "on"):
-                host.connection.lookupByName(name).create()
+                host.connection.lookupByName(name).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         except libvirt.libvirtError as error:
             pytest.skip(f"KVM starts no guest here: {error}")
         yield host
@@ -148,7 +151,7 @@ class TestAudit:
         assert short(guests, "--host-facts", str(file))["off"] == ("yes", "guarded-disabled", "observed")
         domain = guests.connection.lookupByName("off")
         domain.destroy()
-        domain.create()
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         assert short(guests, "--host-facts", str(file))["off"] == ("unknown", "pmu-unknown", "none")
 
     def test_facts_of_another_boot_are_refused(self, guests: Host, machine: Machine, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         change("pairs", [{"exit": {"off": []}, "fault": {"off": []}, "clock": []}]),
         change("pairs", [{"exit": {"off": [1, 2]}, "fault": {"off": [1]}, "clock": []}]),
         change("pairs", [{"exit": {"up": [1]}, "fault": {"up": [1]}, "clock": []}]),
+        change("pairs", [{"exit": {"off": [float("nan")]}, "fault": {"off": [1]}, "clock": []}]),
+        change("pairs", [{"exit": {"off": [1]}, "fault": {"off": [1]}, "clock": [float("inf")]}]),
         change("pairs", [{"exit": {"off": ["x"]}, "fault": {"off": [1]}, "clock": []}]),
     ],
 )

@@ -18,6 +18,7 @@ EIBRS = "Mitigation: Enhanced / Automatic IBRS; IBPB: conditional; RSB filling; 
     ("vendor", "family", "model", "spectre", "srso", "like"),
     [
         ("AuthenticAMD", 23, 49, RETPOLINES, "Mitigation: Safe RET", Resemblance.ZEN2_SAFE_RET),  # EPYC 7302
+        ("AuthenticAMD", 23, 49, RETPOLINES, "Mitigation: safe RET", Resemblance.ZEN2_SAFE_RET),  # on 6.1
         ("AuthenticAMD", 23, 49, RETPOLINES, "Vulnerable: Safe RET, no microcode", Resemblance.NONE),
         ("AuthenticAMD", 23, 49, "Vulnerable", "Mitigation: Safe RET", Resemblance.NONE),  # mitigations=off
         ("AuthenticAMD", 23, 1, RETPOLINES, "Mitigation: Safe RET", Resemblance.NONE),  # Zen

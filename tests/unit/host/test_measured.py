@@ -88,6 +88,23 @@ def test_none_where_nothing_was_measured(tmp_path: Path) -> None:
     assert measured_cycles(Root(tmp_path)) is None
 
 
+@pytest.mark.parametrize("wild", ["NaN", "Infinity", "-Infinity"])
+def test_a_figure_that_is_none(host: Root, wild: str) -> None:
+    text = host.at(STATE).read_text()
+    host.at(STATE).write_text(text.replace("56.6", wild))
+    assert host.at(STATE).read_text() != text
+    assert measured_cycles(host) is None
+
+
+@pytest.mark.parametrize(("key", "name"), [("kernel", "/sys/kernel/notes"), ("microcode", "/proc/cpuinfo")])
+def test_what_neither_then_nor_now_is_known_is_not_the_same(host: Root, key: str, name: str) -> None:
+    write(host.path, name, CPUINFO.replace("microcode", "other").encode() if key == "microcode" else b"")
+    document = json.loads(host.at(STATE).read_text())
+    document["host"][key] = None
+    host.at(STATE).write_text(json.dumps(document))
+    assert measured_cycles(host) is None
+
+
 def test_never_less_than_nothing(host: Root) -> None:
     store(Saving(-0.7, -2, 1, 0.999, "pmu-on-against-off", "cpuid"), host_key(host), host.at(STATE))
     assert measured_cycles(host) == 0

@@ -1,0 +1,218 @@
+"""Nova's libvirt driver, with the PMU state that the policy decides in every domain that it generates.
+
+Nova generates a domain from flavor and image when it builds, starts, hard reboots, cold moves or rescues a server, and
+asks ``_set_features()`` for its features: the same method with the same arguments in Nova 26 to 34. It does not for a
+live migration, a resume or a soft reboot, so those keep what the guest has.
+
+Whatever fails here leaves what Nova itself generates, unless ``[pmuconf] strict`` is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import nova.conf
+from nova import exception
+from nova.i18n import _
+from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import driver as libvirt_driver
+from oslo_log import log as logging
+
+from pmuconf.domain import UNKNOWN, PmuState
+from pmuconf.policy import Policy, Ruling, Subject, decide
+from pmuconf_nova import options, record, trait
+from pmuconf_nova.failures import Failures, cause_of
+from pmuconf_nova.source import Source
+
+__all__ = ["LibvirtDriver", "PmuPolicyFailed", "subject_of"]
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+options.register(CONF)
+
+
+class PmuPolicyFailed(exception.NovaException):  # type: ignore[misc]
+    """The policy could not be applied, and ``[pmuconf] strict`` is set."""
+
+    msg_fmt = _("pmuconf could not apply the PMU policy, and [pmuconf] strict is set: %(reason)s (%(cause)s)")
+
+
+@dataclass
+class _Build:
+    """The instance whose domain is being generated.
+
+    :param policy: None if it can't be read: then nothing is done.
+    :param lifted: the record that the instance came with.
+    :param ruling: what was decided; None until then, or if that failed.
+    """
+
+    instance: Any
+    policy: Policy | None = None
+    lifted: record.Lifted = field(default_factory=record.Lifted)
+    ruling: Ruling | None = None
+
+
+# Of this greenlet or thread alone: nova-compute builds several servers at a time.
+_building: ContextVar[_Build | None] = ContextVar("pmuconf_building", default=None)
+
+
+class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
+    """Nova's libvirt driver, with the PMU off by default."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pmuconf_source = Source(lambda: CONF.pmuconf.policy_file)
+        self._pmuconf_failures = Failures("the PMU policy", "Nova's own domain is used")
+        self._pmuconf_trait_failures = Failures("the trait", "it is left as it was")
+
+    def init_host(self, host: str) -> None:
+        """Say at the start, not at the first server, whether the policy can be read."""
+        super().init_host(host)
+        with self._guarded():
+            policy = self._pmuconf_source.settings().policy
+            LOG.info(
+                "pmuconf: PMU %(default)s by default, %(rules)d rules, strict=%(strict)s, record_decision=%(record)s",
+                {
+                    "default": policy.default.value,
+                    "rules": len(policy.rules),
+                    "strict": CONF.pmuconf.strict,
+                    "record": CONF.pmuconf.record_decision,
+                },
+            )
+
+    def _get_guest_config(
+        self, instance: Any, network_info: Any, image_meta: Any, disk_info: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        rescue = args[0] if args else kwargs.get("rescue")
+        build = _Build(instance)
+        with self._guarded(instance, lambda: build.lifted.put_back(instance)):
+            # The policy first: where it can't be read the record stays in, and Nova takes it for what is asked.
+            policy = self._pmuconf_source.settings().policy
+            build.lifted = record.lift(instance)
+            image_meta = record.without_record(build.lifted, image_meta)
+            build.policy = policy
+        token = _building.set(build)
+        try:
+            guest = super()._get_guest_config(instance, network_info, image_meta, disk_info, *args, **kwargs)
+        except BaseException:
+            build.lifted.put_back(instance)
+            raise
+        finally:
+            _building.reset(token)
+        with self._guarded(instance):
+            self._pmuconf_record(build, rescue=bool(rescue))
+        return guest
+
+    def _set_features(self, guest: Any, os_type: str, image_meta: Any, flavor: Any) -> None:
+        super()._set_features(guest, os_type, image_meta, flavor)
+        build = _building.get() or self._pmuconf_unknown()
+        if build.policy is None:
+            return
+        features = list(guest.features)
+
+        def undo() -> None:
+            guest.features[:] = features
+            recorded = build.lifted.state
+            if recorded is not None:
+                guest.add_feature(_feature(recorded))
+
+        with self._guarded(build.instance, undo):
+            arch = self._check_emulation_arch(image_meta)
+            subject = subject_of(build.policy, guest, build.instance, image_meta, flavor, CONF.libvirt.virt_type, arch)
+            ruling = decide(build.policy, subject)
+            state = ruling.decision.state
+            if state is not None and not _explicit(ruling):  # which Nova itself has written
+                guest.add_feature(_feature(state))
+            LOG.debug(
+                "pmuconf: PMU %(decision)s by %(rule)s: %(reason)s",
+                {"decision": ruling.decision.value, "rule": ruling.rule, "reason": ruling.reason},
+                instance=build.instance,
+            )
+            build.ruling = ruling
+            self._pmuconf_failures.works()
+
+    def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
+        """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
+        super().update_provider_tree(provider_tree, nodename, allocations=allocations)
+        try:
+            change = provider_tree.add_traits if trait.delivers() else provider_tree.remove_traits
+            change(nodename, trait.TRAIT)
+        except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
+            self._pmuconf_trait_failures.note(error)
+        else:
+            self._pmuconf_trait_failures.works()
+
+    def _pmuconf_unknown(self) -> _Build:
+        """For one who asks for the features of no instance."""
+        build = _Build(None)
+        with self._guarded():
+            build.policy = self._pmuconf_source.settings().policy
+        return build
+
+    def _pmuconf_record(self, build: _Build, *, rescue: bool) -> None:
+        """Record what was decided. A rescue is another image's affair, and after a failure nothing is known anew."""
+        if rescue or build.ruling is None:
+            build.lifted.put_back(build.instance)
+            return
+        where, state = CONF.pmuconf.record_decision, build.ruling.decision.state
+        if where != "no" and state is not None and not _explicit(build.ruling):
+            record.write(build.instance, where, state)
+
+    @contextmanager
+    def _guarded(self, instance: Any = None, undo: Callable[[], None] | None = None) -> Iterator[None]:
+        """Fail open: count and log an error of ours, and go on; with strict, fail the operation.
+
+        :raises PmuPolicyFailed: an error, and strict is set.
+        """
+        try:
+            yield
+        except Exception as error:
+            if undo is not None:
+                undo()
+            self._pmuconf_failures.note(error)
+            if CONF.pmuconf.strict:
+                raise PmuPolicyFailed(reason=str(error), cause=cause_of(error)) from error
+            LOG.debug("pmuconf: left as Nova has it", instance=instance)
+
+
+def subject_of(
+    policy: Policy, guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_type: str, arch: str
+) -> Subject:
+    """What the policy has to know of a domain that Nova is about to generate.
+
+    The image's properties as text, as Nova 32 and later writes them into the domain's metadata: an audit of that
+    domain decides upon the same.
+
+    :param instance: None where it is not known; a rule about projects then leaves the domain undecided.
+    """
+    properties = image_meta.properties
+    # Of almost two hundred that an image may have, those that something here asks for: all of them would show in the
+    # time that a build takes.
+    asked = {"hw_pmu", *(text.partition("=")[0] for rule in policy.rules for text in rule.image_property)}
+    return Subject(
+        virt_type=virt_type,
+        arch=arch,
+        flavor=flavor.name,
+        flavor_id=flavor.flavorid,
+        extra_specs=dict(flavor.extra_specs),
+        image_properties={
+            name: str(getattr(properties, name))
+            for name in asked
+            if name in properties.fields and properties.obj_attr_is_set(name)
+        },
+        project=UNKNOWN if instance is None else instance.project_id,
+        name=guest.name or UNKNOWN,
+        uuid=guest.uuid or UNKNOWN,
+    )
+
+
+def _feature(state: PmuState) -> Any:
+    return vconfig.LibvirtConfigGuestFeaturePMU(state is PmuState.ON)
+
+
+def _explicit(ruling: Ruling) -> bool:
+    return ruling.rule in ("hw:pmu", "hw_pmu")

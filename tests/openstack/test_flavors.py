@@ -1,0 +1,90 @@
+"""Flavors through the real API, and the trait in the real Placement."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from tests.openstack import lab
+from tests.openstack.cloud import Cloud
+
+TRAIT = "CUSTOM_PMU_FASTPATH"
+
+
+def rows(out: str) -> dict[str, Any]:
+    return {row["name"]: row for row in json.loads(out)}
+
+
+def test_audit_apply_and_rollback(cloud: Cloud) -> None:
+    for name, specs in {"a.plain": {}, "a.set": {"hw:pmu": "true"}, "perf.a": {}}.items():
+        cloud.flavor(name, specs)
+    before = {name: cloud.specs(name) for name in ("a.plain", "a.set", "perf.a")}
+    status, out, err = cloud.pmuconf("flavors", "audit", "-f", "json")
+    assert status == 2, err
+    standings = {name: row["standing"] for name, row in rows(out).items()}
+    # The tenant's rule reads a project: what stands behind it is not asked for flavors that it may be about.
+    assert (standings["a.plain"], standings["a.set"], standings["perf.a"]) == ("to-set", "explicit", "to-set")
+    status, out, err = cloud.pmuconf("flavors", "apply", "--dry-run", "-f", "json")
+    assert {name: cloud.specs(name) for name in before} == before, err
+    status, out, err = cloud.pmuconf("flavors", "apply", "-f", "json")
+    assert rows(out)["a.plain"]["outcome"] == "set", err
+    assert cloud.specs("a.plain") == {"hw:pmu": "false"}
+    assert cloud.specs("a.set") == {"hw:pmu": "true"}
+    assert cloud.specs("perf.a") == {"hw:pmu": "true"}
+    lab_file = cloud.folder / "flavors.json"
+    assert cloud.pmuconf("flavors", "export", "--output", str(lab_file))[0] == 0
+    exported = {entry["name"]: entry["extra_specs"] for entry in json.loads(lab_file.read_text())["flavors"]}
+    assert exported["a.plain"] == {"hw:pmu": "false"}
+    status, out, err = cloud.pmuconf("flavors", "rollback", "--all", "-f", "json")
+    assert status == 0, err
+    assert {name: cloud.specs(name) for name in before} == before
+
+
+def test_an_image_of_the_opposite_is_named_and_nova_does_refuse_the_two(cloud: Cloud) -> None:
+    image = cloud.make_image("counts-events", hw_pmu="true")
+    cloud.flavor("b.plain")
+    status, out, err = cloud.pmuconf("flavors", "apply", "--dry-run", "-f", "json")
+    assert status == 1, err
+    assert rows(out)["b.plain"]["outcome"] == "conflict"
+    assert "counts-events" in rows(out)["b.plain"]["note"]
+    cloud.api("DELETE", "image", f"/v2/images/{image}")
+    assert rows(cloud.pmuconf("flavors", "apply", "--dry-run", "-f", "json")[1])["b.plain"]["outcome"] == "planned"
+
+
+def test_the_trait_comes_schedules_and_goes(cloud: Cloud) -> None:
+    cloud.install()
+    cloud.configure("pmuconf.LibvirtDriver")
+    cloud.flavor("fast", {f"trait:{TRAIT}": "required"})
+    assert TRAIT not in cloud.traits()
+    boot = lab.call("cat", "/proc/sys/kernel/random/boot_id").strip()
+    notes = "/sys/module/kvm/notes/.note.gnu.build-id"
+    reader = f"import os;p='{notes}';p=p if os.path.exists(p) else '/sys/kernel/notes';"
+    reader += "from pmuconf_nova.trait import _build_id as b;from pathlib import Path;print(b(Path('/')))"
+    build_id = lab.call("/usr/bin/python3", "-c", reader).strip()
+    facts = {
+        "boot_id": boot,
+        "kvm_build_id": build_id,
+        "livepatches": [],
+        "enable_pmu": False,
+        "vms": [],
+        "guard": {"verdict": "guarded", "evidence": "observed"},
+    }
+    folder = lab.LAB / "root/run/pmuconf"
+    folder.mkdir(exist_ok=True)
+    path = folder / "host-facts.json"
+    path.write_text(json.dumps({"format": "pmuconf-host-facts", "version": 1, "facts": facts}))
+    lab.until("the trait", lambda: TRAIT in cloud.traits(), 180)
+    server = cloud.build("fast")
+    cloud.wait([server], "ACTIVE")
+    cloud.delete([server])
+    path.write_text(path.read_text().replace(boot, "another"))
+    lab.until("the trait's end", lambda: TRAIT not in cloud.traits(), 180)
+    server = cloud.build("fast")
+    end = time.monotonic() + 120
+    while cloud.show(server)["status"] != "ERROR" and time.monotonic() < end:
+        time.sleep(0.5)
+    assert "No valid host" in cloud.show(server)["fault"]["message"]
+    cloud.delete([server])
+    cloud.configure("libvirt.LibvirtDriver")
+    cloud.uninstall()

@@ -1,0 +1,114 @@
+"""The trait of a host that delivers the fast path: only where the facts say so, and still hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pmuconf_nova.trait import delivers
+
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
+from pmuconf.host import factsfile
+
+BUILD_ID = "00112233445566778899aabbccddeeff00112233"
+BOOT = "b1e55ed0-0000-4000-8000-000000000000"
+GOOD = HostFacts(
+    GuardFinding(Verdict.GUARDED, "guard-in-caller", "it tests", Evidence.OBSERVED),
+    boot_id=BOOT,
+    kvm_build_id=BUILD_ID,
+    enable_pmu=True,
+    livepatches=("patch 1 0",),
+    vms=(LiveVm(1, qemu=Qemu("/usr/bin/qemu", None, True, "strings-in-binary", Evidence.INFERRED)),),
+)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A host as its kernel shows itself."""
+    root = tmp_path / "host"
+    note = (4).to_bytes(4, "little") + (20).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"GNU\0"
+    for name, data in {
+        "proc/sys/kernel/random/boot_id": f"{BOOT}\n".encode(),
+        "sys/module/kvm/notes/.note.gnu.build-id": note + bytes.fromhex(BUILD_ID),
+        "sys/kernel/livepatch/patch/enabled": b"1\n",
+        "sys/kernel/livepatch/patch/transition": b"0\n",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def said(host: Path, facts: HostFacts, spoil: Callable[[Any], object] = lambda document: None) -> bool:
+    path = host / "facts"
+    document = json.loads(factsfile.dump(facts))
+    spoil(document)
+    path.write_text(json.dumps(document))
+    return delivers(path, host)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the file must be root's")
+
+
+@needs_root
+def test_yes_where_kernel_and_qemu_deliver_it(host: Path) -> None:
+    assert said(host, GOOD)
+    assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.EARLY_OUT, evidence=Evidence.INFERRED)))
+    assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL), vms=()))
+    assert said(host, replace(GOOD, enable_pmu=False, vms=()))
+
+
+@needs_root
+@pytest.mark.parametrize("verdict", [Verdict.PARTIAL, Verdict.UNGUARDED, Verdict.UNKNOWN])
+def test_no_by_the_kernel(host: Path, verdict: Verdict) -> None:
+    assert not said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=verdict)))
+    assert not said(host, replace(GOOD, guard=replace(GOOD.guard, evidence=Evidence.NONE)))
+
+
+@needs_root
+@pytest.mark.parametrize("disables", [False, None])
+def test_no_by_any_qemu_or_without_one(host: Path, disables: bool | None) -> None:
+    assert not said(host, replace(GOOD, vms=()))
+    other = LiveVm(2, next_qemu=Qemu("/usr/bin/other", None, disables, "no-known-string"))
+    assert not said(host, replace(GOOD, vms=(*GOOD.vms, other)))
+
+
+@needs_root
+def test_no_where_the_facts_are_of_another_boot_kvm_or_set_of_livepatches(host: Path) -> None:
+    assert not said(host, replace(GOOD, boot_id="another"))
+    assert not said(host, replace(GOOD, kvm_build_id="00"))
+    assert not said(host, replace(GOOD, livepatches=()))
+    (host / "sys/kernel/livepatch/patch/enabled").write_text("0\n")
+    assert not said(host, GOOD)
+
+
+@needs_root
+def test_no_and_never_an_error_where_the_file_is_missing_broken_or_not_root_s(host: Path) -> None:
+    path = host / "facts"
+    assert not delivers(path, host)
+    for text in ("", "[]", "{}", "nonsense", '{"format": "pmuconf-host-facts", "version": 1}', "[" * 100_000):
+        path.write_text(text)
+        assert not delivers(path, host)
+    spoils: list[Callable[[Any], object]] = [
+        lambda document: document.update(version=2),
+        lambda document: document["facts"].update(vms=7),
+        lambda document: document["facts"].update(livepatches=None),
+        lambda document: document["facts"].pop("guard"),
+        lambda document: document["facts"].update(vms=[{"qemu": "x"}]),
+    ]
+    for spoil in spoils:
+        assert not said(host, GOOD, spoil)
+    assert said(host, GOOD)
+    path.chmod(0o666)
+    assert not delivers(path, host)
+    path.chmod(0o644)
+    os.chown(path, 12345, -1)
+    assert not delivers(path, host)
+    os.chown(path, 0, -1)
+    (host / "sys/module/kvm/notes/.note.gnu.build-id").write_bytes(b"\xff" * 40)
+    assert not delivers(path, host)
