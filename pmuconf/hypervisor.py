@@ -133,10 +133,7 @@ class DefineWatch:
                 for _ in range(2):
                     self._connection.getLibVersion()
                 for _ in range(2):
-                    turned = threading.Event()
-                    timer = libvirt.virEventAddTimeout(0, lambda _timer, event: event.set(), turned)
-                    turned.wait()
-                    libvirt.virEventRemoveTimeout(timer)
+                    _await_turn()
             self._done = self._begun
 
     def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
@@ -436,6 +433,9 @@ class Hypervisor:
 _starting = threading.Lock()
 _started = False
 _prompt = threading.Event()
+_awaiting = threading.Lock()
+_turned = threading.Event()
+_timer: int | None = None
 
 
 def _start_events() -> None:
@@ -452,6 +452,25 @@ def _start_events() -> None:
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         _started = True
+
+
+def _await_turn() -> None:
+    """Return when the event loop has come by once more.
+
+    By one timer that stays: libvirt-python 12.8 never lets go of what is given to one that is added.
+    """
+    global _timer
+    with _awaiting:
+        if _timer is None:
+            _timer = libvirt.virEventAddTimeout(-1, _turn, None)
+        _turned.clear()
+        libvirt.virEventUpdateTimeout(_timer, 0)
+        _turned.wait()
+
+
+def _turn(timer: int, _data: object) -> None:
+    libvirt.virEventUpdateTimeout(timer, -1)  # once for each time that it is asked for
+    _turned.set()
 
 
 def _run_events() -> None:
