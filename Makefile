@@ -5,6 +5,7 @@
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB)
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
+# make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack bench-lab lint bench picture sample sample-nova clean
+.PHONY: help demo test test-lab test-nova test-openstack bench-lab lint bench soak picture sample sample-nova clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,9 @@ bench: $(VENV)/test
 
 picture: $(VENV)/test
 	$(BIN)/python -m tests.picture docs/report.png
+
+soak: $(VENV)/test
+	$(BIN)/python -m tests.soak --write docs/performance.md
 
 # The sample configuration, made from the options themselves; a test fails when it is stale.
 sample: $(VENV)/test
