@@ -68,7 +68,7 @@ class Cloud:
     def images(self) -> list[Image]:
         """The images that make an explicit choice, by hw_pmu."""
         images = []
-        for entry in self._pages("image", "/v2/images", "images", lambda last: str(last["id"])):
+        for entry in self._pages("image", "/images", "images", lambda last: str(last["id"])):
             choice = explicit_choice(None, {"hw_pmu": str(entry["hw_pmu"])} if "hw_pmu" in entry else {})
             if choice is not None:
                 owner = entry.get("owner") if entry.get("visibility") == "private" else None

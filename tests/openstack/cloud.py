@@ -41,6 +41,8 @@ class Cloud:
         self.api("GET", "network", "/v2.0/networks")
         # Of an earlier run, in a lab that was kept.
         self.delete([entry["id"] for entry in self.api("GET", "compute", "/servers")["servers"]])
+        for entry in self.api("GET", "image", "/v2/images")["images"]:
+            self.api("DELETE", "image", f"/v2/images/{entry['id']}")
         self.image = self.make_image("plain")
 
     def make_image(self, name: str, **properties: str) -> str:

@@ -110,6 +110,8 @@ class FakeCloud:
         if words == ["image"]:
             links = [{"rel": "self", "href": f"{self._url}/image/v2/"}]
             return 300, {"versions": [{"id": "v2.15", "status": "CURRENT", "links": links}]}, {}
+        if words != ["image", "v2", "images"]:
+            return 404, {"message": "no such resource"}, {}
         images = [{"id": name, "name": name, "visibility": "public", **more} for name, more in self.images.items()]
         return 200, {"images": _page(images, query)}, {}
 
