@@ -24,7 +24,7 @@ demo: $(VENV)/host
 	@$(BIN)/python -m tests.demo
 
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 	@if [ -e "$(NOVA)/34.0.0/ready" ]; then $(MAKE) --no-print-directory test-nova-34.0.0; \
 	else echo "The Nova plugin was not tested on Nova itself: make test-nova sets that up, once"; fi
 

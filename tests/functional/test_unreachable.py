@@ -63,7 +63,8 @@ class TestAudit:
         end = host.daemon.kill if number == signal.SIGKILL else host.daemon.stop
         moments.before(monkeypatch, "next_boot_xml", end, call=10)
 
-        assert refused(host.pmuconf("audit"), "libvirt-lost")
+        said = host.pmuconf("audit")
+        assert refused(said, "libvirt-lost") or refused(said, "libvirt-unreachable")  # of a thread that only connects
 
 
 class TestPermission:

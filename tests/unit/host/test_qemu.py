@@ -349,8 +349,10 @@ class TestProof:
         started = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
         assert len(started) == 2
         for pid in started:
-            state = Path(f"/proc/{pid}/stat")
-            assert not state.exists() or ") Z" in state.read_text()
+            deadline = time.monotonic() + 30
+            while not _ended(pid):  # what was killed may take a moment to die
+                assert time.monotonic() < deadline, f"{pid} lives on"
+                time.sleep(0.01)
 
     def test_nothing_to_see_it_with(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -377,3 +379,10 @@ class TestProof:
         found, said = prove_qemu(path), qemu_of_file(path)
         assert found.disables in (said.disables, None) or said.disables is None
         assert replace(found, disables=said.disables, cause=said.cause, evidence=said.evidence) == said
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
