@@ -259,10 +259,10 @@ class Hypervisor:
         All exits of all its vCPUs, as KVM counts them; without those of which libvirt (before 8.x), QEMU (before 7.1)
         or the kernel tells nothing. One request for the whole host.
         """
-        running = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         counted = {}
         with _translated():
-            for handle, stats in self._connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_VCPU, running):
+            for handle, stats in self._connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_VCPU, active):
                 exits = [stats[key] for key in stats if _EXITS.fullmatch(key)]
                 if exits:
                     counted[handle.UUIDString()] = sum(exits)
