@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def kvm_domain(name: str, pmu: str | None) -> str:
     """A guest that KVM runs, nested as well: of the host's CPU, but for what a nested KVM may not pass on."""
     cpu = "<cpu mode='host-passthrough'><feature policy='disable' name='arch-capabilities'/></cpu>"
-    xml = plain_domain(name, pmu=pmu, virt_type="kvm")
+    # Of a UUID of its own: of two processes with one UUID, as tests side by side would have them, neither is taken.
+    xml = plain_domain(name, pmu=pmu, virt_type="kvm", uuid=str(uuid.uuid4()))
     return xml.replace("</features>", f"</features>{cpu}", 1)
 
 
