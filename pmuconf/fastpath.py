@@ -163,12 +163,12 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(vm.kernel_pmu, Evidence.OBSERVED, "kernel-memory")
     if host is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "remote-host")
+    if vm is None:  # nothing shows that it runs here: the facts of this host may not be those of its own
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
     if host.enable_pmu is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
     if not host.enable_pmu:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "module-parameter")
-    if vm is None:
-        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
     if vm.pmu_property is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "cpu-unknown")
     if vm.pmu_property:

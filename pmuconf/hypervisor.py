@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 import threading
 import uuid as uuids
 from collections.abc import Callable, Iterator, Sequence
@@ -156,7 +157,7 @@ class Hypervisor:
 
     ``uri`` is libvirt's name of the connection, ``identity`` that of the driver behind it, the same by whatever
     transport or socket it is reached. ``local`` says that its guests run under the kernel that this process runs
-    under, as far as the URI tells.
+    under, as far as the URI and libvirt's name of its host tell: a socket may be forwarded from another one.
 
     Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
     threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
@@ -172,8 +173,9 @@ class Hypervisor:
         with _translated():
             kind = self._connection.getType()
             self.uri: str = self._connection.getURI()
-            self.local = urlsplit(self.uri).hostname is None
-            self.identity = _identity(self.uri, self._connection.getHostname())
+            host = self._connection.getHostname()
+            self.local = urlsplit(self.uri).hostname is None and _is_this_host(host)
+            self.identity = _identity(self.uri, host)
         self._own.handles = {}  # this thread looks domains up as it needs them; those of map() list them all at once
         if kind != "QEMU":
             self._close()
@@ -535,6 +537,15 @@ def _open(uri: str, read_only: bool) -> libvirt.virConnect:
     if isinstance(answer, libvirt.libvirtError):
         raise _translate_open(answer, uri)
     return answer
+
+
+def _is_this_host(name: str) -> bool:
+    """Whether libvirt's name of its host is one of ours, the domain left out.
+
+    libvirt's is what the resolver makes of the host's name, which is asked here only if the names differ.
+    """
+    short = name.partition(".")[0].lower()
+    return any(short == own().partition(".")[0].lower() for own in (socket.gethostname, socket.getfqdn))
 
 
 def _identity(uri: str, host: str) -> str:

@@ -222,6 +222,17 @@ def test_the_host_is_not_asked_where_nothing_runs_under_kvm(host: Host, machine:
     assert machine.asked == 1  # one VM's whole story has its host in it
 
 
+@pytest.mark.parametrize("told", ["elsewhere", "elsewhere.example.org"])
+def test_a_socket_that_leads_to_another_host(
+    host: Host, machine: Machine, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Its URI has no host in it, but libvirt says where it is: this host's kernel says nothing about its VMs."""
+    monkeypatch.setattr(libvirt.virConnect, "getHostname", lambda _: told)
+    host.define(plain_domain("tcg", pmu="off"))
+    assert host.pmuconf("explain", "tcg").status == 0
+    assert machine.asked == 0
+
+
 def test_a_domain_that_is_not_there(host: Host) -> None:
     said = host.pmuconf("explain", "nobody")
     assert said.status == 255

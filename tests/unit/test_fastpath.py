@@ -185,6 +185,7 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("pending-power-cycle", host(), guest(HAS_PMU, ON, OFF)),
     ("kernel-unknown", host(Verdict.UNKNOWN, "kcore-refused"), guest(process())),
     ("pmu-unknown", host(), guest(None)),
+    ("pmu-unknown", host(parameter=False), guest(None)),  # it may run elsewhere, behind a forwarded socket
     ("pmu-unknown", host(), guest(process(UNKNOWN, disables=None))),
     ("pmu-unknown", host(), guest(process(UNKNOWN, has_pmu=None))),
     ("pmu-unknown", host(parameter=None), guest(process(UNKNOWN))),
