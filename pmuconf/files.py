@@ -1,14 +1,15 @@
-"""Files that are replaced whole: all at once, or not at all."""
+"""Files that are replaced whole, all at once or not at all; and whose word is taken."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["replace_file"]
+__all__ = ["replace_file", "trusted"]
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -26,10 +27,20 @@ def replace_file(path: Path, text: str) -> None:
             temporary = file.name
             file.write(text)
             file.flush()
+            # By the descriptor: in a folder of another's, its name may lead elsewhere by now.
+            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise PmuconfError(f"{path}: {error.strerror}", cause="output-unwritable") from None
+
+
+def trusted(descriptor: int) -> bool:
+    """Whether an open file could only have been written by root or us.
+
+    Asked of the descriptor that is read, not of a name: in a folder of another's that may be another file by then.
+    """
+    status = os.fstat(descriptor)
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

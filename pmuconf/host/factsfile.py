@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.files import trusted
 from pmuconf.host.root import Root
 from pmuconf.host.survey import boot_id, kvm_build_id, livepatches
 
@@ -60,10 +61,9 @@ def _text(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PmuconfError(f"{path} is not a regular file", cause="facts-unreadable")
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if not trusted(descriptor):
                 raise PmuconfError(
                     f"{path} could have been written by others than root",
                     cause="facts-untrusted",

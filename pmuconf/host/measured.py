@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files import replace_file, trusted
 from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.root import Root
@@ -135,9 +133,7 @@ def measured_cycles(root: Root) -> int | None:
 def _document(root: Root) -> dict[str, Any]:
     try:
         with root.open(STATE) as file:
-            status = os.fstat(file.fileno())
-            foreign = status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            if root.live and foreign:
+            if root.live and not trusted(file.fileno()):
                 return {}
             document = json.loads(file.read(_MAX))
     except (OSError, ValueError, RecursionError):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Evidence, Qemu
-from pmuconf.files import replace_file
+from pmuconf.files import replace_file, trusted
 from pmuconf.host.root import Root
 
 __all__ = ["FILE", "keep", "proofs", "with_proof"]
 
 FILE: Final = "/var/lib/pmuconf/qemu-proofs.json"
+_MAX: Final = 1 << 20
 
 
 def proofs(root: Root) -> Mapping[str, bool]:
@@ -25,11 +24,10 @@ def proofs(root: Root) -> Mapping[str, bool]:
     Nothing from a file that others than root and we could have written, or that is no such file.
     """
     try:
-        path = root.at(FILE)
-        status = path.stat()
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return {}
-        document = json.loads(root.read(FILE))
+        with root.open(FILE) as file:
+            if not trusted(file.fileno()):
+                return {}
+            document = json.loads(file.read(_MAX))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(document, dict):
