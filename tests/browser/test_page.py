@@ -19,6 +19,7 @@ Open = Callable[..., Page]
 
 NAMES = "Array.from(document.querySelectorAll('tbody th'), (cell) => cell.textContent)"
 CLICK = "Array.from(document.querySelectorAll('thead button')).find((one) => one.textContent === {!r}).click()"
+FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 WIDE = "document.documentElement.scrollWidth > innerWidth"
 OPEN_ALL = "document.querySelectorAll('details').forEach((one) => { one.open = true })"
 
@@ -186,7 +187,29 @@ def test_many_vms_are_shown_in_parts(show: Open) -> None:
     type_in(shown, "")
     shown.run("document.getElementById('all').click()")
     assert shown.run("document.querySelectorAll('tbody').length") == 410
-    assert shown.run("getComputedStyle(document.querySelectorAll('tbody')[409]).display") == "table-row-group"
+
+
+def test_what_is_out_of_sight_costs_nothing_until_it_is_looked_at(show: Open) -> None:
+    """Thousands of rows would keep the browser busy for seconds."""
+    shown = show(many(250))
+    place = "[document.querySelector('tbody tr').cells[1].getBoundingClientRect().left, table.offsetWidth]"
+    before = shown.run(place)
+    shown.run("document.getElementById('all').click()")
+    shown.run(FRAMES)
+    assert shown.run(place) == pytest.approx(before, abs=1)
+    last = "document.querySelector('tbody:last-of-type th')"
+    visible = f"{last}.checkVisibility({{ contentVisibilityAuto: true }})"
+    assert shown.run(visible) is False
+    shown.run(f"{last}.scrollIntoView()")
+    shown.run(FRAMES)
+    assert shown.run(visible) is True
+    assert shown.run("document.querySelector('thead').getBoundingClientRect().top") == 0
+    left = "Array.from(document.querySelector({!r}).cells, (cell) => Math.round(cell.getBoundingClientRect().left))"
+    assert shown.run(left.format("tbody:last-of-type tr")) == shown.run(left.format("thead tr"))
+    shown.run(f"{last}.firstChild.open = true")
+    assert shown.run("getComputedStyle(document.querySelector('tbody:last-of-type .more')).display") == "block"
+    assert type_in(shown, "vm-249") == ["vm-249"]
+    assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") == "table-row"
 
 
 def test_the_keyboard_does_it_all(show: Open) -> None:
@@ -282,4 +305,8 @@ def test_print(show: Open) -> None:
     shown.run("addEventListener('beforeprint', () => { window.printed = document.querySelectorAll('tbody').length })")
     assert shown.pdf().startswith(b"%PDF")
     assert shown.run("window.printed") == 210  # though the window shows 200
+    assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") == "table-row"
     assert len(shown.run(NAMES)) == 200
+    assert len(type_in(shown, "vm-20")) == 11
+    shown.pdf()
+    assert shown.run("window.printed") == 11

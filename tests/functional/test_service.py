@@ -17,6 +17,7 @@ import pytest
 
 from pmuconf import hypervisor
 from pmuconf.journal import writer_lock
+from pmuconf.service.loop import Service
 from tests.functional import moments, oracle
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.functional.served import Served, Threaded, service_settings, until
@@ -309,6 +310,16 @@ def test_libvirt_hangs_and_goes_on(host: Host, monkeypatch: pytest.MonkeyPatch) 
         until(lambda: served.causes() == set(), "all to be well")
 
 
+def test_what_no_event_told_of_is_found_when_the_interval_is_over(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Service, "_heard", lambda *_: None)
+    host.configure(OFF + service_settings(mode="enforce", interval=1))
+    with Threaded(host.policy) as served:
+        served.until_passes(1)
+        host.define(plain_domain("web"))
+        until(lambda: all_off(host), "web to be off")
+        served.until_passes(3)
+
+
 # ---- limits --------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +382,23 @@ def test_one_domain_that_fails_keeps_none_of_the_others_from_its_turn(host: Host
         until(lambda: sum(state == "off" for state in host.pmus().values()) == 40, "the others to be off")
         assert host.pmu("a-bad") == "default"
         assert served.metric('pmuconf_service_changes_total{outcome="failed"}') == 1
+        assert served.stop() == 0
+
+
+def test_without_a_journal_nothing_is_changed_and_all_is_seen(host: Host) -> None:
+    host.configure(ENFORCE)
+    host.journal_dir.write_text("a file")
+    host.define(plain_domain("web"))
+    with Served(host.policy) as served:
+        until(lambda: served.causes() == {"journal-permission"}, "it to be told")
+        host.define(plain_domain("late"))
+        until(lambda: served.metric("pmuconf_vms_drift") == 2, "the other to be seen")
+        assert set(host.pmus().values()) == {"default"}
+        assert served.metric("pmuconf_service_waiting_vms") == 2
+        host.journal_dir.unlink()
+        served.hang_up()
+        until(lambda: all_off(host), "both to be off")
+        until(lambda: served.causes() == set(), "all to be well")
         assert served.stop() == 0
 
 

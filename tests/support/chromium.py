@@ -27,13 +27,14 @@ __all__ = ["BINARY", "Browser", "Page"]
 BINARY: Final = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None)
 """The browser's path, None if there is none."""
 
-_PATIENCE: Final = 60.0
-
 
 class Browser:
-    """A browser of its own: nothing of it is kept, and it ends with the with block."""
+    """A browser of its own: nothing of it is kept, and it ends with the with block.
 
-    def __init__(self) -> None:
+    :param patience: how many seconds it may say nothing while it is waited for.
+    """
+
+    def __init__(self, patience: float = 60.0) -> None:
         if BINARY is None:
             raise RuntimeError("no Chromium is installed")
         self._folder = tempfile.TemporaryDirectory(prefix="pmuconf-chromium-", ignore_cleanup_errors=True)
@@ -55,6 +56,7 @@ class Browser:
         )
         os.close(told)
         os.close(tells)
+        self._patience = patience
         self._number = 0
         self._rest = b""
         self.pages: dict[str, Page] = {}
@@ -75,9 +77,17 @@ class Browser:
         self._folder.cleanup()
 
     def open(
-        self, html: str, *, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True, **media: str
+        self,
+        html: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        script: bool = True,
+        before: str = "",
+        **media: str,
     ) -> Page:
-        """Show this text, as the file that it would be."""
+        """Show this text, as the file that it would be; ``before`` is a script that runs before all of the page's."""
         path = Path(self._folder.name) / f"page-{self._number}.html"
         path.write_text(html)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -89,6 +99,8 @@ class Browser:
         page.media(dark=dark, **media)
         if not script:
             page.call("Emulation.setScriptExecutionDisabled", value=True)
+        if before:
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
         page.call("Page.navigate", url=path.as_uri())
         self.until(lambda: page.loaded)
         return page
@@ -111,7 +123,7 @@ class Browser:
 
     def until(self, done: Any, take: Any = lambda message: None) -> None:
         """Hear what the browser tells until that is so."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + self._patience
         while not done():
             if not select.select([self._reading], [], [], max(0.0, end - time.monotonic()))[0]:
                 raise TimeoutError("the browser says nothing")

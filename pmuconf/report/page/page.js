@@ -27,8 +27,9 @@
   }
 
   function show() {
-    table.replaceChildren(...fixed, ...matching.slice(0, limit).map((row) => row.body));
     const visible = Math.min(limit, matching.length);
+    table.classList.toggle("long", visible > PAGE);  // the style has it laid out in parts
+    table.replaceChildren(...fixed, ...matching.slice(0, limit).map((row) => row.body));
     shown.textContent = matching.length === order.length ? `${count(order.length)} VMs`
       : matching.length ? `${count(matching.length)} of ${count(order.length)} VMs` : "No VM is like that";
     rest.hidden = visible === matching.length;
