@@ -218,8 +218,8 @@ def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, 
     if host is None:
         return ("remote-host",)
     verdict = host.guard.verdict
-    if verdict is Verdict.NO_CALL:
-        return ("no-call",)
+    if verdict is Verdict.NO_CALL:  # whatever its PMU is, but of this kernel only: it must be seen to run here
+        return ("no-call",) if guest.vm is not None else ("pmu-unknown",)
     in_the_way = _in_the_way(guest) if held.pmu is KernelPmu.ENABLED else ()
     if verdict is Verdict.UNKNOWN:
         return ("kernel-unknown", *in_the_way)
@@ -294,7 +294,7 @@ def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKer
 
 _WHY_UNKNOWN: Final = {
     "parameter-unknown": "kvm.enable_pmu can't be read",
-    "process-unknown": "its process was not found",
+    "process-unknown": "its process was not found on this host",
     "cpu-unknown": "its QEMU's command line does not tell",
     "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
     "qemu-unknown": "its QEMU may disable the PMU or not",
