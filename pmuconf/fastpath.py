@@ -72,6 +72,9 @@ CASES: Final = {
 
 _WANTED: Final = ("pmu-on-by-policy", "pmu-kept")
 
+# Where kernel memory was read and does not say one thing. That is an observation, and inference never outranks it.
+_CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
+
 
 @dataclass(frozen=True)
 class InKernel:
@@ -165,6 +168,8 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "remote-host")
     if vm is None:  # nothing shows that it runs here: the facts of this host may not be those of its own
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
+    if vm.cause in _CONTRADICTORY:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, vm.cause)
     if host.enable_pmu is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
     if not host.enable_pmu:
@@ -295,6 +300,8 @@ def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKer
 _WHY_UNKNOWN: Final = {
     "parameter-unknown": "kvm.enable_pmu can't be read",
     "process-unknown": "its process was not found on this host",
+    "several-vms": "its process has several VMs in KVM, which differ",
+    "kernel-memory-odd": "what kernel memory holds of it contradicts itself, or kvm.enable_pmu",
     "cpu-unknown": "its QEMU's command line does not tell",
     "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
     "qemu-unknown": "its QEMU may disable the PMU or not",

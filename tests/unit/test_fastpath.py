@@ -187,6 +187,8 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("pmu-unknown", host(), guest(None)),
     ("pmu-unknown", host(parameter=False), guest(None)),  # it may run elsewhere, behind a forwarded socket
     ("pmu-unknown", host(Verdict.NO_CALL, "no-pmu-call"), guest(None)),
+    ("pmu-unknown", host(), guest(replace(process(UNKNOWN), cause="several-vms"))),
+    ("pmu-unknown", host(parameter=False), guest(replace(process(UNKNOWN), cause="kernel-memory-odd"))),
     ("pmu-unknown", host(), guest(process(UNKNOWN, disables=None))),
     ("pmu-unknown", host(), guest(process(UNKNOWN, has_pmu=None))),
     ("pmu-unknown", host(parameter=None), guest(process(UNKNOWN))),
