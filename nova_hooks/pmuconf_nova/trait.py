@@ -28,8 +28,8 @@ def delivers(path: Path = FACTS, root: Path = Path("/")) -> bool:
     """Whether a VM whose PMU is off has the fast path here: the kernel spares it, and QEMU disables the PMU in KVM.
 
     QEMU's part stands on the binaries of the VMs that ran when the file was written, all of which must be known to,
-    and at least one; or KVM's own parameter disables it for all. The file must be root's, and about this boot, KVM and
-    set of livepatches.
+    and at least one; or KVM's own parameter disables it for all. The file must be root's, and about this boot, KVM,
+    its parameter and set of livepatches.
     """
     try:
         facts = json.loads(_text(path))
@@ -60,7 +60,9 @@ def _holds(facts: Any, root: Path) -> bool:
     names = os.listdir(patches) if patches.is_dir() else []
     states = [f"{name} {_word(patches / name / 'enabled')} {_word(patches / name / 'transition')}" for name in names]
     same = boot == facts["boot_id"] and _build_id(root) == facts["kvm_build_id"]
-    return same and sorted(states) == sorted(facts["livepatches"])
+    # It is given when KVM is loaded: by the build-id alone, one that was loaded anew is the same.
+    disabled = _word(root / "sys/module/kvm/parameters/enable_pmu") in ("N", "0")
+    return same and sorted(states) == sorted(facts["livepatches"]) and disabled == (facts["enable_pmu"] is False)
 
 
 def _fast(facts: Any) -> bool:
