@@ -25,7 +25,7 @@ from pmuconf.host.effects import CONDITIONS, Effects
 from pmuconf.host.image import Image, bare
 from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
 
-__all__ = ["Event", "Kind", "Walk", "is_callee", "walk"]
+__all__ = ["PADDING", "Event", "Kind", "Walk", "is_callee", "walk"]
 
 # Since Linux kernel commit 9cd803d496e7 ("KVM: x86: Update vPMCs when retiring instructions") (in v5.17) the callee
 # is kvm_pmu_trigger_event; since 43f5bea2639c (in v6.18) kvm_pmu_instruction_retired, which ends in a jump to it.
@@ -47,7 +47,8 @@ _KNOWN: Final = re.compile(
 _DEPTH: Final = 4
 _STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
 _STACK: Final = 4096  # a quarter of the kernel's stack: nobody on this path takes more
-_PADDING: Final = 64
+PADDING: Final = 64
+"""How much room there is before a function at most, in bytes."""
 _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
 
 
@@ -162,7 +163,7 @@ class _Walker:
         names = self.image.symbols.names(address)
         if not names:
             start = self.image.symbols.start(address)
-            before = self.image.symbols.names(start) if start is not None and address - start < _PADDING else ()
+            before = self.image.symbols.names(start) if start is not None and address - start < PADDING else ()
             names = tuple(name for name in before if name.startswith("__pfx_"))
         return tuple(name[6:] if name.startswith("__pfx_") else name for name in names)
 
