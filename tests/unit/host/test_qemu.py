@@ -84,10 +84,27 @@ class TestPmuProperty:
             ("-global", "driver=max-x86_64-cpu,property=pmu,value=off"),
             ("-readconfig", "/etc/vm.conf"),
             ("-device", "host-x86_64-cpu,id=c1,pmu=off"),
+            ("-set", "device.c1.pmu=on"),
         ],
     )
     def test_it_may_be_set_elsewhere(self, words: tuple[str, str]) -> None:
         assert args("-cpu", "host", *words).pmu is None
+        assert args("-cpu", "host,pmu=off", "-newer-than-this", *words).pmu is None
+
+    @pytest.mark.parametrize(
+        "machine",
+        ["pc-i440fx-1.5", "pc-q35-1.4,usb=off", "type=pc-i440fx-1.5", "usb=off,type=pc-1.0", "pc-0.15", "rhel6.6.0"],
+    )
+    def test_machines_whose_cpus_have_one_by_default(self, machine: str) -> None:
+        for option in ("-machine", "--machine", "-M"):
+            assert args(option, machine).pmu is None
+            assert args(option, machine, "-cpu", "EPYC").pmu is None
+            assert args(option, machine, "-cpu", "host").pmu is True
+            assert args(option, machine, "-cpu", "EPYC,pmu=off").pmu is False
+
+    @pytest.mark.parametrize("machine", ["pc", "q35", "pc-i440fx-1.6", "pc-i440fx-10.1", "pc-q35-rhel9.4.0", "microvm"])
+    def test_machines_whose_cpus_have_none(self, machine: str) -> None:
+        assert args("-machine", machine, "-cpu", "EPYC").pmu is False
 
     @pytest.mark.parametrize(
         "words",
