@@ -38,7 +38,7 @@ class QemuArgs:
     """What can be said from a command line.
 
     :param pmu: whether the CPU that the guest gets has a PMU; None: can't be said.
-    :param kvm: whether KVM was asked for.
+    :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
     """
 
@@ -65,7 +65,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         uuid=_uuid(_last(options, words, "uuid")),
         name=_name(_last(options, words, "name")),
         pmu=_pmu(options, words, names),
-        kvm=by_name or any(map(_asks_for_kvm, options)),
+        kvm=_accelerator(options, by_name) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options),
     )
 
@@ -136,15 +136,17 @@ def _machines(words: list[str]) -> list[str]:
     return found
 
 
-def _asks_for_kvm(option: tuple[str, str]) -> bool:
-    name, value = option
-    if name == "enable-kvm":
-        return True
-    if name == "accel":
-        return _split(value)[0].partition("=")[2 if value.startswith("accel=") else 0] == "kvm"
-    if name in ("machine", "M"):
-        return any(key == "accel" and "kvm" in said.split(":") for key, _, said in _properties(value))
-    return False
+def _accelerator(options: list[tuple[str, str]], by_name: bool) -> str:
+    """The accelerator that is tried first: of several -accel the first counts, of what a machine is given the last."""
+    asked, given = [], ["kvm"] if by_name else []
+    for name, value in options:
+        if name == "accel":
+            asked.append(_split(value)[0].partition("=")[2 if value.startswith("accel=") else 0])
+        elif name == "enable-kvm":
+            given.append("kvm")
+        elif name in ("machine", "M"):
+            given += [said.partition(":")[0] for key, _, said in _properties(value) if key == "accel"]
+    return asked[0] if asked else given[-1] if given else ""
 
 
 def _uuid(text: str | None) -> str | None:

@@ -156,6 +156,11 @@ class TestIdentity:
             (("-machine", "q35,accel=kvm:tcg"), True),
             (("-M", "accel=kvm"), True),
             (("-accel", "tcg"), False),
+            (("-accel", "kvm", "-accel", "tcg"), True),
+            (("-accel", "tcg", "-accel", "kvm"), False),
+            (("-machine", "q35,accel=tcg:kvm"), False),
+            (("-machine", "q35,accel=kvm", "-machine", "accel=tcg"), False),  # as qemu:commandline would override it
+            (("-machine", "q35,accel=tcg", "-enable-kvm"), True),
             (("-machine", "kvm"), False),
             ((), False),
         ],
@@ -165,6 +170,7 @@ class TestIdentity:
 
     def test_binaries_that_ask_for_kvm_by_their_name(self) -> None:
         assert args(binary="/usr/libexec/qemu-kvm").kvm
+        assert not args("-accel", "tcg", binary="/usr/libexec/qemu-kvm").kvm
 
     @pytest.mark.parametrize(
         "data",
