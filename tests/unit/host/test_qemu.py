@@ -237,6 +237,18 @@ class TestBinary:
         evidence = Evidence.NONE if disables is None else Evidence.INFERRED
         assert found == Qemu(str(tmp_path / "qemu"), number, disables, cause, evidence)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    @pytest.mark.parametrize("mode", [0o755, 0o757])
+    def test_a_users_binary_with_the_build_id_of_another(self, tmp_path: Path, mode: int) -> None:
+        """It says nothing about that other one, nor of itself what the other is."""
+        number = f"0{mode % 8}" * 20
+        (tmp_path / "users").write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=number))
+        (tmp_path / "users").chmod(mode)
+        os.chown(tmp_path / "users", 65534 if mode == 0o755 else 0, -1)
+        (tmp_path / "roots").write_bytes(elf(VERSION, build_id=number))
+        assert qemu_of_file(tmp_path / "users").disables is True
+        assert qemu_of_file(tmp_path / "roots").disables is None
+
     @pytest.mark.parametrize("build_id", TESTED)
     def test_a_tested_build(self, build_id: str, tmp_path: Path) -> None:
         (tmp_path / "qemu").write_bytes(elf(VERSION, build_id=build_id))
