@@ -182,6 +182,8 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-property")
     if vm.qemu is None or vm.qemu.disables is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
+    if vm.qemu.disables and vm.remade:  # QEMU makes the call before its first vCPU; not, as far as is known, once more
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "vm-remade")
     if vm.qemu.disables:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
     return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-keeps")
@@ -305,6 +307,7 @@ _WHY_UNKNOWN: Final = {
     "cpu-unknown": "its QEMU's command line does not tell",
     "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
     "qemu-unknown": "its QEMU may disable the PMU or not",
+    "vm-remade": "a reset may have given this confidential guest another VM of KVM, with its PMU enabled",
 }
 _SETTLE: Final = {
     "process-unknown": "run pmuconf as root on the host itself",

@@ -2,7 +2,7 @@
 
 JSON. The kernel's part holds for as long as the host runs the same kernel, KVM with its parameters, and livepatches;
 that of a VM for as long as its process lives: KVM's flag never changes under a VM that has vCPUs
-(kvm_vm_ioctl_enable_cap()).
+(kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ def load(path: Path, root: Root) -> HostFacts:
     if (settings.enable_pmu, settings.mediated_pmu) != (facts.enable_pmu, facts.mediated_pmu):
         raise _stale(path, "setting of KVM's parameters")
     alive = (vm for vm in facts.vms if vm.pid is not None and _started(root, vm.pid) == vm.started is not None)
-    return replace(facts, vms=tuple(replace(vm, in_use=None) for vm in alive))
+    return replace(facts, vms=tuple(map(_lasting, alive)))
+
+
+def _lasting(vm: LiveVm) -> LiveVm:
+    """What was said of a VM, without what may be otherwise by now."""
+    vm = replace(vm, in_use=None)
+    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="vm-remade") if vm.remade else vm
 
 
 def _stale(path: Path, what: str) -> PmuconfError:

@@ -30,6 +30,7 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z
 # Machines of QEMU before 1.6, whose CPUs had a PMU by default, whatever their model: pc_compat_1_5 in hw/i386/pc.c.
 # What RHEL 6 called its own is older.
 _OLD_MACHINE: Final = re.compile(r"pc(-i440fx|-q35)?-(0\.\d+|1\.[0-5])\b|rhel[56]\b")
+_REMAKING: Final = frozenset({"confidential-guest-support", "memory-encryption", "x-change-vmfd-on-reset"})
 _TRUE, _FALSE = frozenset({"on", "yes", "true", "y"}), frozenset({"off", "no", "false", "n"})
 
 
@@ -40,6 +41,7 @@ class QemuArgs:
     :param pmu: whether the CPU that the guest gets has a PMU; None: can't be said.
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
+    :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
     """
 
     uuid: str | None = None
@@ -47,6 +49,7 @@ class QemuArgs:
     pmu: bool | None = None
     kvm: bool = False
     incoming: bool = False
+    remade: bool = False
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
@@ -67,6 +70,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         pmu=_pmu(options, words, names),
         kvm=_accelerator(options, by_name) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options),
+        remade=any(key in _REMAKING for value in _values(words, "machine", "M") for key, _, _ in _properties(value)),
     )
 
 
@@ -129,11 +133,16 @@ def _pmu(options: list[tuple[str, str]], words: list[str], names: list[str]) -> 
 def _machines(words: list[str]) -> list[str]:
     """The machine types that are named: the key may be left out, then it comes first."""
     found = []
-    for option, value in zip(words, words[1:]):
-        if option.lstrip("-") in ("machine", "M"):
-            pieces = _properties(value)
-            found += [said for key, _, said in pieces if key == "type"] + [pieces[0][0]]
+    for value in _values(words, "machine", "M"):
+        pieces = _properties(value)
+        found += [said for key, _, said in pieces if key == "type"] + [pieces[0][0]]
     return found
+
+
+def _values(words: list[str], *names: str) -> list[str]:
+    """What follows each word that looks like one of the options, if it is one or not."""
+    wanted = {sign + name for name in names for sign in ("-", "--")}
+    return [value for word, value in zip(words, words[1:]) if word in wanted]
 
 
 def _accelerator(options: list[tuple[str, str]], by_name: bool) -> str:

@@ -104,6 +104,14 @@ def test_what_was_written_comes_back_but_for_what_may_have_changed(file: Path, r
     assert load(file, root) == replace(FACTS, vms=(replace(VM, in_use=None),))
 
 
+def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, root: Root) -> None:
+    """The process is the same, the VM need not be."""
+    path = tmp_path / "confidential.json"
+    path.write_text(dump(replace(FACTS, vms=(replace(VM, remade=True),))))
+    (vm,) = load(path, root).vms
+    assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
+
+
 def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
     root.at("/proc/77/stat").unlink()
     assert load(file, root).vms == ()

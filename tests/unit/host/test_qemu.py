@@ -168,6 +168,18 @@ class TestIdentity:
     def test_accelerators(self, words: tuple[str, ...], kvm: bool) -> None:
         assert args(*words).kvm is kvm
 
+    @pytest.mark.parametrize(
+        ("machine", "remade"),
+        [
+            ("q35,accel=kvm", False),
+            ("pc-q35-11.0,usb=off,confidential-guest-support=lsec0", True),
+            ("q35,memory-encryption=sev0", True),
+            ("q35,x-change-vmfd-on-reset=on", True),
+        ],
+    )
+    def test_whose_vm_is_made_anew_at_a_reset(self, machine: str, remade: bool) -> None:
+        assert args("-machine", machine).remade is remade
+
     def test_binaries_that_ask_for_kvm_by_their_name(self) -> None:
         assert args(binary="/usr/libexec/qemu-kvm").kvm
         assert not args("-accel", "tcg", binary="/usr/libexec/qemu-kvm").kvm
