@@ -55,6 +55,7 @@ _MESSAGES: Final = {
     "hooked": "ftrace or a kprobe has hooked the function, and may have replaced it",
     "stack-lost": "the stack pointer can't be followed",
     "falls-through": "the code runs on into the next function",
+    "switched": "what is done depends on a static key, and only live text would show how that is set",
     "too-complex": "the function has too many paths to follow",
     "callee-idle": "the function that counts does nothing that is known as counting",
     "pmu-touched": "PMU state is read without a call that is known",
@@ -149,6 +150,10 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         )
     found = walk(code.image, code.entry, code.offsets, watched=code.watched)
     verdict, cause = judge(found, code.offsets)
+    if code.image.switches and verdict is not Verdict.UNKNOWN:
+        both = walk(code.image, code.entry, code.offsets, watched=code.watched, switched=True)
+        if judge(both, code.offsets) != (verdict, cause):
+            verdict, cause = Verdict.UNKNOWN, "switched"
     copies = Copies()
     if verdict is not Verdict.NO_CALL:
         decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"

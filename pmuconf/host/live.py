@@ -10,7 +10,7 @@ import bisect
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
@@ -199,6 +199,7 @@ class LiveText:
     def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None, *, patch: bool = False) -> None:
         own = kallsyms.of_module(module) if module is not None else _of_kvm(kallsyms.of_module(None))
         self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
+        self.switches: Mapping[int, int] = {}  # a running kernel's code is as it has switched it
         self._cache: dict[int, bytes] = {}
         self._code = sorted(address for address, _, code in own if code)
         self._patch = patch

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -110,6 +110,7 @@ def walk(
     copy: bool = False,
     callee_works: bool = False,
     watched: frozenset[str] = frozenset(),
+    switched: bool = False,
 ) -> Walk:
     """Follow every path of the function at ``entry``, whose first argument is the vCPU.
 
@@ -117,8 +118,10 @@ def walk(
         not followed.
     :param callee_works: it is known already that the callee counts whatever enable_pmu says: don't enter it.
     :param watched: functions at whose start ftrace has put a call that is known only to watch.
+    :param switched: take the image's switches both ways, and not only as they stand in it.
     """
     walker = _Walker(image, offsets, copy, callee_works, watched)
+    walker.switches = image.switches if switched else {}
     state = State(registers={"rdi": Pointer(Root.VCPU, 0), "rsp": Pointer(Root.STACK, 0)})
     walker.function(entry, state, 0, inside=False)
     found = walker.found
@@ -132,6 +135,7 @@ class _Walker:
         self.callee_works = callee_works
         self.effects = Effects(offsets)
         self.found = Walk()
+        self.switches: Mapping[int, int] = {}
         self._steps = 0
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._decoder.detail = True
@@ -212,7 +216,10 @@ class _Path:
             return
         name = insn.mnemonic.split()[-1]
         following = address + insn.size
-        if name in _JUMPS:
+        if address in self.walker.switches:
+            self._go(address, self.walker.switches[address], state.copy())
+            self._fall(following, state)
+        elif name in _JUMPS:
             self._branch(insn, state, _JUMPS[name], following)
         elif name in ("jrcxz", "jecxz", "loop", "loope", "loopne"):
             for target in (_target(insn), following):
