@@ -154,17 +154,17 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         both = walk(code.image, code.entry, code.offsets, watched=code.watched, switched=True)
         if judge(both, code.offsets) != (verdict, cause):
             verdict, cause = Verdict.UNKNOWN, "switched"
-    copies = Copies()
+    copies, whole = Copies(), True
     if verdict is not Verdict.NO_CALL:
         decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"
-        copies = _copies(
+        copies, whole = _copies(
             code,
             callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
             deciding=frozenset(found.entered) if decides else frozenset(),
         )
     if verdict is Verdict.GUARDED and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
-    elif verdict is Verdict.GUARDED and not _all_of_one_source(code, copies):
+    elif verdict is Verdict.GUARDED and not whole:
         verdict, cause = Verdict.UNKNOWN, "unread-copies"
     elif verdict.severity == 0 and _replaced(code):
         verdict, cause = Verdict.UNKNOWN, "livepatched"
@@ -207,60 +207,61 @@ def _shown(image: Image, found: Walk) -> Iterator[str]:
         yield f"{image.symbols.show(address)}: {text}"
 
 
-def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> Copies:
+def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> tuple[Copies, bool]:
     """What becomes of the code where it was inlined into other functions of KVM, or of livepatches that replace those.
+
+    The second is whether all was read that has to be: a copy that the compiler made of the same source as the function
+    is as that is, read or not; where a livepatch is in between, nothing but its code tells.
+    """
+    images = (code.patched or code.image, *code.patches)
+    callees = {at: start for image in images for at, start in _callees(image)}
+    deciding = frozenset(callees.get(at, at) for at in deciding)
+    each = [_copies_in(code, image, callees, deciding, callee_works) for image in images]
+    guarded, unguarded, unread = (set().union(*sets) for sets in zip(*each))
+    whole = all(
+        image is code.image or (not own[2] and any(True for _ in image.text())) for image, own in zip(images, each)
+    )
+    unread -= unguarded
+    return Copies(*(tuple(sorted(names)) for names in (guarded - unguarded - unread, unguarded, unread))), whole
+
+
+def _copies_in(
+    code: Code, image: Image, callees: Mapping[int, int], deciding: frozenset[int], callee_works: bool
+) -> tuple[set[str], set[str], set[str]]:
+    """The functions of one image that have a copy: guarded, unguarded and unread ones.
 
     Found by their calls of the callee. Each is followed from its start as if its first argument were the vCPU,
     which is checked again at the call; where that does not lead to every such call, the copy is unread. A copy that
     calls nothing but what is known to decide on its own (``deciding``, where that begins) is as guarded as the callee.
     """
-    offsets = code.offsets
-    if offsets is None:
-        return Copies()
-    images = (code.patched or code.image, *code.patches)
-    callees = {at: start for image in images for at, start in _callees(image)}
-    deciding = frozenset(callees.get(at, at) for at in deciding)
     guarded: set[str] = set()
     unguarded: set[str] = set()
     unread: set[str] = set()
-    for image in images:
-        sites = {owner: calls for owner, calls in _owners(image, callees).items() if _may_be_copy(owner)}
-        for number, (owner, calls) in enumerate(sorted(sites.items())):
-            places = image.symbols.addresses(owner)
-            if deciding.issuperset(calls.values()):
-                guarded.add(owner)
-                continue
-            if len(places) != 1 or number >= _MAX_COPIES:
-                unread.add(owner)
-                continue
-            found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, watched=code.watched)
-            verdict, _ = judge(found, offsets)
-            reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
-            if verdict is Verdict.UNGUARDED:
-                unguarded.add(owner)
-            elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls.keys() <= reached:
-                guarded.add(owner)
-            else:
-                unread.add(owner)
-    unread -= unguarded
-    return Copies(*(tuple(sorted(names)) for names in (guarded - unguarded - unread, unguarded, unread)))
+    sites = {owner: calls for owner, calls in _owners(image, callees).items() if _may_be_copy(owner)}
+    for number, (owner, calls) in enumerate(sorted(sites.items())):
+        places = image.symbols.addresses(owner)
+        if deciding.issuperset(calls.values()):
+            guarded.add(owner)
+            continue
+        if len(places) != 1 or number >= _MAX_COPIES or code.offsets is None:
+            unread.add(owner)
+            continue
+        found = walk(image, places[0], code.offsets, copy=True, callee_works=callee_works, watched=code.watched)
+        verdict, _ = judge(found, code.offsets)
+        reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
+        if verdict is Verdict.UNGUARDED:
+            unguarded.add(owner)
+        elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls.keys() <= reached:
+            guarded.add(owner)
+        else:
+            unread.add(owner)
+    return guarded, unguarded, unread
 
 
 def _may_be_copy(owner: str) -> bool:
     """Whether the function may have a copy; those of livepatches may have something before their names (klpp_)."""
     name = bare(owner)
     return not is_callee([owner]) and not any(name == other or name.endswith(f"_{other}") for other in _NOT_COPIES)
-
-
-def _all_of_one_source(code: Code, copies: Copies) -> bool:
-    """Whether copies that were not read must be as the function is, for the compiler made them of the same source.
-
-    Not where a livepatch is in between: then every copy has to be read.
-    """
-    if code.patched is None and not code.patches:
-        return True
-    images = (code.patched or code.image, *code.patches)
-    return not copies.unread and all(any(True for _ in image.text()) for image in images)
 
 
 def _replaced(code: Code) -> bool:

@@ -228,6 +228,21 @@ class TestLivepatch:
         assert (said.verdict.value, said.cause) == (verdict, cause)
         assert judge_host(Root(tmp_path / "record")) == said
 
+    def test_copies_of_one_source_need_not_be_read(self, tmp_path: Path) -> None:
+        """One that is not followed is as guarded as the function, whatever else a livepatch replaces."""
+        hypercall = (
+            f"int kvm_emulate_hypercall(struct kvm_vcpu **all) {{ struct kvm_vcpu *vcpu = all[3]; {COUNT} return 1; }}"
+        )
+        linked = link(compiled(BY_NAME["unlikely"].source + hypercall, KERNEL_FLAGS))
+        new = link(
+            compiled(f"{HEADER}int kvm_vm_ioctl(struct kvm *kvm) {{ return kvm->vcpus; }}", KERNEL_FLAGS), PATCH_TEXT
+        )
+        root = Root(host(tmp_path, linked, btf_of(object_of("unlikely")), {"lp_other": new}))
+        folder = root.at("/sys/kernel/livepatch/lp_other/kvm")
+        (folder / "kvm_skip_emulated_instruction,1").rename(folder / "kvm_vm_ioctl,1")
+        found = judge_host(root)
+        assert (found.verdict, found.copies.unread) == (Verdict.GUARDED, ("kvm_emulate_hypercall",))
+
     def test_symbols_of_init_code_that_is_gone(self, tmp_path: Path) -> None:
         """Livepatches keep them, at whatever place; KVM's vendor module may lie between the two."""
         data = object_of("stock")
