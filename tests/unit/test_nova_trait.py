@@ -85,6 +85,18 @@ def test_no_by_any_qemu_or_without_one(host: Path, disables: bool | None) -> Non
 
 
 @needs_root
+def test_no_once_another_qemu_was_installed(host: Path) -> None:
+    binary = host / "usr/bin/qemu"
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    assert said(host, GOOD)
+    written = (host / "facts").stat()
+    os.utime(binary, (0, 0))  # a package brings the time of its build; that of its change is now
+    os.utime(host / "facts", ns=(written.st_atime_ns, written.st_mtime_ns - 1_000_000_000))
+    assert not delivers(host / "facts", host)
+
+
+@needs_root
 def test_no_where_the_facts_are_of_another_boot_kvm_parameter_or_set_of_livepatches(host: Path) -> None:
     assert not said(host, replace(GOOD, boot_id="another"))
     assert not said(host, replace(GOOD, kvm_build_id="00"))
