@@ -357,7 +357,8 @@ class Effects:
                 if insn.mnemonic.startswith("rep") and isinstance(place, Pointer) and place.root is Root.STACK:
                     state.forget_stack(place.offset)
                 outside = self._write(insn, operand, value, state) or outside
-        for name in {insn.reg_name(r) for r in written}:
+        changed_too = ("rax",) if "cmpxchg" in insn.mnemonic else ()  # the decoder does not say so
+        for name in {*(insn.reg_name(r) for r in written), *changed_too}:
             if register(name) is not None or name in _HIGH:
                 _set(name, value, state)
         if insn.mnemonic not in _KEEPS_FLAGS and not insn.mnemonic.startswith("mov"):

@@ -230,6 +230,14 @@ SHAPES: tuple[Shape, ...] = (
         "other-vm", f"if (((struct kvm_vcpu *)vcpu->arch.hflags)->kvm->arch.enable_pmu) {COUNT}", "unguarded", "unknown"
     ),
     _shape("overwritten", f"bool on = {PMU}; kvm_make_request(2, vcpu); on = vcpu->cpu; if (on) {COUNT}", "unguarded"),
+    _shape(
+        "compared-and-exchanged",
+        f"""u64 on = {PMU}, *place = &vcpu->arch.hflags;
+        __asm__ volatile("lock cmpxchg %2, %1" : "+a"(on), "+m"(*place) : "r"(1ul) : "memory", "cc");
+        if (on) {COUNT}""",
+        "unknown",
+        "unguarded",
+    ),
     _shape("xor-other", f"if ({PMU} ^ vcpu->kvm->arch.other) {COUNT}", "unguarded", "unknown"),
     _shape(
         "changed-through-a-pointer",
