@@ -119,6 +119,7 @@ class LiveVm:
     :param in_use: whether any vCPU had counters programmed in one of the samples; None: not read.
     :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
     :param incoming: it was started to take a migration or a saved state in.
+    :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
     :param next_qemu: the binary that is now where ``qemu`` was started from: under it, the VM would start next.
     """
 
@@ -133,6 +134,7 @@ class LiveVm:
     vcpus: int | None = None
     pmu_property: bool | None = None
     incoming: bool = False
+    remade: bool = False
     qemu: Qemu | None = None
     next_qemu: Qemu | None = None
 

@@ -72,6 +72,9 @@ CASES: Final = {
 
 _WANTED: Final = ("pmu-on-by-policy", "pmu-kept")
 
+# Where kernel memory was read and does not say one thing. That is an observation, and inference never outranks it.
+_CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
+
 
 @dataclass(frozen=True)
 class InKernel:
@@ -165,6 +168,8 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "remote-host")
     if vm is None:  # nothing shows that it runs here: the facts of this host may not be those of its own
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
+    if vm.cause in _CONTRADICTORY:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, vm.cause)
     if host.enable_pmu is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
     if not host.enable_pmu:
@@ -177,6 +182,8 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-property")
     if vm.qemu is None or vm.qemu.disables is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
+    if vm.qemu.disables and vm.remade:  # QEMU makes the call before its first vCPU; not, as far as is known, once more
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "vm-remade")
     if vm.qemu.disables:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
     return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-keeps")
@@ -218,8 +225,8 @@ def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, 
     if host is None:
         return ("remote-host",)
     verdict = host.guard.verdict
-    if verdict is Verdict.NO_CALL:
-        return ("no-call",)
+    if verdict is Verdict.NO_CALL:  # whatever its PMU is, but of this kernel only: it must be seen to run here
+        return ("no-call",) if guest.vm is not None else ("pmu-unknown",)
     in_the_way = _in_the_way(guest) if held.pmu is KernelPmu.ENABLED else ()
     if verdict is Verdict.UNKNOWN:
         return ("kernel-unknown", *in_the_way)
@@ -294,10 +301,13 @@ def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKer
 
 _WHY_UNKNOWN: Final = {
     "parameter-unknown": "kvm.enable_pmu can't be read",
-    "process-unknown": "its process was not found",
+    "process-unknown": "its process was not found on this host",
+    "several-vms": "its process has several VMs in KVM, which differ",
+    "kernel-memory-odd": "what kernel memory holds of it contradicts itself, or kvm.enable_pmu",
     "cpu-unknown": "its QEMU's command line does not tell",
     "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
     "qemu-unknown": "its QEMU may disable the PMU or not",
+    "vm-remade": "a reset may have given this confidential guest another VM of KVM, with its PMU enabled",
 }
 _SETTLE: Final = {
     "process-unknown": "run pmuconf as root on the host itself",

@@ -28,20 +28,22 @@ def delivers(path: Path = FACTS, root: Path = Path("/")) -> bool:
     """Whether a VM whose PMU is off has the fast path here: the kernel spares it, and QEMU disables the PMU in KVM.
 
     QEMU's part stands on the binaries of the VMs that ran when the file was written, all of which must be known to,
-    and at least one; or KVM's own parameter disables it for all. The file must be root's, and about this boot, KVM and
-    set of livepatches.
+    and at least one, and those that can be seen from here must be the same since; or KVM's own parameter disables it
+    for all. The file must be root's, and about this boot, KVM, its parameter and set of livepatches.
     """
     try:
-        facts = json.loads(_text(path))
+        text, written = _text(path)
+        facts = json.loads(text)
         if facts["format"] != "pmuconf-host-facts" or facts["version"] != 1:
             return False
         facts = facts["facts"]
-        return _holds(facts, root) and _fast(facts)
+        return _holds(facts, root) and _fast(facts, root, written)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, int]:
+    """What the file says, and when it was written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -51,7 +53,7 @@ def _text(path: Path) -> str:
         data = file.read(_MAX + 1)
     if len(data) > _MAX:
         raise ValueError("it is larger than any such file")
-    return data.decode("utf-8")
+    return data.decode("utf-8"), status.st_mtime_ns
 
 
 def _holds(facts: Any, root: Path) -> bool:
@@ -60,17 +62,29 @@ def _holds(facts: Any, root: Path) -> bool:
     names = os.listdir(patches) if patches.is_dir() else []
     states = [f"{name} {_word(patches / name / 'enabled')} {_word(patches / name / 'transition')}" for name in names]
     same = boot == facts["boot_id"] and _build_id(root) == facts["kvm_build_id"]
-    return same and sorted(states) == sorted(facts["livepatches"])
+    # It is given when KVM is loaded: by the build-id alone, one that was loaded anew is the same.
+    disabled = _word(root / "sys/module/kvm/parameters/enable_pmu") in ("N", "0")
+    return same and sorted(states) == sorted(facts["livepatches"]) and disabled == (facts["enable_pmu"] is False)
 
 
-def _fast(facts: Any) -> bool:
+def _fast(facts: Any, root: Path, written: int) -> bool:
     verdict, evidence = facts["guard"]["verdict"], facts["guard"]["evidence"]
     if evidence not in ("observed", "inferred") or verdict not in (*_SPARING, _NO_WORK):
         return False
     if verdict == _NO_WORK or facts["enable_pmu"] is False:
         return True
     qemus = [vm[which] for vm in facts["vms"] for which in ("qemu", "next_qemu") if vm.get(which)]
-    return bool(qemus) and all(qemu["disables"] is True for qemu in qemus)
+    if not qemus or not all(qemu["disables"] is True for qemu in qemus):
+        return False
+    return not any(_replaced(root / qemu["path"].lstrip("/"), written) for qemu in qemus)
+
+
+def _replaced(binary: Path, written: int) -> bool:
+    """Whether the file was put there since; by the time of its change, for packages bring their own other times."""
+    try:
+        return binary.stat().st_ctime_ns > written
+    except OSError:  # deleted, and still run; or of a container
+        return False
 
 
 def _word(path: Path) -> str | None:

@@ -123,7 +123,7 @@ def add_host_facts(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="Use what root has written with 'pmuconf host facts --output FILE' instead of looking at this host: so "
-        "an audit needs no root. It must be root's, and about this boot, KVM and set of livepatches.",
+        "an audit needs no root. It must be root's, and about this boot, KVM with its parameters, and livepatches.",
     )
 
 

@@ -16,7 +16,8 @@ class WriteFacts(Action):
 
     The kernel's verdict with its evidence, KVM's settings, the CPU, and of each live VM what KVM holds.
     'pmuconf audit --host-facts FILE' (report, explain) takes it if it belongs to root and still holds: it is void when
-    the host was booted anew, or has another KVM or set of livepatches, and for a VM that was started since.
+    the host was booted anew, or has another KVM, set of livepatches or parameters of KVM, and for a VM that was started
+    since.
 
     Exit status: as of host: 0 guarded, early-out or no-call, 1 partial or unknown, 2 unguarded, 255 error.
     """

@@ -11,7 +11,8 @@ import io
 import lzma
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +67,10 @@ class Code:
     """Functions whose ftrace hooks are known only to watch."""
     patched: Image | None = None
     """KVM's own text, where the image is that of a livepatch: it has the inlined copies."""
+    patches: tuple[Image, ...] = ()
+    """The text of every livepatch that replaces functions of KVM: it may have inlined copies of its own."""
+    replaced: frozenset[str] = frozenset()
+    """The functions that livepatches replace by what can't be read."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,14 @@ def find_code(root: Root) -> Found:
         return Found(
             None, (PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel"),)
         )
+    patches = _replacing(root, built_in)
     try:
         patch = _livepatch(root)
     except PmuconfError as error:
         return Found(None, (error,))
     reasons: list[PmuconfError] = []
     try:
-        return Found(_live(root, built_in, patch))
+        return Found(_live(root, built_in, patch, sorted(patches)))
     except PmuconfError as error:
         reasons.append(error)
     if patch is not None:
@@ -103,7 +109,8 @@ def find_code(root: Root) -> Found:
         )
         return Found(None, tuple(reasons))
     try:
-        return Found(_from_file(root, built_in), tuple(reasons))
+        code = _from_file(root, built_in)
+        return Found(replace(code, replaced=frozenset().union(*patches.values())), tuple(reasons))
     except PmuconfError as error:
         reasons.append(error)
     return Found(None, tuple(reasons))
@@ -159,7 +166,7 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
     )
 
 
-def _live(root: Root, built_in: bool, patch: str | None) -> Code:
+def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str]) -> Code:
     kallsyms, kcore = Kallsyms(root), Kcore(root)
     module = None if built_in else "kvm"
     wanted = patch.replace("-", "_") if patch is not None else module
@@ -184,7 +191,8 @@ def _live(root: Root, built_in: bool, patch: str | None) -> Code:
         observed=True,
         build_id=running_build_id(root, built_in),
     )
-    return Code(image, entry, offsets, origin, source, watched=_watched(root), patched=patched)
+    texts = tuple(LiveText(kallsyms, kcore, name.replace("-", "_"), patch=True) for name in patches)
+    return Code(image, entry, offsets, origin, source, watched=_watched(root), patched=patched, patches=texts)
 
 
 def _watched(root: Root) -> frozenset[str]:
@@ -195,6 +203,22 @@ def _watched(root: Root) -> frozenset[str]:
     """
     listed = root.text("/sys/kernel/tracing/enabled_functions") or ""
     return frozenset(re.findall(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", listed, re.MULTILINE))
+
+
+def _replacing(root: Root, built_in: bool) -> dict[str, frozenset[str]]:
+    """The livepatches that are in, or on their way, and replace functions of KVM; and which."""
+    base, found = "/sys/kernel/livepatch", {}
+    for patch in root.names(base):
+        if root.text(f"{base}/{patch}/enabled") == "0" and root.text(f"{base}/{patch}/transition") != "1":
+            continue
+        functions = frozenset(
+            name.partition(",")[0]
+            for target in ("kvm", "kvm_amd", "kvm_intel", *(("vmlinux",) if built_in else ()))
+            for name in root.names(f"{base}/{patch}/{target}")
+        )
+        if functions:
+            found[patch] = functions
+    return found
 
 
 def _livepatch(root: Root) -> str | None:

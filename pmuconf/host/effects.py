@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ CONDITIONS: Final = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s",
 _NOTHING: Final = frozenset({"nop", "endbr64", "lfence", "pause", "mfence", "sfence", "prefetcht0", "prefetchw"})
 _ANYWHERE: Final = -(1 << 62)
 _KEEPS_FLAGS: Final = frozenset({"not", "bswap", "xchg", "cdq", "cqo", "cdqe", "cwde", "cwd", "cbw"})
+# What has its operand in memory first and only reads it.
+# What has its operand in memory first and only reads it.
+_READS: Final = re.compile(r"bt|i?mul|i?div|ver[rw]|prefetch\w+|fi?ld\w*|invlpg|clflush\w*|ldmxcsr")
 _SETS: Final = {f"set{c}": c for c in CONDITIONS}
 _MOVES: Final = {f"cmov{c}": c for c in CONDITIONS}
 
@@ -352,12 +356,13 @@ class Effects:
             telling = telling or flags.murky or flags.zero is not None or flags.nonzero is not None
         value: Value = MURKY if telling else None
         for operand in insn.operands:
-            if operand.type == x86.X86_OP_MEM and operand.access & capstone.CS_AC_WRITE:
+            if operand.type == x86.X86_OP_MEM and _writes(insn, operand):
                 place = self.address(insn, operand, state)
                 if insn.mnemonic.startswith("rep") and isinstance(place, Pointer) and place.root is Root.STACK:
                     state.forget_stack(place.offset)
                 outside = self._write(insn, operand, value, state) or outside
-        for name in {insn.reg_name(r) for r in written}:
+        changed_too = ("rax",) if "cmpxchg" in insn.mnemonic else ()  # the decoder does not say so
+        for name in {*(insn.reg_name(r) for r in written), *changed_too}:
             if register(name) is not None or name in _HIGH:
                 _set(name, value, state)
         if insn.mnemonic not in _KEEPS_FLAGS and not insn.mnemonic.startswith("mov"):
@@ -367,6 +372,13 @@ class Effects:
             told = before is not None and (before.murky or before.zero is not None or before.nonzero is not None)
             state.flags = Flags(murky=True, at=insn.address) if telling or (told and not changed) else None
         return outside
+
+
+def _writes(insn: capstone.CsInsn, operand: Any) -> bool:
+    """Whether it may write to this operand in memory. The decoder does not say so of rotations, CMPXCHG, MOVNTI ..."""
+    if operand.access & capstone.CS_AC_WRITE:
+        return True
+    return operand == insn.operands[0] and not _READS.fullmatch(insn.mnemonic.split()[-1])
 
 
 def _add(value: Value, amount: int) -> Value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final
 
 from elftools.common.exceptions import ELFError
@@ -29,6 +29,7 @@ SYMBOL: Final = struct.Struct("<IBBHQQ")
 _START: Final = 0xFFFFFFFFC0000000
 _LIMIT: Final = 1 << 28
 _ALLOC, _EXEC, _COMPRESSED = 2, 4, 0x800
+_MASK: Final = (1 << 64) - 1
 _SECTION_HEADER: Final = 64
 _MAX_SECTIONS: Final = 0xFF00
 _MAX_NAME: Final = 512
@@ -166,11 +167,40 @@ class ObjectFile:
                 if address is not None and name and telling:
                     pairs.append((address, name))
         self.symbols = Symbols(pairs)
+        self.switches: Mapping[int, int] = self._switches(addresses, values)
         for index, section in enumerate(self._sections):
             if index in addresses and section["sh_flags"] & _EXEC and section["sh_type"] != "SHT_NOBITS":
                 data = bytearray(section.data())
                 holes = self._relocate(index, addresses[index], data, values) if self.relocatable else frozenset()
                 self._pieces.append((addresses[index], data, holes))
+
+    def _switches(self, addresses: dict[int, int], values: list[int | None]) -> dict[int, int]:
+        """The jumps that the kernel switches on and off as it runs: where each is, and where to (jump labels)."""
+        found: dict[int, int] = {}
+        for index, section in enumerate(self._sections):
+            if section.name != "__jump_table" or index not in addresses or section["sh_type"] == "SHT_NOBITS":
+                continue
+            # struct jump_entry: two distances of 4 bytes, from where they stand, and 8 bytes for the key.
+            if self.relocatable:
+                places = dict(self._absolute(index, values))
+                found.update((at, places[o + 4]) for o, at in places.items() if o % 16 == 0 and o + 4 in places)
+            else:
+                data = section.data()
+                for offset in range(0, len(data) - 15, 16):
+                    site, target = struct.unpack_from("<ii", data, offset)
+                    at = addresses[index] + offset
+                    found[(at + site) & _MASK] = (at + 4 + target) & _MASK
+        return found
+
+    def _absolute(self, index: int, values: list[int | None]) -> Iterator[tuple[int, int]]:
+        """For each relocation of a section that makes a distance of 4 bytes: where it is, and what it leads to."""
+        for section in self._sections:
+            if section["sh_type"] == "SHT_RELA" and section["sh_info"] == index:
+                raw = section.data()
+                for offset, info, addend in RELA.iter_unpack(raw[: len(raw) - len(raw) % RELA.size]):
+                    value = values[info >> 32]
+                    if info & 0xFFFFFFFF in _PC and value is not None:
+                        yield offset, (value + addend) & _MASK
 
     def _relocate(self, index: int, base: int, data: bytearray, values: list[int | None]) -> frozenset[int]:
         """Apply the relocations of a section; the bytes that could not be."""

@@ -1,7 +1,8 @@
 """Host facts in a file, so that one who may not read kernel memory can use what root has found.
 
-JSON. The kernel's part holds for as long as the host runs the same kernel, KVM and livepatches; that of a VM for as
-long as its process lives: KVM's flag never changes under a VM that has vCPUs (kvm_vm_ioctl_enable_cap()).
+JSON. The kernel's part holds for as long as the host runs the same kernel, KVM with its parameters, and livepatches;
+that of a VM for as long as its process lives: KVM's flag never changes under a VM that has vCPUs
+(kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.files import trusted
+from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
 from pmuconf.host.survey import boot_id, kvm_build_id, livepatches
 
@@ -40,21 +42,35 @@ def load(path: Path, root: Root) -> HostFacts:
     What was in use when they were written may be no longer, so it is left out; VMs whose process is gone too.
 
     :raises PmuconfError: it can't be read (facts-unreadable), others than root and we could have written it
-        (facts-untrusted), it is no such file (facts-broken), or it is about another boot, KVM or set of livepatches
-        (facts-stale).
+        (facts-untrusted), it is no such file (facts-broken), or it is about another boot, KVM, set of livepatches or
+        parameters of KVM (facts-stale).
     """
     facts = _parsed(path, _text(path))
     now = {"boot": boot_id(root), "KVM": kvm_build_id(root), "set of livepatches": livepatches(root)}
     then = {"boot": facts.boot_id, "KVM": facts.kvm_build_id, "set of livepatches": facts.livepatches}
     for what, value in now.items():
         if value is None or then[what] != value:
-            raise PmuconfError(
-                f"{path} is about another {what} than this host has now",
-                cause="facts-stale",
-                hint="Write it anew, as root: pmuconf host facts --output FILE",
-            )
+            raise _stale(path, what)
+    # They are given when KVM is loaded: by the build-id alone, one that was loaded anew is the same.
+    settings = read_kvm(root)
+    if (settings.enable_pmu, settings.mediated_pmu) != (facts.enable_pmu, facts.mediated_pmu):
+        raise _stale(path, "setting of KVM's parameters")
     alive = (vm for vm in facts.vms if vm.pid is not None and _started(root, vm.pid) == vm.started is not None)
-    return replace(facts, vms=tuple(replace(vm, in_use=None) for vm in alive))
+    return replace(facts, vms=tuple(map(_lasting, alive)))
+
+
+def _lasting(vm: LiveVm) -> LiveVm:
+    """What was said of a VM, without what may be otherwise by now."""
+    vm = replace(vm, in_use=None)
+    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="vm-remade") if vm.remade else vm
+
+
+def _stale(path: Path, what: str) -> PmuconfError:
+    return PmuconfError(
+        f"{path} is about another {what} than this host has now",
+        cause="facts-stale",
+        hint="Write it anew, as root: pmuconf host facts --output FILE",
+    )
 
 
 def _text(path: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from pmuconf.host.code import FUNCTION, Code, Source, dwarf_offsets, find_code, 
 from pmuconf.host.image import Image, bare
 from pmuconf.host.machine import Offsets
 from pmuconf.host.root import Root
-from pmuconf.host.x86 import Event, Kind, Walk, is_callee, walk
+from pmuconf.host.x86 import PADDING, Event, Kind, Walk, is_callee, walk
 
 if TYPE_CHECKING:
     from pmuconf.host.elf import ObjectFile
@@ -42,6 +42,8 @@ _MESSAGES: Final = {
     "no-test": "the PMU's work is done without a test of enable_pmu",
     "test-does-not-decide": "enable_pmu is tested, but the PMU's work is done whatever the outcome",
     "unguarded-copies": "the function is guarded, copies of it inlined into others are not",
+    "unread-copies": "the function is guarded, but there is a livepatch, and not every copy of it could be read",
+    "livepatched": "a livepatch replaces functions that do this work, and only live text would show by what",
     "test-not-understood": "there may be a test of enable_pmu, but not one that is understood",
     "no-offsets": "it is not known where enable_pmu is in struct kvm",
     "unresolved-call": "a call goes to an address that has no name",
@@ -53,6 +55,7 @@ _MESSAGES: Final = {
     "hooked": "ftrace or a kprobe has hooked the function, and may have replaced it",
     "stack-lost": "the stack pointer can't be followed",
     "falls-through": "the code runs on into the next function",
+    "switched": "what is done depends on a static key, and only live text would show how that is set",
     "too-complex": "the function has too many paths to follow",
     "callee-idle": "the function that counts does nothing that is known as counting",
     "pmu-touched": "PMU state is read without a call that is known",
@@ -147,16 +150,24 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         )
     found = walk(code.image, code.entry, code.offsets, watched=code.watched)
     verdict, cause = judge(found, code.offsets)
-    copies = Copies()
+    if code.image.switches and verdict is not Verdict.UNKNOWN:
+        both = walk(code.image, code.entry, code.offsets, watched=code.watched, switched=True)
+        if judge(both, code.offsets) != (verdict, cause):
+            verdict, cause = Verdict.UNKNOWN, "switched"
+    copies, whole = Copies(), True
     if verdict is not Verdict.NO_CALL:
         decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"
-        copies = _copies(
+        copies, whole = _copies(
             code,
             callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
             deciding=frozenset(found.entered) if decides else frozenset(),
         )
     if verdict is Verdict.GUARDED and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
+    elif verdict is Verdict.GUARDED and not whole:
+        verdict, cause = Verdict.UNKNOWN, "unread-copies"
+    elif verdict.severity == 0 and _replaced(code):
+        verdict, cause = Verdict.UNKNOWN, "livepatched"
     return GuardFinding(
         verdict,
         cause,
@@ -196,46 +207,96 @@ def _shown(image: Image, found: Walk) -> Iterator[str]:
         yield f"{image.symbols.show(address)}: {text}"
 
 
-def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> Copies:
-    """What becomes of the code where it was inlined into other functions of KVM.
+def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> tuple[Copies, bool]:
+    """What becomes of the code where it was inlined into other functions of KVM, or of livepatches that replace those.
+
+    The second is whether all was read that has to be: a copy that the compiler made of the same source as the function
+    is as that is, read or not; where a livepatch is in between, nothing but its code tells.
+    """
+    images = (code.patched or code.image, *code.patches)
+    callees = {at: start for image in images for at, start in _callees(image)}
+    deciding = frozenset(callees.get(at, at) for at in deciding)
+    each = [_copies_in(code, image, callees, deciding, callee_works) for image in images]
+    guarded, unguarded, unread = (set().union(*sets) for sets in zip(*each))
+    whole = all(
+        image is code.image or (not own[2] and any(True for _ in image.text())) for image, own in zip(images, each)
+    )
+    unread -= unguarded
+    return Copies(*(tuple(sorted(names)) for names in (guarded - unguarded - unread, unguarded, unread))), whole
+
+
+def _copies_in(
+    code: Code, image: Image, callees: Mapping[int, int], deciding: frozenset[int], callee_works: bool
+) -> tuple[set[str], set[str], set[str]]:
+    """The functions of one image that have a copy: guarded, unguarded and unread ones.
 
     Found by their calls of the callee. Each is followed from its start as if its first argument were the vCPU,
     which is checked again at the call; where that does not lead to every such call, the copy is unread. A copy that
     calls nothing but what is known to decide on its own (``deciding``, where that begins) is as guarded as the callee.
     """
-    image, offsets = code.patched or code.image, code.offsets
-    if offsets is None:
-        return Copies()
-    callees = {address for address, name in image.symbols if is_callee([name])}
-    sites: dict[str, dict[int, int]] = {}
-    for site, target in _calls(image, callees):
-        start = image.symbols.start(site)
-        names = image.symbols.names(start) if start is not None else ()
-        owner = _TEXT_SUFFIX.sub("", names[0]) if names else ""
-        if owner and bare(owner) not in _NOT_COPIES and not is_callee([owner]):
-            sites.setdefault(owner, {})[site] = target
-    guarded, unguarded, unread = [], [], []
+    guarded: set[str] = set()
+    unguarded: set[str] = set()
+    unread: set[str] = set()
+    sites = {owner: calls for owner, calls in _owners(image, callees).items() if _may_be_copy(owner)}
     for number, (owner, calls) in enumerate(sorted(sites.items())):
         places = image.symbols.addresses(owner)
         if deciding.issuperset(calls.values()):
-            guarded.append(owner)
+            guarded.add(owner)
             continue
-        if len(places) != 1 or number >= _MAX_COPIES:
-            unread.append(owner)
+        if len(places) != 1 or number >= _MAX_COPIES or code.offsets is None:
+            unread.add(owner)
             continue
-        found = walk(image, places[0], offsets, copy=True, callee_works=callee_works, watched=code.watched)
-        verdict, _ = judge(found, offsets)
+        found = walk(image, places[0], code.offsets, copy=True, callee_works=callee_works, watched=code.watched)
+        verdict, _ = judge(found, code.offsets)
         reached = {e.at for e in found.events if e.kind in (Kind.CALL, Kind.ENTRY)}
         if verdict is Verdict.UNGUARDED:
-            unguarded.append(owner)
+            unguarded.add(owner)
         elif verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and calls.keys() <= reached:
-            guarded.append(owner)
+            guarded.add(owner)
         else:
-            unread.append(owner)
-    return Copies(tuple(guarded), tuple(unguarded), tuple(unread))
+            unread.add(owner)
+    return guarded, unguarded, unread
 
 
-def _calls(image: Image, targets: set[int]) -> Iterator[tuple[int, int]]:
+def _may_be_copy(owner: str) -> bool:
+    """Whether the function may have a copy; those of livepatches may have something before their names (klpp_)."""
+    name = bare(owner)
+    return not is_callee([owner]) and not any(name == other or name.endswith(f"_{other}") for other in _NOT_COPIES)
+
+
+def _replaced(code: Code) -> bool:
+    """Whether a function that does this work, or calls what does, runs in the version of a livepatch not read."""
+    if not code.replaced:
+        return False
+    wanted = dict(_callees(code.image))
+    wanted.update({address: address for address in code.image.symbols.addresses(FUNCTION)})
+    return not code.replaced.isdisjoint(_owners(code.image, wanted))
+
+
+def _callees(image: Image) -> Iterator[tuple[int, int]]:
+    """Where a call of the callee may go to, and where that begins: with call depth tracking, calls go before it."""
+    for address, name in image.symbols:
+        if is_callee([name]):
+            yield address, address
+        elif name.startswith("__pfx_") and is_callee([name[6:]]):
+            start = image.symbols.end(address)
+            if start is not None and start - address <= PADDING:
+                yield from ((at, start) for at in range(address, start))
+
+
+def _owners(image: Image, targets: Mapping[int, int]) -> dict[str, dict[int, int]]:
+    """The functions that call one of the targets: by name, where they do, and where what they call begins."""
+    owners: dict[str, dict[int, int]] = {}
+    for site, target in _calls(image, targets.keys()):
+        start = image.symbols.start(site)
+        names = image.symbols.names(start) if start is not None else ()
+        owner = _TEXT_SUFFIX.sub("", names[0]) if names else ""
+        if owner:
+            owners.setdefault(owner, {})[site] = targets[target]
+    return owners
+
+
+def _calls(image: Image, targets: Collection[int]) -> Iterator[tuple[int, int]]:
     """Every place in the text that calls or jumps to one of the targets by a 32-bit distance, and to which."""
     for start, data in image.text():
         # Where all is close together, as in a module, the highest byte of the distance tells most others apart.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 __all__ = ["Image", "Symbols", "bare"]
@@ -16,6 +16,8 @@ class Image(Protocol):
     """Code and its symbols. Addresses are those of the running kernel, or made up for a file that is not linked."""
 
     symbols: Symbols
+    switches: Mapping[int, int]
+    """Jumps of which the code does not tell whether they are taken, and where to: in a running kernel it does."""
 
     def read(self, address: int, size: int) -> bytes:
         """Up to so many bytes from there; fewer or none where they can't be had."""

@@ -10,7 +10,7 @@ import bisect
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
@@ -191,13 +191,18 @@ class Kcore:
 
 
 class LiveText:
-    """The code of one module, or of the kernel itself, as an image; what it calls elsewhere is known by name."""
+    """The code of one module, or of the kernel itself, as an image; what it calls elsewhere is known by name.
 
-    def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None) -> None:
+    :param patch: the module is a livepatch, whose symbols may lie apart.
+    """
+
+    def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None, *, patch: bool = False) -> None:
         own = kallsyms.of_module(module) if module is not None else _of_kvm(kallsyms.of_module(None))
         self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
+        self.switches: Mapping[int, int] = {}  # a running kernel's code is as it has switched it
         self._cache: dict[int, bytes] = {}
-        self._code = [address for address, _, code in own if code]
+        self._code = sorted(address for address, _, code in own if code)
+        self._patch = patch
         self.symbols: Symbols = _LiveSymbols(((address, name) for address, name, _ in own), self._code, kallsyms)
 
     def read(self, address: int, size: int) -> bytes:
@@ -211,12 +216,15 @@ class LiveText:
         return data
 
     def text(self) -> Iterator[tuple[int, bytes]]:
-        """All code of the module, in pieces that follow one another; of a built-in KVM only what is KVM's."""
-        span = self._span()
-        if 0 < span.stop - span.start <= _MAX_TEXT:
-            data = b"".join(self.read(page, _PAGE) for page in span[::_PAGE])
-            if len(data) == span.stop - span.start:
-                yield span.start, data
+        """All code of the module, in pieces that follow one another; of a built-in KVM only what is KVM's.
+
+        A piece that can't be read whole is left out. Memory that can't be read may show as zeros.
+        """
+        for span in self._apart() if self._patch else [self._span()]:
+            if 0 < span.stop - span.start <= _MAX_TEXT:
+                pages = [self.read(page, _PAGE) for page in span[::_PAGE]]
+                if all(len(page) == _PAGE and page.strip(b"\0") for page in pages):
+                    yield span.start, b"".join(pages)
 
     def pages_read(self) -> dict[int, bytes]:
         """Every whole page that was read, by its address."""
@@ -227,8 +235,23 @@ class LiveText:
         return self._kallsyms.excerpt(self._module, self._span())
 
     def _span(self) -> range:
-        code = self._code
-        return range(min(code) & -_PAGE, (max(code) & -_PAGE) + _PAGE) if code else range(0)
+        return _pages(self._code) if self._code else range(0)
+
+    def _apart(self) -> Iterator[range]:
+        """The same without what lies between symbols that are too far from each other: see _LiveSymbols._is_own."""
+        near: list[int] = []
+        for address in self._code:
+            if near and address - near[-1] > 2 * _PAGE:
+                yield _pages(near)
+                near = []
+            near.append(address)
+        if near:
+            yield _pages(near)
+
+
+def _pages(addresses: Sequence[int]) -> range:
+    """The pages from the first to the last of these."""
+    return range(addresses[0] & -_PAGE, (addresses[-1] & -_PAGE) + _PAGE)
 
 
 def _of_kvm(symbols: list[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:

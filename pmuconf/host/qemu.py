@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Evidence, Qemu
+from pmuconf.files import trusted
 from pmuconf.host.elf import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of
 from pmuconf.host.root import MAX_FILE, Root
@@ -81,16 +82,20 @@ def _of_descriptor(descriptor: int, path: str) -> Qemu:
             if len(_known) >= _MAX_KEPT:
                 _known.clear()
                 _by_build_id.clear()
-            _known[key] = _read(file)
+            _known[key] = _read(file, shared=trusted(descriptor))
         return replace(_known[key], path=path)
 
 
-def _read(file: BinaryIO) -> Qemu:
+def _read(file: BinaryIO, *, shared: bool) -> Qemu:
+    """Of containers' many copies of one binary only the first is read.
+
+    :param shared: the file is root's or ours: anybody could give another binary's build-id to one of his own.
+    """
     build_id = _build_id(file.fileno())
-    if build_id is not None and build_id in _by_build_id:
+    if shared and build_id is not None and build_id in _by_build_id:
         return _by_build_id[build_id]
     found = _judge(build_id, _strings(file))
-    if build_id is not None:
+    if shared and build_id is not None:
         _by_build_id[build_id] = found
     return found
 

@@ -17,16 +17,20 @@ __all__ = ["QemuArgs", "parse_args"]
 
 # Options without an argument. Every other takes one.
 _WORDS: Final = """
-    alt-grab ctrl-grab curses daemonize enable-kvm enable-sync-profile full-screen h help mem-prealloc no-acpi
-    no-fd-bootchk no-frame no-hpet no-kvm no-kvm-irqchip no-kvm-pit no-kvm-pit-reinjection no-quit no-reboot
-    no-shutdown no-user-config nodefaults nodefconfig nographic old-param one-insn-per-tb only-migratable portrait
-    preconfig rtc-td-hack s S sdl semihosting singlestep snapshot tdf usb version win2k-hack xen-attach
-    xen-domid-restrict
+    alt-grab async-teardown ctrl-grab curses daemonize enable-fips enable-kvm enable-sync-profile full-screen h help
+    mem-prealloc no-acpi no-fd-bootchk no-frame no-hpet no-kvm no-kvm-irqchip no-kvm-pit no-kvm-pit-reinjection
+    no-quit no-reboot no-shutdown no-user-config nodefaults nodefconfig nographic old-param one-insn-per-tb
+    only-migratable portrait preconfig rtc-td-hack s S sdl semihosting singlestep snapshot tdf usb version win2k-hack
+    xen-attach xen-domid-restrict
 """
 _ALONE: Final = frozenset(_WORDS.split())
 _ARCHITECTURE: Final = re.compile(r"qemu-system-\w+")
 _X86: Final = re.compile(r"qemu-system-(x86_64|i386)\b")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+# Machines of QEMU before 1.6, whose CPUs had a PMU by default, whatever their model: pc_compat_1_5 in hw/i386/pc.c.
+# What RHEL 6 called its own is older.
+_OLD_MACHINE: Final = re.compile(r"pc(-i440fx|-q35)?-(0\.\d+|1\.[0-5])\b|rhel[56]\b")
+_REMAKING: Final = frozenset({"confidential-guest-support", "memory-encryption", "x-change-vmfd-on-reset"})
 _TRUE, _FALSE = frozenset({"on", "yes", "true", "y"}), frozenset({"off", "no", "false", "n"})
 
 
@@ -35,8 +39,9 @@ class QemuArgs:
     """What can be said from a command line.
 
     :param pmu: whether the CPU that the guest gets has a PMU; None: can't be said.
-    :param kvm: whether KVM was asked for.
+    :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
+    :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
     """
 
     uuid: str | None = None
@@ -44,6 +49,7 @@ class QemuArgs:
     pmu: bool | None = None
     kvm: bool = False
     incoming: bool = False
+    remade: bool = False
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
@@ -62,8 +68,9 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         uuid=_uuid(_last(options, words, "uuid")),
         name=_name(_last(options, words, "name")),
         pmu=_pmu(options, words, names),
-        kvm=by_name or any(map(_asks_for_kvm, options)),
+        kvm=_accelerator(options, by_name) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options),
+        remade=any(key in _REMAKING for value in _values(words, "machine", "M") for key, _, _ in _properties(value)),
     )
 
 
@@ -97,12 +104,14 @@ def _pmu(options: list[tuple[str, str]], words: list[str], names: list[str]) -> 
     """Whether the CPU has a PMU."""
     if any(_ARCHITECTURE.match(name) and not _X86.match(name) for name in names):
         return None
-    for option, value in options:
-        elsewhere = option == "global" or (option == "device" and "-cpu" in value)
+    # What only looks like such an option may be one: behind an option that a newer QEMU has (see _last).
+    for option, value in zip((word.lstrip("-") if word.startswith("-") else "" for word in words), (*words[1:], "")):
+        elsewhere = option in ("global", "set") or (option == "device" and "-cpu" in value)
         if option == "readconfig" or (elsewhere and "pmu" in value):
             return None  # in which order such properties take effect is not worth knowing
+    old = any(map(_OLD_MACHINE.match, _machines(words)))
     if "-cpu" not in words and "--cpu" not in words:
-        return False  # every machine's default is a named model
+        return None if old else False  # every machine's default is a named model
     said = _last(options, words, "cpu")
     if said is None:
         return None
@@ -117,19 +126,36 @@ def _pmu(options: list[tuple[str, str]], words: list[str], names: list[str]) -> 
     if "pmu" in features:
         return None if given else True
     if not given:
-        return model in ("host", "max")
+        return True if model in ("host", "max") else None if old else False
     return True if given[-1] in _TRUE else False if given[-1] in _FALSE else None
 
 
-def _asks_for_kvm(option: tuple[str, str]) -> bool:
-    name, value = option
-    if name == "enable-kvm":
-        return True
-    if name == "accel":
-        return _split(value)[0].partition("=")[2 if value.startswith("accel=") else 0] == "kvm"
-    if name in ("machine", "M"):
-        return any(key == "accel" and "kvm" in said.split(":") for key, _, said in _properties(value))
-    return False
+def _machines(words: list[str]) -> list[str]:
+    """The machine types that are named: the key may be left out, then it comes first."""
+    found = []
+    for value in _values(words, "machine", "M"):
+        pieces = _properties(value)
+        found += [said for key, _, said in pieces if key == "type"] + [pieces[0][0]]
+    return found
+
+
+def _values(words: list[str], *names: str) -> list[str]:
+    """What follows each word that looks like one of the options, if it is one or not."""
+    wanted = {sign + name for name in names for sign in ("-", "--")}
+    return [value for word, value in zip(words, words[1:]) if word in wanted]
+
+
+def _accelerator(options: list[tuple[str, str]], by_name: bool) -> str:
+    """The accelerator that is tried first: of several -accel the first counts, of what a machine is given the last."""
+    asked, given = [], ["kvm"] if by_name else []
+    for name, value in options:
+        if name == "accel":
+            asked.append(_split(value)[0].partition("=")[2 if value.startswith("accel=") else 0])
+        elif name == "enable-kvm":
+            given.append("kvm")
+        elif name in ("machine", "M"):
+            given += [said.partition(":")[0] for key, _, said in _properties(value) if key == "accel"]
+    return asked[0] if asked else given[-1] if given else ""
 
 
 def _uuid(text: str | None) -> str | None:

@@ -39,7 +39,8 @@ def record(root: Root, target: Path) -> GuardFinding:
     if found.code is None or not isinstance(found.code.image, LiveText):
         raise found.reasons[0]
     finding = judge_code(found.code)
-    images = [image for image in (found.code.image, found.code.patched) if isinstance(image, LiveText)]
+    read = (found.code.image, found.code.patched, *found.code.patches)
+    images = [image for image in read if isinstance(image, LiveText)]
     try:
         target.mkdir(mode=0o755)
         for name in _FILES:

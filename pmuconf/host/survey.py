@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
-from pmuconf.facts import HostFacts, LiveVm
+from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Verdict
 from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
@@ -20,11 +21,33 @@ from pmuconf.host.vms import live_vms
 __all__ = ["boot_id", "kvm_build_id", "livepatches", "survey"]
 
 
+_TRIES: Final = 5
+_CHANGING: Final = GuardFinding(
+    Verdict.UNKNOWN, "host-changes", "KVM or its livepatches change while they are looked at", remedy="Ask again later"
+)
+
+
 def survey(root: Root) -> HostFacts:
     """Look at the host below ``root``. Takes root to see all; without, the facts say what they lack.
 
+    All of it is about one KVM with one set of livepatches: where those change meanwhile, it looks again.
+
     :raises PmuconfError: files of the host are broken.
     """
+    for _ in range(_TRIES):
+        before = _identity(root)
+        facts = _look(root)
+        if _identity(root) == before:
+            return facts
+    return replace(facts, guard=_CHANGING, vms=(), vms_cause="unstable")
+
+
+def _identity(root: Root) -> tuple[object, ...]:
+    """What the facts are about."""
+    return boot_id(root), kvm_build_id(root), livepatches(root), read_kvm(root)
+
+
+def _look(root: Root) -> HostFacts:
     guard = judge_host(root)
     settings, cpu = read_kvm(root), read_cpu(root)
     measured = measured_cycles(root)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from pmuconf.host.effects import CONDITIONS, Effects
 from pmuconf.host.image import Image, bare
 from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
 
-__all__ = ["Event", "Kind", "Walk", "is_callee", "walk"]
+__all__ = ["PADDING", "Event", "Kind", "Walk", "is_callee", "walk"]
 
 # Since Linux kernel commit 9cd803d496e7 ("KVM: x86: Update vPMCs when retiring instructions") (in v5.17) the callee
 # is kvm_pmu_trigger_event; since 43f5bea2639c (in v6.18) kvm_pmu_instruction_retired, which ends in a jump to it.
@@ -47,7 +47,8 @@ _KNOWN: Final = re.compile(
 _DEPTH: Final = 4
 _STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
 _STACK: Final = 4096  # a quarter of the kernel's stack: nobody on this path takes more
-_PADDING: Final = 64
+PADDING: Final = 64
+"""How much room there is before a function at most, in bytes."""
 _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
 
 
@@ -109,6 +110,7 @@ def walk(
     copy: bool = False,
     callee_works: bool = False,
     watched: frozenset[str] = frozenset(),
+    switched: bool = False,
 ) -> Walk:
     """Follow every path of the function at ``entry``, whose first argument is the vCPU.
 
@@ -116,8 +118,10 @@ def walk(
         not followed.
     :param callee_works: it is known already that the callee counts whatever enable_pmu says: don't enter it.
     :param watched: functions at whose start ftrace has put a call that is known only to watch.
+    :param switched: take the image's switches both ways, and not only as they stand in it.
     """
     walker = _Walker(image, offsets, copy, callee_works, watched)
+    walker.switches = image.switches if switched else {}
     state = State(registers={"rdi": Pointer(Root.VCPU, 0), "rsp": Pointer(Root.STACK, 0)})
     walker.function(entry, state, 0, inside=False)
     found = walker.found
@@ -131,6 +135,7 @@ class _Walker:
         self.callee_works = callee_works
         self.effects = Effects(offsets)
         self.found = Walk()
+        self.switches: Mapping[int, int] = {}
         self._steps = 0
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
         self._decoder.detail = True
@@ -162,7 +167,7 @@ class _Walker:
         names = self.image.symbols.names(address)
         if not names:
             start = self.image.symbols.start(address)
-            before = self.image.symbols.names(start) if start is not None and address - start < _PADDING else ()
+            before = self.image.symbols.names(start) if start is not None and address - start < PADDING else ()
             names = tuple(name for name in before if name.startswith("__pfx_"))
         return tuple(name[6:] if name.startswith("__pfx_") else name for name in names)
 
@@ -211,7 +216,10 @@ class _Path:
             return
         name = insn.mnemonic.split()[-1]
         following = address + insn.size
-        if name in _JUMPS:
+        if address in self.walker.switches:
+            self._go(address, self.walker.switches[address], state.copy())
+            self._fall(following, state)
+        elif name in _JUMPS:
             self._branch(insn, state, _JUMPS[name], following)
         elif name in ("jrcxz", "jecxz", "loop", "loope", "loopne"):
             for target in (_target(insn), following):

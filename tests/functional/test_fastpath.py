@@ -17,7 +17,8 @@ import libvirt
 import pytest
 
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.host import qemu, survey
+from pmuconf.host import factsfile, qemu, survey
+from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
 from tests.functional.host import Host
 from tests.support.daemon import Daemon, available_daemons
@@ -49,7 +50,9 @@ class Machine:
             facts = real(root)
             return replace(facts, guard=self.guard, enable_pmu=True, cycles=57, vms=tuple(map(self.seen, facts.vms)))
 
+        loaded = replace(read_kvm(Root()), enable_pmu=True)
         monkeypatch.setattr(survey, "survey", look)
+        monkeypatch.setattr(factsfile, "read_kvm", lambda _: loaded)
 
     def seen(self, vm: LiveVm) -> LiveVm:
         name = vm.name or ""

@@ -155,7 +155,7 @@ OLD_QEMU = process(ENABLED, disables=False)
 TURNED_ON = Guest(domain(ON), True, ON, decision=Decision.ON, vm=HAS_PMU)
 
 EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
-    ("no-call", host(Verdict.NO_CALL, "no-pmu-call"), guest(None)),
+    ("no-call", host(Verdict.NO_CALL, "no-pmu-call"), guest(process(UNKNOWN, has_pmu=None, disables=None))),
     ("guarded-disabled", host(), guest(process())),
     ("guard-in-callee", host(cause="guard-in-callee"), guest(process())),
     ("disabled-by-parameter", host(parameter=False), guest(process(UNKNOWN))),
@@ -186,6 +186,13 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("kernel-unknown", host(Verdict.UNKNOWN, "kcore-refused"), guest(process())),
     ("pmu-unknown", host(), guest(None)),
     ("pmu-unknown", host(parameter=False), guest(None)),  # it may run elsewhere, behind a forwarded socket
+    ("pmu-unknown", host(Verdict.NO_CALL, "no-pmu-call"), guest(None)),
+    ("pmu-unknown", host(), guest(replace(process(UNKNOWN), cause="several-vms"))),
+    ("pmu-unknown", host(parameter=False), guest(replace(process(UNKNOWN), cause="kernel-memory-odd"))),
+    ("pmu-unknown", host(), guest(replace(process(UNKNOWN), remade=True))),
+    ("guarded-disabled", host(), guest(replace(process(), remade=True))),
+    ("qemu-keeps-pmu", host(), guest(replace(process(UNKNOWN, disables=False), remade=True))),
+    ("disabled-by-parameter", host(parameter=False), guest(replace(process(UNKNOWN), remade=True))),
     ("pmu-unknown", host(), guest(process(UNKNOWN, disables=None))),
     ("pmu-unknown", host(), guest(process(UNKNOWN, has_pmu=None))),
     ("pmu-unknown", host(parameter=None), guest(process(UNKNOWN))),

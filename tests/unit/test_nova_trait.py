@@ -35,6 +35,7 @@ def host(tmp_path: Path) -> Path:
     for name, data in {
         "proc/sys/kernel/random/boot_id": f"{BOOT}\n".encode(),
         "sys/module/kvm/notes/.note.gnu.build-id": note + bytes.fromhex(BUILD_ID),
+        "sys/module/kvm/parameters/enable_pmu": b"Y\n",
         "sys/kernel/livepatch/patch/enabled": b"1\n",
         "sys/kernel/livepatch/patch/transition": b"0\n",
     }.items():
@@ -42,6 +43,10 @@ def host(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
+
+
+def parameter(host: Path, value: str) -> None:
+    (host / "sys/module/kvm/parameters/enable_pmu").write_text(f"{value}\n")
 
 
 def said(host: Path, facts: HostFacts, spoil: Callable[[Any], object] = lambda document: None) -> bool:
@@ -60,6 +65,7 @@ def test_yes_where_kernel_and_qemu_deliver_it(host: Path) -> None:
     assert said(host, GOOD)
     assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.EARLY_OUT, evidence=Evidence.INFERRED)))
     assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL), vms=()))
+    parameter(host, "N")
     assert said(host, replace(GOOD, enable_pmu=False, vms=()))
 
 
@@ -79,10 +85,23 @@ def test_no_by_any_qemu_or_without_one(host: Path, disables: bool | None) -> Non
 
 
 @needs_root
-def test_no_where_the_facts_are_of_another_boot_kvm_or_set_of_livepatches(host: Path) -> None:
+def test_no_once_another_qemu_was_installed(host: Path) -> None:
+    binary = host / "usr/bin/qemu"
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    assert said(host, GOOD)
+    written = (host / "facts").stat()
+    os.utime(binary, (0, 0))  # a package brings the time of its build; that of its change is now
+    os.utime(host / "facts", ns=(written.st_atime_ns, written.st_mtime_ns - 1_000_000_000))
+    assert not delivers(host / "facts", host)
+
+
+@needs_root
+def test_no_where_the_facts_are_of_another_boot_kvm_parameter_or_set_of_livepatches(host: Path) -> None:
     assert not said(host, replace(GOOD, boot_id="another"))
     assert not said(host, replace(GOOD, kvm_build_id="00"))
     assert not said(host, replace(GOOD, livepatches=()))
+    assert not said(host, replace(GOOD, enable_pmu=False))  # KVM was loaded anew, with another parameter
     (host / "sys/kernel/livepatch/patch/enabled").write_text("0\n")
     assert not said(host, GOOD)
 

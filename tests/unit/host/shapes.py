@@ -230,6 +230,30 @@ SHAPES: tuple[Shape, ...] = (
         "other-vm", f"if (((struct kvm_vcpu *)vcpu->arch.hflags)->kvm->arch.enable_pmu) {COUNT}", "unguarded", "unknown"
     ),
     _shape("overwritten", f"bool on = {PMU}; kvm_make_request(2, vcpu); on = vcpu->cpu; if (on) {COUNT}", "unguarded"),
+    _shape(
+        "compared-and-exchanged",
+        f"""u64 on = {PMU}, *place = &vcpu->arch.hflags;
+        __asm__ volatile("lock cmpxchg %2, %1" : "+a"(on), "+m"(*place) : "r"(1ul) : "memory", "cc");
+        if (on) {COUNT}""",
+        "unknown",
+        "unguarded",
+    ),
+    _shape(
+        "exchanged-in-memory",
+        f"""volatile u64 on = {PMU}; u64 none = 0;
+        __asm__ volatile("cmpxchg %2, %0" : "+m"(on), "+a"(none) : "r"(1ul) : "cc"); if (on) {COUNT}""",
+        "unknown",
+        "unguarded",
+    ),
+    _shape(
+        "callee-writes-first",
+        COUNT,
+        "unguarded",
+        callee=CALLEE.format(
+            guard=f"""__asm__ volatile("lock cmpxchg %1,"
+        " %0" : "+m"(pmu->version) : "r"(1) : "rax", "cc"); {_GUARD_INSIDE}"""
+        ),
+    ),
     _shape("xor-other", f"if ({PMU} ^ vcpu->kvm->arch.other) {COUNT}", "unguarded", "unknown"),
     _shape(
         "changed-through-a-pointer",

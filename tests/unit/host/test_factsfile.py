@@ -70,6 +70,8 @@ def root(tmp_path: Path) -> Root:
     files: dict[str, str | bytes] = {
         "proc/sys/kernel/random/boot_id": "boot-1\n",
         "sys/module/kvm/notes/.note.gnu.build-id": NOTE,
+        "sys/module/kvm/parameters/enable_pmu": "Y\n",
+        "sys/module/kvm/parameters/enable_mediated_pmu": "N\n",
         "sys/kernel/livepatch/one/enabled": "1\n",
         "sys/kernel/livepatch/one/transition": "0\n",
         "proc/77/stat": STAT.format(pid=77, started=4321),
@@ -102,6 +104,14 @@ def test_what_was_written_comes_back_but_for_what_may_have_changed(file: Path, r
     assert load(file, root) == replace(FACTS, vms=(replace(VM, in_use=None),))
 
 
+def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, root: Root) -> None:
+    """The process is the same, the VM need not be."""
+    path = tmp_path / "confidential.json"
+    path.write_text(dump(replace(FACTS, vms=(replace(VM, remade=True),))))
+    (vm,) = load(path, root).vms
+    assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
+
+
 def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
     root.at("/proc/77/stat").unlink()
     assert load(file, root).vms == ()
@@ -115,13 +125,23 @@ def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
         ("sys/kernel/livepatch/one/enabled", b"0\n"),
         ("sys/kernel/livepatch/one/transition", b"1\n"),
         ("sys/kernel/livepatch/two/enabled", b"1\n"),
+        ("sys/module/kvm/parameters/enable_pmu", b"N\n"),
+        ("sys/module/kvm/parameters/enable_mediated_pmu", b"Y\n"),
     ],
 )
-def test_another_boot_kvm_or_livepatch_makes_it_void(file: Path, root: Root, name: str, content: bytes) -> None:
+def test_another_boot_kvm_livepatch_or_parameter_makes_it_void(
+    file: Path, root: Root, name: str, content: bytes
+) -> None:
     path = root.at(name)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     assert refused(file, root) == "facts-stale"
+
+
+def test_kvm_loaded_anew_without_what_disabled_the_pmu_of_every_vm(tmp_path: Path, root: Root) -> None:
+    path = tmp_path / "disabled.json"
+    path.write_text(dump(replace(FACTS, enable_pmu=False)))
+    assert refused(path, root) == "facts-stale"
 
 
 @pytest.mark.parametrize("name", ["proc/sys/kernel/random/boot_id", "sys/module/kvm/notes/.note.gnu.build-id"])

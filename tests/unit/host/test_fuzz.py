@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -95,6 +95,7 @@ def check_elf(data: bytes) -> None:
 class Damaged:
     """The stock kernel's code, or what is left of it, as an image."""
 
+    switches: Mapping[int, int] = {}
     symbols = Symbols([(address, name) for name, address in {**LINKED.symbols, **LINKED.outside}.items()])
 
     def __init__(self, code: bytes) -> None:

@@ -20,11 +20,12 @@ from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
-from tests.unit.host.shapes import COUNT, FLAGS, RETPOLINES, SHAPES, Shape, compiled
+from tests.unit.host.shapes import COUNT, FLAGS, HEADER, PMU, RETPOLINES, SHAPES, Shape, compiled
 from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, note, write
 
 KERNEL_FLAGS = ("-O2", *RETPOLINES)
 BY_NAME = {shape.name: shape for shape in SHAPES}
+UNREAD = ("unknown", "unread-copies")
 
 
 def object_of(name: str, flags: tuple[str, ...] = KERNEL_FLAGS) -> bytes:
@@ -168,6 +169,80 @@ class TestLivepatch:
         assert (said.verdict, said.copies.unguarded) == (Verdict.PARTIAL, ("kvm_emulate_halt",))
         assert judge_host(Root(tmp_path / "record")) == said
 
+    def test_copies_that_call_before_the_start_of_the_callee(self, tmp_path: Path) -> None:
+        """Call depth tracking puts its count into the padding before each function, and makes calls go there."""
+        source = BY_NAME["stock"].source + "int kvm_emulate_halt(struct kvm_vcpu *vcpu) { " + COUNT + " return 1; }"
+        linked = link(compiled(source, (*KERNEL_FLAGS, "-fpatchable-function-entry=16,16")))
+        callee, halt = linked.symbols["kvm_pmu_trigger_event"], linked.symbols["kvm_emulate_halt"] - TEXT
+        for at in range(halt, len(linked.text) - 5):
+            if linked.text[at] in (0xE8, 0xE9):
+                (distance,) = struct.unpack_from("<i", linked.text, at + 1)
+                if TEXT + at + 5 + distance == callee:
+                    struct.pack_into("<i", linked.text, at + 1, distance - 10)
+        known = {**linked.outside, "kvm_pmu_trigger_event": callee}
+        patch = BY_NAME["unlikely"].source.replace("noinline void kvm_pmu_trigger_event", "static void unused")
+        new = link(compiled(patch, KERNEL_FLAGS), PATCH_TEXT, known)
+        linked.symbols["__pfx_kvm_pmu_trigger_event"] = callee - 16
+        said = judge_host(Root(host(tmp_path, linked, btf_of(object_of("stock")), {"lp_guard": new})))
+        assert (said.verdict, said.copies.unguarded) == (Verdict.PARTIAL, ("kvm_emulate_halt",))
+
+    def test_kvms_own_text_must_be_read_to_know_of_copies(self, tmp_path: Path) -> None:
+        """What /proc/kcore can't read it may show as zeros."""
+        root = self.patched(tmp_path, "stock", "unlikely")
+        path = root.at("/proc/kcore")
+        data = bytearray(path.read_bytes())
+        assert judge_host(root).verdict is Verdict.GUARDED
+        data[4096:8192] = bytes(4096)  # the first piece
+        path.write_bytes(bytes(data))
+        assert (judge_host(root).verdict, judge_host(root).cause) == (Verdict.UNKNOWN, "unread-copies")
+
+    @staticmethod
+    def with_other_function(tmp_path: Path, name: str, arguments: str, body: str) -> Root:
+        """A guarded kernel with a livepatch of kvm_emulate_halt()."""
+        halt = "int kvm_emulate_halt(struct kvm_vcpu *vcpu) {{ {} return 1; }}"
+        source = BY_NAME["unlikely"].source + halt.format(f"if ({PMU}) {COUNT}")
+        linked = link(compiled(source, KERNEL_FLAGS))
+        known = {**linked.outside, "kvm_pmu_trigger_event": linked.symbols["kvm_pmu_trigger_event"]}
+        new = link(compiled(f"{HEADER}int {name}({arguments}) {{ {body} return 1; }}", KERNEL_FLAGS), PATCH_TEXT, known)
+        root = Root(host(tmp_path / "root", linked, btf_of(object_of("unlikely")), {"lp_halt": new}))
+        folder = root.at("/sys/kernel/livepatch/lp_halt/kvm")
+        (folder / "kvm_skip_emulated_instruction,1").rename(folder / "kvm_emulate_halt,1")
+        return root
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "body", "verdict", "cause"),
+        [
+            ("kvm_emulate_halt", "struct kvm_vcpu *vcpu", COUNT, "partial", "unguarded-copies"),
+            ("klpp_kvm_emulate_halt", "struct kvm_vcpu *vcpu", COUNT, "partial", "unguarded-copies"),
+            ("kvm_emulate_halt", "struct kvm_vcpu *vcpu", f"if ({PMU}) {COUNT}", "guarded", "guard-in-caller"),
+            ("klpp_x86_emulate_instruction", "struct kvm_vcpu *vcpu", COUNT, "guarded", "guard-in-caller"),
+            ("kvm_emulate_halt", "struct kvm_vcpu **all", f"struct kvm_vcpu *vcpu = all[3]; {COUNT}", *UNREAD),
+        ],
+    )
+    def test_copies_of_its_own(
+        self, tmp_path: Path, name: str, arguments: str, body: str, verdict: str, cause: str
+    ) -> None:
+        """It does not replace the function itself, but one that the compiler puts a copy of it into."""
+        root = self.with_other_function(tmp_path, name, arguments, body)
+        said = record(root, tmp_path / "record")
+        assert (said.verdict.value, said.cause) == (verdict, cause)
+        assert judge_host(Root(tmp_path / "record")) == said
+
+    def test_copies_of_one_source_need_not_be_read(self, tmp_path: Path) -> None:
+        """One that is not followed is as guarded as the function, whatever else a livepatch replaces."""
+        hypercall = (
+            f"int kvm_emulate_hypercall(struct kvm_vcpu **all) {{ struct kvm_vcpu *vcpu = all[3]; {COUNT} return 1; }}"
+        )
+        linked = link(compiled(BY_NAME["unlikely"].source + hypercall, KERNEL_FLAGS))
+        new = link(
+            compiled(f"{HEADER}int kvm_vm_ioctl(struct kvm *kvm) {{ return kvm->vcpus; }}", KERNEL_FLAGS), PATCH_TEXT
+        )
+        root = Root(host(tmp_path, linked, btf_of(object_of("unlikely")), {"lp_other": new}))
+        folder = root.at("/sys/kernel/livepatch/lp_other/kvm")
+        (folder / "kvm_skip_emulated_instruction,1").rename(folder / "kvm_vm_ioctl,1")
+        found = judge_host(root)
+        assert (found.verdict, found.copies.unread) == (Verdict.GUARDED, ("kvm_emulate_hypercall",))
+
     def test_symbols_of_init_code_that_is_gone(self, tmp_path: Path) -> None:
         """Livepatches keep them, at whatever place; KVM's vendor module may lie between the two."""
         data = object_of("stock")
@@ -203,8 +278,12 @@ class TestLivepatch:
 class TestTheFileWithTheBuildId:
     @pytest.fixture
     def data(self, tmp_path: Path) -> bytes:
+        return self.with_build_id(tmp_path, BY_NAME["unlikely"].source)
+
+    @staticmethod
+    def with_build_id(tmp_path: Path, source: str) -> bytes:
         path = tmp_path / "kvm.ko"
-        path.write_bytes(object_of("unlikely"))
+        path.write_bytes(compiled(source, KERNEL_FLAGS))
         (tmp_path / "note").write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes.fromhex(BUILD_ID))
         subprocess.run(
             ["objcopy", "--add-section", f".note.gnu.build-id={tmp_path}/note", str(path)], check=True, timeout=60
@@ -233,6 +312,15 @@ class TestTheFileWithTheBuildId:
         write(root.path, "/lib/modules/6.1.0-test/updates/dkms/kvm.ko", data)
         write(root.path, "/lib/modules/6.1.0-test/modules.dep", b"updates/dkms/kvm.ko: kernel/x.ko\n")
         assert judge_host(root).verdict is Verdict.GUARDED
+
+    @pytest.mark.parametrize(("function", "verdict"), [("kvm_emulate_halt", "unknown"), ("kvm_vm_ioctl", "guarded")])
+    def test_does_not_tell_what_a_livepatch_runs_instead(self, tmp_path: Path, function: str, verdict: str) -> None:
+        source = BY_NAME["unlikely"].source + f"int kvm_emulate_halt(struct kvm_vcpu *vcpu) {{ if ({PMU}) {COUNT} }}"
+        root = self.without_live_text(tmp_path)
+        write(root.path, "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko", self.with_build_id(tmp_path, source))
+        write(root.path, "/sys/kernel/livepatch/lp/enabled", b"1\n")
+        root.at(f"/sys/kernel/livepatch/lp/kvm/{function},1").mkdir(parents=True)
+        assert judge_host(root).verdict.value == verdict
 
     def test_another_build_id_says_nothing(self, tmp_path: Path, data: bytes) -> None:
         root = self.without_live_text(tmp_path)

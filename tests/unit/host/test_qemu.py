@@ -84,10 +84,27 @@ class TestPmuProperty:
             ("-global", "driver=max-x86_64-cpu,property=pmu,value=off"),
             ("-readconfig", "/etc/vm.conf"),
             ("-device", "host-x86_64-cpu,id=c1,pmu=off"),
+            ("-set", "device.c1.pmu=on"),
         ],
     )
     def test_it_may_be_set_elsewhere(self, words: tuple[str, str]) -> None:
         assert args("-cpu", "host", *words).pmu is None
+        assert args("-cpu", "host,pmu=off", "-newer-than-this", *words).pmu is None
+
+    @pytest.mark.parametrize(
+        "machine",
+        ["pc-i440fx-1.5", "pc-q35-1.4,usb=off", "type=pc-i440fx-1.5", "usb=off,type=pc-1.0", "pc-0.15", "rhel6.6.0"],
+    )
+    def test_machines_whose_cpus_have_one_by_default(self, machine: str) -> None:
+        for option in ("-machine", "--machine", "-M"):
+            assert args(option, machine).pmu is None
+            assert args(option, machine, "-cpu", "EPYC").pmu is None
+            assert args(option, machine, "-cpu", "host").pmu is True
+            assert args(option, machine, "-cpu", "EPYC,pmu=off").pmu is False
+
+    @pytest.mark.parametrize("machine", ["pc", "q35", "pc-i440fx-1.6", "pc-i440fx-10.1", "pc-q35-rhel9.4.0", "microvm"])
+    def test_machines_whose_cpus_have_none(self, machine: str) -> None:
+        assert args("-machine", machine, "-cpu", "EPYC").pmu is False
 
     @pytest.mark.parametrize(
         "words",
@@ -139,6 +156,11 @@ class TestIdentity:
             (("-machine", "q35,accel=kvm:tcg"), True),
             (("-M", "accel=kvm"), True),
             (("-accel", "tcg"), False),
+            (("-accel", "kvm", "-accel", "tcg"), True),
+            (("-accel", "tcg", "-accel", "kvm"), False),
+            (("-machine", "q35,accel=tcg:kvm"), False),
+            (("-machine", "q35,accel=kvm", "-machine", "accel=tcg"), False),  # as qemu:commandline would override it
+            (("-machine", "q35,accel=tcg", "-enable-kvm"), True),
             (("-machine", "kvm"), False),
             ((), False),
         ],
@@ -146,8 +168,21 @@ class TestIdentity:
     def test_accelerators(self, words: tuple[str, ...], kvm: bool) -> None:
         assert args(*words).kvm is kvm
 
+    @pytest.mark.parametrize(
+        ("machine", "remade"),
+        [
+            ("q35,accel=kvm", False),
+            ("pc-q35-11.0,usb=off,confidential-guest-support=lsec0", True),
+            ("q35,memory-encryption=sev0", True),
+            ("q35,x-change-vmfd-on-reset=on", True),
+        ],
+    )
+    def test_whose_vm_is_made_anew_at_a_reset(self, machine: str, remade: bool) -> None:
+        assert args("-machine", machine).remade is remade
+
     def test_binaries_that_ask_for_kvm_by_their_name(self) -> None:
         assert args(binary="/usr/libexec/qemu-kvm").kvm
+        assert not args("-accel", "tcg", binary="/usr/libexec/qemu-kvm").kvm
 
     @pytest.mark.parametrize(
         "data",
@@ -213,6 +248,18 @@ class TestBinary:
         found = qemu_of_file(tmp_path / "qemu")
         evidence = Evidence.NONE if disables is None else Evidence.INFERRED
         assert found == Qemu(str(tmp_path / "qemu"), number, disables, cause, evidence)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    @pytest.mark.parametrize("mode", [0o755, 0o757])
+    def test_a_users_binary_with_the_build_id_of_another(self, tmp_path: Path, mode: int) -> None:
+        """It says nothing about that other one, nor of itself what the other is."""
+        number = f"0{mode % 8}" * 20
+        (tmp_path / "users").write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=number))
+        (tmp_path / "users").chmod(mode)
+        os.chown(tmp_path / "users", 65534 if mode == 0o755 else 0, -1)
+        (tmp_path / "roots").write_bytes(elf(VERSION, build_id=number))
+        assert qemu_of_file(tmp_path / "users").disables is True
+        assert qemu_of_file(tmp_path / "roots").disables is None
 
     @pytest.mark.parametrize("build_id", TESTED)
     def test_a_tested_build(self, build_id: str, tmp_path: Path) -> None:
