@@ -27,9 +27,9 @@ _MAX: Final = 64 << 20
 def delivers(path: Path = FACTS, root: Path = Path("/")) -> bool:
     """Whether a VM whose PMU is off has the fast path here: the kernel spares it, and QEMU disables the PMU in KVM.
 
-    QEMU's part stands on the binaries of the VMs that ran when the file was written, all of which must be known to,
-    and at least one; or KVM's own parameter disables it for all. The file must be root's, and about this boot, KVM and
-    set of livepatches.
+    QEMU's part stands on the binaries that libvirt might start a new VM with when the file was written: at least one,
+    and all of them known to. Or KVM's own parameter disables it for all. The file must be root's, and about this boot,
+    KVM and set of livepatches.
     """
     try:
         facts = json.loads(_text(path))
@@ -69,7 +69,7 @@ def _fast(facts: Any) -> bool:
         return False
     if verdict == _NO_WORK or facts["enable_pmu"] is False:
         return True
-    qemus = [vm[which] for vm in facts["vms"] for which in ("qemu", "next_qemu") if vm.get(which)]
+    qemus = facts["qemus"]
     return bool(qemus) and all(qemu["disables"] is True for qemu in qemus)
 
 

@@ -1,7 +1,8 @@
 """Host facts in a file, so that one who may not read kernel memory can use what root has found.
 
 JSON. The kernel's part holds for as long as the host runs the same kernel, KVM and livepatches; that of a VM for as
-long as its process lives: KVM's flag never changes under a VM that has vCPUs (kvm_vm_ioctl_enable_cap()).
+long as its process lives: KVM's flag never changes under a VM that has vCPUs (kvm_vm_ioctl_enable_cap()). Which QEMUs
+are installed is as of when it was written.
 """
 
 from __future__ import annotations
@@ -175,5 +176,6 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "KernelPmu": KernelPmu,
     "Verdict": Verdict,
     "Qemu | None": _optional(_of(Qemu)),
+    "tuple[Qemu, ...]": _many(_of(Qemu)),
     "tuple[LiveVm, ...]": _many(_of(LiveVm)),
 }
