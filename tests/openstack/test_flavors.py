@@ -66,8 +66,8 @@ def test_the_trait_comes_schedules_and_goes(cloud: Cloud) -> None:
         "boot_id": boot,
         "kvm_build_id": build_id,
         "livepatches": [],
-        "enable_pmu": False,
-        "vms": [],
+        "enable_pmu": True,
+        "qemus": [{"path": "/usr/bin/qemu-system-x86_64", "disables": True}],
         "guard": {"verdict": "guarded", "evidence": "observed"},
     }
     folder = lab.LAB / "root/run/pmuconf"
