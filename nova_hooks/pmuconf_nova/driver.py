@@ -143,7 +143,8 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
         super().update_provider_tree(provider_tree, nodename, allocations=allocations)
         try:
-            change = provider_tree.add_traits if trait.delivers() else provider_tree.remove_traits
+            delivers = CONF.libvirt.virt_type == "kvm" and trait.delivers()
+            change = provider_tree.add_traits if delivers else provider_tree.remove_traits
             change(nodename, trait.TRAIT)
         except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
             self._pmuconf_trait_failures.note(error)
