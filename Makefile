@@ -2,7 +2,8 @@
 # make test   linters, types and all tests
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
-# make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB)
+# make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
+#                       what each operation gave goes into docs/verification.md
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
@@ -40,6 +41,7 @@ test-nova-%:
 test-openstack: $(VENV)/test
 	.ci/packages openstack
 	$(BIN)/python -m pytest -x -s tests/openstack
+	$(BIN)/python -m tests.openstack.table docs/verification.md
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

@@ -421,7 +421,7 @@ def _rule(conf: cfg.ConfigOpts, name: str, written: _Written) -> Rule:
 
     if group.pmu is None:
         refuse("pmu", f"is missing; allowed: {', '.join(_STATES)}")
-    if not rule.criteria():
+    if not rule.criteria:
         refuse(None, f"asks nothing, so it would match everything: name one of {', '.join(CRITERIA)}")
     for key, beaten in (("extra_spec", "hw:pmu"), ("image_property", "hw_pmu")):
         if any(value.partition("=")[0].strip() == beaten for value in criteria[key]):

@@ -146,6 +146,7 @@ class HostFacts:
     :param enable_pmu: KVM's module parameter; None if there is none.
     :param mediated_pmu: since 7.0, guests are given the hardware's counters.
     :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
+    :param qemus: those that libvirt here would start a new VM with, all that it might; empty if none was found.
     :param vms_cause: why ``vms`` may be without what kernel memory says; empty if all was read.
     """
 
@@ -160,5 +161,6 @@ class HostFacts:
     cycles: int | None = None
     measured: bool = False
     livepatches: tuple[str, ...] = ()
+    qemus: tuple[Qemu, ...] = ()
     vms: tuple[LiveVm, ...] = ()
     vms_cause: str = ""

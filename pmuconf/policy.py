@@ -18,6 +18,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Final
 from uuid import UUID
 
@@ -62,7 +63,9 @@ class Decision(enum.Enum):
     @property
     def state(self) -> PmuState | None:
         """The PMU state that this wants written, None if it wants none."""
-        return PmuState(self.value) if self in (Decision.ON, Decision.OFF) else None
+        if self is Decision.OFF:
+            return PmuState.OFF
+        return PmuState.ON if self is Decision.ON else None
 
 
 class NovaDomains(enum.Enum):
@@ -156,6 +159,7 @@ class Rule:
     arch: tuple[str, ...] = ()
     virt_type: tuple[str, ...] = ()
 
+    @cached_property
     def criteria(self) -> dict[str, tuple[str, ...]]:
         """The criteria that this rule names, with their values."""
         named: dict[str, tuple[str, ...]] = {name: getattr(self, name) for name in CRITERIA}
@@ -169,6 +173,13 @@ class Policy:
     default: Decision = Decision.OFF
     rules: tuple[Rule, ...] = ()
     nova_domains: NovaDomains = NovaDomains.ENFORCE
+
+    @cached_property
+    def image_properties(self) -> frozenset[str]:
+        """The names of the image properties that a decision may turn on."""
+        return frozenset(
+            {IMAGE_CHOICE, *(text.partition("=")[0] for rule in self.rules for text in rule.image_property)}
+        )
 
 
 @dataclass(frozen=True)
@@ -239,9 +250,9 @@ def shadowed(rules: Sequence[Rule]) -> tuple[Rule, Rule] | None:
     rule's values of that criterion.
     """
     for at, later in enumerate(rules):
-        wanted = later.criteria()
+        wanted = later.criteria
         for earlier in rules[:at]:
-            if all(_covers(name, values, wanted.get(name, ())) for name, values in earlier.criteria().items()):
+            if all(_covers(name, values, wanted.get(name, ())) for name, values in earlier.criteria.items()):
                 return later, earlier
     return None
 
@@ -252,17 +263,18 @@ def _truth(text: str) -> PmuState:
 
 def _first_match(policy: Policy, subject: Subject) -> Ruling:
     for rule in policy.rules:
-        answers = {name: _matches(name, values, subject) for name, values in rule.criteria().items()}
-        if False in answers.values():
-            continue
-        unknown = [name for name, answer in answers.items() if answer is None]
-        if unknown:
-            return Ruling(
-                Decision.UNDECIDED,
-                rule.name,
-                f"rule {rule.name} reads {', '.join(unknown)}, which cannot be known here",
-            )
-        return Ruling(rule.decision, rule.name, rule.reason or f"matches {', '.join(answers)}")
+        unknown = []
+        for name, values in rule.criteria.items():
+            answer = _matches(name, values, subject)
+            if answer is False:
+                break
+            if answer is None:
+                unknown.append(name)
+        else:
+            if unknown:
+                what = f"rule {rule.name} reads {', '.join(unknown)}, which cannot be known here"
+                return Ruling(Decision.UNDECIDED, rule.name, what)
+            return Ruling(rule.decision, rule.name, rule.reason or f"matches {', '.join(rule.criteria)}")
     return Ruling(policy.default, DEFAULT, "no rule matches" if policy.rules else "there are no rules")
 
 

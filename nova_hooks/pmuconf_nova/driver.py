@@ -9,8 +9,6 @@ Whatever fails here leaves what Nova itself generates, unless ``[pmuconf] strict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,29 +70,35 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
     def init_host(self, host: str) -> None:
         """Say at the start, not at the first server, whether the policy can be read."""
         super().init_host(host)
-        with self._guarded():
+        try:
             policy = self._pmuconf_source.settings().policy
-            LOG.info(
-                "pmuconf: PMU %(default)s by default, %(rules)d rules, strict=%(strict)s, record_decision=%(record)s",
-                {
-                    "default": policy.default.value,
-                    "rules": len(policy.rules),
-                    "strict": CONF.pmuconf.strict,
-                    "record": CONF.pmuconf.record_decision,
-                },
-            )
+        except Exception as error:
+            self._pmuconf_failed(error)
+            return
+        LOG.info(
+            "pmuconf: PMU %(default)s by default, %(rules)d rules, strict=%(strict)s, record_decision=%(record)s",
+            {
+                "default": policy.default.value,
+                "rules": len(policy.rules),
+                "strict": CONF.pmuconf.strict,
+                "record": CONF.pmuconf.record_decision,
+            },
+        )
 
     def _get_guest_config(
         self, instance: Any, network_info: Any, image_meta: Any, disk_info: Any, *args: Any, **kwargs: Any
     ) -> Any:
         rescue = args[0] if args else kwargs.get("rescue")
         build = _Build(instance)
-        with self._guarded(instance, lambda: build.lifted.put_back(instance)):
+        try:
             # The policy first: where it can't be read the record stays in, and Nova takes it for what is asked.
             policy = self._pmuconf_source.settings().policy
             build.lifted = record.lift(instance)
             image_meta = record.without_record(build.lifted, image_meta)
             build.policy = policy
+        except Exception as error:
+            build.lifted.put_back(instance)
+            self._pmuconf_failed(error, instance)
         token = _building.set(build)
         try:
             guest = super()._get_guest_config(instance, network_info, image_meta, disk_info, *args, **kwargs)
@@ -103,8 +107,10 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             raise
         finally:
             _building.reset(token)
-        with self._guarded(instance):
+        try:
             self._pmuconf_record(build, rescue=bool(rescue))
+        except Exception as error:
+            self._pmuconf_failed(error, instance)
         return guest
 
     def _set_features(self, guest: Any, os_type: str, image_meta: Any, flavor: Any) -> None:
@@ -112,18 +118,10 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         build = _building.get() or self._pmuconf_unknown()
         if build.policy is None:
             return
-        features = list(guest.features)
-
-        def undo() -> None:
-            guest.features[:] = features
-            recorded = build.lifted.state
-            if recorded is not None:
-                guest.add_feature(_feature(recorded))
-
-        with self._guarded(build.instance, undo):
-            arch = self._check_emulation_arch(image_meta)
-            subject = subject_of(build.policy, guest, build.instance, image_meta, flavor, CONF.libvirt.virt_type, arch)
-            ruling = decide(build.policy, subject)
+        number = len(guest.features)
+        try:
+            arch = guest.os_arch or self._check_emulation_arch(image_meta)
+            ruling = decide(build.policy, subject_of(build.policy, guest, build.instance, image_meta, flavor, arch))
             state = ruling.decision.state
             if state is not None and not _explicit(ruling):  # which Nova itself has written
                 guest.add_feature(_feature(state))
@@ -134,12 +132,19 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             )
             build.ruling = ruling
             self._pmuconf_failures.works()
+        except Exception as error:
+            del guest.features[number:]
+            recorded = build.lifted.state
+            if recorded is not None:
+                guest.add_feature(_feature(recorded))
+            self._pmuconf_failed(error, build.instance)
 
     def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
         """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
         super().update_provider_tree(provider_tree, nodename, allocations=allocations)
         try:
-            change = provider_tree.add_traits if trait.delivers() else provider_tree.remove_traits
+            delivers = CONF.libvirt.virt_type == "kvm" and trait.delivers()
+            change = provider_tree.add_traits if delivers else provider_tree.remove_traits
             change(nodename, trait.TRAIT)
         except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
             self._pmuconf_trait_failures.note(error)
@@ -149,8 +154,10 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
     def _pmuconf_unknown(self) -> _Build:
         """For one who asks for the features of no instance."""
         build = _Build(None)
-        with self._guarded():
+        try:
             build.policy = self._pmuconf_source.settings().policy
+        except Exception as error:
+            self._pmuconf_failed(error)
         return build
 
     def _pmuconf_record(self, build: _Build, *, rescue: bool) -> None:
@@ -162,46 +169,37 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         if where != "no" and state is not None and not _explicit(build.ruling):
             record.write(build.instance, where, state)
 
-    @contextmanager
-    def _guarded(self, instance: Any = None, undo: Callable[[], None] | None = None) -> Iterator[None]:
-        """Fail open: count and log an error of ours, and go on; with strict, fail the operation.
+    def _pmuconf_failed(self, error: Exception, instance: Any = None) -> None:
+        """Fail open: count and log an error of ours, for the caller to go on; with strict, fail the operation.
 
-        :raises PmuPolicyFailed: an error, and strict is set.
+        :raises PmuPolicyFailed: strict is set.
         """
-        try:
-            yield
-        except Exception as error:
-            if undo is not None:
-                undo()
-            self._pmuconf_failures.note(error)
-            if CONF.pmuconf.strict:
-                raise PmuPolicyFailed(reason=str(error), cause=cause_of(error)) from error
-            LOG.debug("pmuconf: left as Nova has it", instance=instance)
+        self._pmuconf_failures.note(error)
+        if CONF.pmuconf.strict:
+            raise PmuPolicyFailed(reason=str(error), cause=cause_of(error)) from error
+        LOG.debug("pmuconf: left as Nova has it", instance=instance)
 
 
-def subject_of(
-    policy: Policy, guest: Any, instance: Any, image_meta: Any, flavor: Any, virt_type: str, arch: str
-) -> Subject:
+def subject_of(policy: Policy, guest: Any, instance: Any, image_meta: Any, flavor: Any, arch: str) -> Subject:
     """What the policy has to know of a domain that Nova is about to generate.
 
-    The image's properties as text, as Nova 32 and later writes them into the domain's metadata: an audit of that
-    domain decides upon the same.
+    The type is the guest's own, which is qemu where Nova emulates, and the image's properties are text, as Nova 32 and
+    later writes them into the domain's metadata: an audit of that domain decides upon the same.
 
     :param instance: None where it is not known; a rule about projects then leaves the domain undecided.
     """
     properties = image_meta.properties
-    # Of almost two hundred that an image may have, those that something here asks for: all of them would show in the
-    # time that a build takes.
-    asked = {"hw_pmu", *(text.partition("=")[0] for rule in policy.rules for text in rule.image_property)}
     return Subject(
-        virt_type=virt_type,
+        virt_type=guest.virt_type or CONF.libvirt.virt_type,
         arch=arch,
         flavor=flavor.name,
         flavor_id=flavor.flavorid,
         extra_specs=dict(flavor.extra_specs),
+        # Of almost two hundred that an image may have, those that something here asks for: all of them would show in
+        # the time that a build takes.
         image_properties={
             name: str(getattr(properties, name))
-            for name in asked
+            for name in policy.image_properties
             if name in properties.fields and properties.obj_attr_is_set(name)
         },
         project=UNKNOWN if instance is None else instance.project_id,

@@ -27,9 +27,9 @@ _MAX: Final = 64 << 20
 def delivers(path: Path = FACTS, root: Path = Path("/")) -> bool:
     """Whether a VM whose PMU is off has the fast path here: the kernel spares it, and QEMU disables the PMU in KVM.
 
-    QEMU's part stands on the binaries of the VMs that ran when the file was written, all of which must be known to,
-    and at least one, and those that can be seen from here must be the same since; or KVM's own parameter disables it
-    for all. The file must be root's, and about this boot, KVM, its parameter and set of livepatches.
+    QEMU's part stands on the binaries that libvirt might start a new VM with when the file was written: at least one,
+    all of them known to, and those that can be seen from here the same since. Or KVM's own parameter disables it for
+    all. The file must be root's, and about this boot, KVM, its parameter and set of livepatches.
     """
     try:
         text, written = _text(path)
@@ -73,7 +73,7 @@ def _fast(facts: Any, root: Path, written: int) -> bool:
         return False
     if verdict == _NO_WORK or facts["enable_pmu"] is False:
         return True
-    qemus = [vm[which] for vm in facts["vms"] for which in ("qemu", "next_qemu") if vm.get(which)]
+    qemus = facts["qemus"]
     if not qemus or not all(qemu["disables"] is True for qemu in qemus):
         return False
     return not any(_replaced(root / qemu["path"].lstrip("/"), written) for qemu in qemus)
@@ -83,7 +83,7 @@ def _replaced(binary: Path, written: int) -> bool:
     """Whether the file was put there since; by the time of its change, for packages bring their own other times."""
     try:
         return binary.stat().st_ctime_ns > written
-    except OSError:  # deleted, and still run; or of a container
+    except OSError:  # of a container
         return False
 
 

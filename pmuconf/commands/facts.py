@@ -14,7 +14,9 @@ __all__ = ["WriteFacts"]
 class WriteFacts(Action):
     """Write what only root can find out about this host, so that an audit can do without root.
 
-    The kernel's verdict with its evidence, KVM's settings, the CPU, and of each live VM what KVM holds.
+    The kernel's verdict with its evidence, KVM's settings, the CPU, the QEMUs that libvirt here would start a new VM
+    with, and of each live VM what KVM holds. The Nova plugin's trait stands on it: /run/pmuconf/host-facts.json.
+
     'pmuconf audit --host-facts FILE' (report, explain) takes it if it belongs to root and still holds: it is void when
     the host was booted anew, or has another KVM, set of livepatches or parameters of KVM, and for a VM that was started
     since.

@@ -50,10 +50,10 @@ class Check(Action):
             raise PmuconfError(f"{interpreter[0]}: {error.strerror}", cause="nova-python") from None
         except subprocess.TimeoutExpired:
             raise PmuconfError("Nova's Python did not answer within 120 s", cause="nova-python") from None
-        if f"No module named {_MODULE.partition('.')[0]}" in done.stderr or "No module named pmuconf" in done.stderr:
+        if "No module named pmuconf" in done.stderr or "No module named 'pmuconf" in done.stderr:
             self.app.stdout.write("the plugin is not installed\n")
             self.app.LOG.error(
-                "%s has no pmuconf-nova (nova-plugin-missing). Install it there: pip install pmuconf-nova",
+                "%s lacks the plugin (nova-plugin-missing). There: pip install --no-deps pmuconf pmuconf-nova",
                 interpreter[0],
             )
             return 2

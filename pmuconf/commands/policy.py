@@ -27,7 +27,7 @@ class Check(Action):
         policy = chosen.policy
         self.app.stdout.write(f"valid: {', '.join(chosen.files) or 'the built-in defaults (no file)'}\n")
         for number, rule in enumerate(policy.rules, 1):
-            asks = " and ".join(f"{name} is {' or '.join(values)}" for name, values in rule.criteria().items())
+            asks = " and ".join(f"{name} is {' or '.join(values)}" for name, values in rule.criteria.items())
             reason = f"  # {rule.reason}" if rule.reason else ""
             self.app.stdout.write(f"{number}. {rule.name}: {rule.decision.value} where {asks}{reason}\n")
         self.app.stdout.write(f"default: {policy.default.value}; Nova's domains: {policy.nova_domains.value}\n")

@@ -2,7 +2,8 @@
 
 JSON. The kernel's part holds for as long as the host runs the same kernel, KVM with its parameters, and livepatches;
 that of a VM for as long as its process lives: KVM's flag never changes under a VM that has vCPUs
-(kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not.
+(kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not. Which QEMUs are installed is as
+of when it was written.
 """
 
 from __future__ import annotations
@@ -191,5 +192,6 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "KernelPmu": KernelPmu,
     "Verdict": Verdict,
     "Qemu | None": _optional(_of(Qemu)),
+    "tuple[Qemu, ...]": _many(_of(Qemu)),
     "tuple[LiveVm, ...]": _many(_of(LiveVm)),
 }

@@ -17,7 +17,7 @@ from typing import Final
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
 
-__all__ = ["DELETED", "VmProcess", "directory_of", "initial_namespace", "vm_processes"]
+__all__ = ["DELETED", "VmProcess", "contents", "directory_of", "initial_namespace", "vm_processes"]
 
 MAX_CMDLINE: Final = 4 << 20
 DELETED: Final = " (deleted)"
@@ -94,7 +94,7 @@ def _read(pid: int, directory: int) -> VmProcess | None:
     seen = _holds_vm(directory)
     if seen is False:
         return None
-    raw = _contents(directory, "cmdline", MAX_CMDLINE)
+    raw = contents(directory, "cmdline", MAX_CMDLINE)
     command, started = _stat(directory)
     exe = ""
     with contextlib.suppress(OSError):
@@ -137,8 +137,8 @@ def _names(directory: int, name: str) -> list[str]:
         os.close(inner)
 
 
-def _contents(directory: int, name: str, limit: int) -> bytes:
-    """The file's first bytes, up to the limit."""
+def contents(directory: int, name: str, limit: int) -> bytes:
+    """The first bytes of a file in the directory, up to the limit; nothing of what is no regular file."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=directory), "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -152,7 +152,7 @@ def _contents(directory: int, name: str, limit: int) -> bytes:
 
 def _stat(directory: int) -> tuple[str, int]:
     """The process's name and its start. A name may hold anything, parentheses and line ends too."""
-    match = _STAT.match(_contents(directory, "stat", 4096))
+    match = _STAT.match(contents(directory, "stat", 4096))
     if match is None:
         raise OSError(0, "/proc/PID/stat has not the fields that it should")
     return match.group(2).decode("utf-8", "replace"), int(match.group(3))

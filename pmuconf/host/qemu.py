@@ -20,7 +20,7 @@ from pmuconf.host.elf import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of
 from pmuconf.host.root import MAX_FILE, Root
 
-__all__ = ["TESTED", "qemu_of_file", "qemu_of_process"]
+__all__ = ["TESTED", "qemu_of_descriptor", "qemu_of_file", "qemu_of_process"]
 
 # By build-id: what has none of the strings and was seen by prove_qemu() not to make the call: as many KVM_ENABLE_CAP
 # before the first vCPU with pmu=off as with pmu=on, and no question for the capability.
@@ -58,7 +58,7 @@ def qemu_of_process(root: Root, pid: int, started: int, exe: str) -> Qemu:
             return Qemu(exe, None, None, "unreadable")
         else:
             descriptor = os.open(root.at(exe), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        return _of_descriptor(descriptor, exe)
+        return qemu_of_descriptor(descriptor, exe)
     except (OSError, PmuconfError):
         return Qemu(exe, None, None, "unreadable")
 
@@ -66,13 +66,13 @@ def qemu_of_process(root: Root, pid: int, started: int, exe: str) -> Qemu:
 def qemu_of_file(path: str | os.PathLike[str]) -> Qemu:
     """The QEMU that a file is. Its cause is unreadable or not-qemu if it is none."""
     try:
-        return _of_descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.fspath(path))
+        return qemu_of_descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.fspath(path))
     except OSError:
         return Qemu(os.fspath(path), None, None, "unreadable")
 
 
-def _of_descriptor(descriptor: int, path: str) -> Qemu:
-    """Closes the descriptor."""
+def qemu_of_descriptor(descriptor: int, path: str) -> Qemu:
+    """The QEMU that an open file is, under this path; closes it."""
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

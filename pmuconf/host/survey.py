@@ -10,6 +10,7 @@ from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Verdict
 from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
+from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.measured import measured_cycles
 from pmuconf.host.process import DELETED
@@ -65,6 +66,7 @@ def _look(root: Root) -> HostFacts:
         cycles=cpu.resembles.cycles if measured is None else measured,
         measured=measured is not None,
         livepatches=livepatches(root),
+        qemus=tuple(with_proof(qemu, known) for qemu in installed_qemus(root)),
         vms=tuple(_with_qemus(root, vm, known) for vm in vms),
         vms_cause=cause,
     )

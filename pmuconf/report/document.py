@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pmuconf
 from pmuconf.audit import Report, Vm
-from pmuconf.facts import GuardFinding, HostFacts
+from pmuconf.facts import GuardFinding, HostFacts, Qemu
 from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision, Policy
 
@@ -97,6 +97,7 @@ def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
         "mitigations": dict(facts.mitigations),
         "cycles_per_exit": facts.cycles,
         "cycles_measured": facts.measured,
+        "qemus": [{**_qemu(qemu), "cause": qemu.cause} for qemu in facts.qemus],
         "vms_cause": facts.vms_cause,
         "other_vms": [
             {"pid": vm.pid, "command": vm.command, "in_kernel_pmu": vm.kernel_pmu.value, "pmu_in_use": vm.in_use}
@@ -119,9 +120,13 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "evidence": answer and answer.evidence.value,
         "message": answer and answer.message,
         "remedy": answer and answer.remedy,
-        "qemu": qemu and {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables},
+        "qemu": qemu and _qemu(qemu),
         "exits_per_second": vm.exits_per_second,
     }
+
+
+def _qemu(qemu: Qemu) -> dict[str, Any]:
+    return {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables}
 
 
 def summary(report: Report) -> dict[str, Any]:

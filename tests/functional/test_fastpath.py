@@ -15,9 +15,11 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from lxml import etree
 
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.host import factsfile, qemu, survey
+from pmuconf.host.installed import installed_qemus, qemus_of
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
 from tests.functional.host import Host
@@ -240,3 +242,19 @@ def test_a_domain_that_is_not_there(host: Host) -> None:
     said = host.pmuconf("explain", "nobody")
     assert said.status == 255
     assert "no-such-domain" in said.err
+
+
+@pytest.mark.parametrize("name", available_daemons())
+def test_the_qemu_that_a_daemon_would_start_is_the_one_that_its_capabilities_name(
+    name: str, capabilities: Path
+) -> None:
+    with Daemon(name, cache=capabilities) as daemon:
+        connection = libvirt.open(daemon.uri)
+        try:
+            named = etree.fromstring(connection.getCapabilities()).findtext("guest/arch[@name='x86_64']/emulator")
+        finally:
+            connection.close()
+        found = {one.path: one for one in qemus_of(Root(), daemon.pid)}
+        assert named in found
+        assert found[named].build_id == qemu.qemu_of_file(named).build_id is not None
+        assert set(found.values()) <= set(installed_qemus(Root()))

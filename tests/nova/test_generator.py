@@ -118,6 +118,14 @@ class TestDecision(Generator):
         self.driver._set_features(guest, "linux", instance.image_meta, instance.flavor)
         assert guest.features[-1].to_xml().strip() == '<pmu state="off"/>'
 
+    def test_the_type_that_a_rule_asks_for_is_the_guest_s_own(self) -> None:
+        """Which is qemu where Nova emulates: an audit of the domain sees, and decides upon, the same."""
+        self.set_policy("[policy]\nrules = emulated\n[rule:emulated]\npmu = on\nvirt_type = qemu\n")
+        assert self.decided() == "off"
+        emulated = self.xml(self.instance(properties={"hw_architecture": "i686"}))
+        assert emulated.startswith('<domain type="qemu">')
+        assert pmu_of(emulated) == "on"
+
     def test_only_the_pmu_is_added(self) -> None:
         instance = self.instance()
         with_it, without = self.xml(instance), self.xml(instance, self.stock)

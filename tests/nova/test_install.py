@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import tests
 
@@ -23,6 +26,17 @@ def python(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the check as docs/nova.md says for a container."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pmuconf_nova.check", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
 
 
 def test_nova_finds_it_under_its_name_and_stays_nova() -> None:
@@ -66,29 +80,64 @@ def test_loading_the_driver_loads_nothing_of_libvirt_host_or_report() -> None:
     assert {name.partition(".")[0] for name in modules} <= {"nova", "pmuconf", "pmuconf_nova", "lxml", "fnmatch"}
 
 
-def test_it_brings_in_nothing_that_nova_has_not(tmp_path: Path) -> None:
-    """pip's own resolver, with what is installed here as the constraints, and no index to take anything from."""
-    frozen = [f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions() if one.metadata["Name"]]
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text("\n".join(line for line in frozen if not line.startswith("pmuconf")))
-    made = tmp_path / "wheels"
-    for name, parts in {"p": ("pmuconf", "setup.cfg", "pyproject.toml", "README.md"), "n": ("nova_hooks",)}.items():
-        (tmp_path / name).mkdir()
-        for part in parts:
-            subprocess.run(["cp", "-r", ROOT / part, tmp_path / name], check=True)
-    for source in (tmp_path / "p", tmp_path / "n/nova_hooks"):
-        python("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(made), str(source))
-    out = python(
-        *("-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-index", "-q"),
-        *("--report", str(tmp_path / "report"), "-c", str(constraints), *map(str, sorted(made.glob("*.whl")))),
+def installed() -> set[str]:
+    """Everything that pip sees in this environment, as NAME==VERSION."""
+    return set(python("-m", "pip", "list", "--format=freeze", "--disable-pip-version-check").split())
+
+
+def test_it_brings_in_nothing_that_nova_has_not() -> None:
+    """tests/nova/environment let pip resolve what the two require, with no index and Nova's packages held as they were.
+
+    Nothing else came with them, and nothing changed its version.
+    """
+    before = set(Path(sys.prefix, "before").read_text().split())
+    assert {line.partition("==")[0].replace("_", "-") for line in installed() - before} == {"pmuconf", "pmuconf-nova"}
+    assert not before - installed()
+
+
+def test_under_nova_26_s_own_constraints_it_asks_for_nothing_but_what_they_hold(tmp_path: Path) -> None:
+    """By pip's resolver, from PyPI; Nova requires lxml and oslo.config itself."""
+    requires = {Requirement(line).name for line in metadata.requires("nova") or () if "extra ==" not in line}
+    if requires:  # which Debian's package does not say
+        assert {"lxml", "oslo.config"} <= requires
+    pins = Path(tests.__file__).parent / "nova/constraints-zed.txt"
+    pip = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--dry-run", "--ignore-installed")
+    # Of a Python of that time, for which there are wheels of all.
+    python310 = ("--python-version=3.10", "--only-binary=:all:", "--target", str(tmp_path / "none"))
+    wanted = [
+        line
+        for name in ("pmuconf", "pmuconf-nova")
+        for line in metadata.requires(name) or ()
+        if "extra ==" not in line and not line.startswith("pmuconf")
+    ]
+    assert {Requirement(line).name for line in wanted} == {"lxml", "oslo.config"}
+    done = subprocess.run(
+        [sys.executable, *pip, *python310, "-c", pins, "--report", tmp_path / "report", *wanted],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
-    assert out == ""
-    # What they require is there in a version that does: pip would say so otherwise.
-    for name in ("pmuconf", "pmuconf-nova"):
-        wanted = [line.partition(";")[0] for line in metadata.requires(name) or () if "extra ==" not in line]
-        out = python("-m", "pip", "install", "--dry-run", "--no-index", "-c", str(constraints), *wanted)
-        assert "Would install" not in out
-        assert out.count("Requirement already satisfied") >= len(wanted)
+    if "Temporary failure" in done.stderr or "Connection" in done.stderr:
+        pytest.skip("PyPI can't be reached")
+    assert done.returncode == 0, done.stderr
+    held = dict(line.split("===") for line in pins.read_text().splitlines() if "===" in line)
+    resolved = {
+        one["metadata"]["name"]: one["metadata"]["version"]
+        for one in json.loads((tmp_path / "report").read_text())["install"]
+    }
+    # Which OpenStack does not hold at a version: the lists of certificate authorities.
+    assert set(resolved) - set(held) <= {"certifi"}
+    assert {name: held[name] for name in resolved if name in held} == {
+        name: version for name, version in resolved.items() if name in held
+    }
+
+
+def test_no_file_of_it_is_a_file_of_nova_s() -> None:
+    nova = {str(path) for path in metadata.files("nova") or ()}
+    ours = {str(path) for path in metadata.files("pmuconf-nova") or ()}
+    assert ours
+    assert not nova & ours
 
 
 def test_uninstalling_leaves_nova_as_it_was(tmp_path: Path) -> None:
@@ -127,13 +176,7 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "nova.conf").write_text(
         f"[DEFAULT]\ncompute_driver = libvirt.LibvirtDriver\n[pmuconf]\npolicy_file = {tmp_path}/policy.conf\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pmuconf_nova.check", f"--config-file={tmp_path}/nova.conf"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
+    done = check(f"--config-file={tmp_path}/nova.conf")
     assert done.returncode == 2, done.stderr
     text = " ".join(done.stdout.replace("|", " ").split())
     assert "set compute_driver = pmuconf.LibvirtDriver in" in text
@@ -142,10 +185,45 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("--config-file=/does/not/exist",), ("--no-such-option",)])
 def test_the_check_fails_with_255_where_it_can_t_be_run(arguments: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pmuconf_nova.check", *arguments],
-        capture_output=True,
-        check=False,
-        cwd="/",
-    )
-    assert done.returncode == 255
+    assert check(*arguments).returncode == 255
+
+
+@pytest.mark.parametrize(
+    ("command", "driver", "policy", "status", "features"),
+    [
+        ("module", "pmuconf.LibvirtDriver", "[policy]\ndefault = on\n", 0, '<pmu state="on"/></features>'),
+        ("module", "pmuconf.LibvirtDriver", "[policy]\n[rule:unused]\npmu = on\n", 1, '<pmu state="off"/></features>'),
+        ("pmuconf", "pmuconf.LibvirtDriver", "[policy]\n", 0, '<pmu state="off"/></features>'),
+        ("pmuconf", "pmuconf.LibvirtDriver", "[policy]\ndefault = keep\n", 1, "writes no PMU state"),
+        ("pmuconf", "libvirt.LibvirtDriver", "[policy]\n", 2, '<pmu state="off"/></features>'),
+    ],
+)
+def test_the_check_s_exit_status_and_the_features_of_a_made_up_server(
+    tmp_path: Path, command: str, driver: str, policy: str, status: int, features: str
+) -> None:
+    """Run in Nova's Python itself, and by the command pmuconf, which finds that Python by nova-compute's first line."""
+    policy_file, nova_conf = tmp_path / "policy.conf", tmp_path / "nova.conf"
+    policy_file.write_text(policy)
+    nova_conf.write_text(f"[DEFAULT]\ncompute_driver = {driver}\n[pmuconf]\npolicy_file = {policy_file}\n")
+    if command == "module":
+        done = check(f"--config-file={nova_conf}", "--json")
+    else:
+        script = tmp_path / "bin/nova-compute"
+        script.parent.mkdir()
+        script.write_text(f"#!{sys.executable} -Wignore\nimport nova\n")
+        script.chmod(0o755)
+        pmuconf = [sys.executable, "-W", "ignore", "-m", "pmuconf.commands.main"]
+        done = subprocess.run(
+            [*pmuconf, "nova", "check", "--json", "--nova-config-file", str(nova_conf)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env={**os.environ, "PATH": f"{script.parent}:/usr/bin:/bin"},
+        )
+    assert done.returncode == status, done.stderr
+    checks = {entry["check"]: entry for entry in json.loads(done.stdout.splitlines()[-1])["checks"]}
+    assert max(entry["result"] for entry in checks.values()) == status
+    assert features in checks["A made-up server"]["details"]
+    if status == 2:
+        assert str(nova_conf) in checks["compute_driver"]["details"]

@@ -9,7 +9,7 @@ import pytest
 from nova.tests.functional.api.client import OpenStackApiException
 from nova.tests.functional.libvirt import base
 
-from tests.nova.cloud import STOCK, Cloud
+from tests.nova.cloud import STOCK, Cloud, pmu_of
 
 
 class Operations(Cloud):
@@ -117,6 +117,67 @@ class TestOperations(Operations):
         assert self.pmu(server) == "on"
 
 
+class TestMoves(Operations):
+    """From one host to another, where the guest ends on one and is generated on the other."""
+
+    def without_the_plugin(self, host: str) -> None:
+        """Make it a host that does not have it yet, as in a rolling upgrade."""
+        self.computes[host].driver.__class__ = self.stock
+
+    def lose(self, host: str) -> None:
+        """Let the host die."""
+        service = self.computes[host]
+        service.stop()
+        self.api.put_service_force_down(service.service_ref.uuid, forced_down=True)
+
+    def servers(self) -> dict[str, tuple[Any, str]]:
+        """On host one, of each kind, with the PMU state that the policy wants."""
+        flavors = {self.plain: "off", self.explicit: "on", self.flavor("perf.small"): "on"}
+        return {flavor: (self.build(flavor, host="one"), state) for flavor, state in flavors.items()}
+
+    def test_evacuate(self) -> None:
+        servers = self.servers()
+        self.lose("one")
+        for server, state in servers.values():
+            before = len(self.given[server["id"]])
+            server = self._evacuate_server(server, expected_host="two")
+            assert len(self.given[server["id"]]) > before
+            assert self.pmu(server) == state
+
+    def test_evacuate_from_a_host_without_the_plugin(self) -> None:
+        self.without_the_plugin("one")
+        servers = self.servers()
+        assert self.pmu(servers[self.plain][0]) == "default"
+        self.lose("one")
+        for server, state in servers.values():
+            assert self.pmu(self._evacuate_server(server, expected_host="two")) == state
+
+    def test_cold_migrate_there_and_back(self) -> None:
+        for server, state in self.servers().values():
+            server = self._migrate_server(server)
+            assert server["OS-EXT-SRV-ATTR:host"] == "two"
+            assert self.pmu(server) == state
+            server = self._revert_resize(server)
+            assert server["OS-EXT-SRV-ATTR:host"] == "one"
+            assert self.pmu(server) == state
+            server = self._confirm_resize(self._migrate_server(server))
+            assert self.pmu(server) == state
+
+    def test_the_host_that_generates_decides(self) -> None:
+        """While some hosts have the plugin and some have not: as docs/nova.md says of a rolling upgrade."""
+        self.without_the_plugin("one")
+        server = self.build(self.plain, host="one")
+        assert self.pmu(server) == "default"
+        server = self._migrate_server(server)
+        assert (server["OS-EXT-SRV-ATTR:host"], self.pmu(server)) == ("two", "off")
+        server = self._revert_resize(server)
+        assert self.pmu(server) == "default"
+        server = self._confirm_resize(self._migrate_server(server))
+        assert self.pmu(server) == "off"
+        server = self._confirm_resize(self._migrate_server(server))
+        assert (server["OS-EXT-SRV-ATTR:host"], self.pmu(server)) == ("one", "default")
+
+
 class TestRecorded(Operations):
     """The same with the decision recorded in the flavor: it stands in nobody's way."""
 
@@ -160,6 +221,10 @@ class TestRecorded(Operations):
 class TestLiveMigration(base.LibvirtMigrationMixin, Cloud):  # type: ignore[misc]
     """A live migration carries the domain as it is."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.sent: list[str] = []
+
     def test_its_xml_is_the_same_with_and_without_the_plugin(self) -> None:
         self.start_compute("src")
         self.start_compute("dest")
@@ -174,3 +239,22 @@ class TestLiveMigration(base.LibvirtMigrationMixin, Cloud):  # type: ignore[misc
             assert server["OS-EXT-SRV-ATTR:host"] == "dest"
             assert self.pmu(server) == state
             assert self.computes["dest"].driver._pmuconf_failures.counts == {}
+
+    def _migrate_stub(self, domain: Any, destination: Any, params: Any, flags: Any) -> None:
+        self.sent.append(params["destination_xml"])
+        super()._migrate_stub(domain, destination, params, flags)
+
+    def test_byte_for_byte_what_nova_itself_sends(self) -> None:
+        self.start_compute("src")
+        self.start_compute("dest")
+        plugin = self.computes["src"].driver.__class__
+        self.server = server = self.build(self.flavor("std"), host="src")
+        for driver in (plugin, self.stock):
+            for source, target in (("src", "dest"), ("dest", "src")):
+                self.src, self.dest = self.computes[source], self.computes[target]
+                self.src.driver.__class__ = self.dest.driver.__class__ = driver
+                server = self._live_migrate(server, "completed")
+                assert server["OS-EXT-SRV-ATTR:host"] == target
+        there, back, stock_there, stock_back = self.sent
+        assert (there, back) == (stock_there, stock_back)
+        assert pmu_of(there) == "off"

@@ -27,6 +27,14 @@ class TestTrait(Generator):
                 assert self.updated(tree) is says
             assert tree.has_traits("node", ["CUSTOM_OTHER"])
 
+    def test_a_host_that_does_not_use_kvm_never_has_it(self) -> None:
+        self.flags(virt_type="qemu", group="libvirt")
+        tree = provider_tree.ProviderTree()
+        tree.new_root("node", UUID)
+        tree.update_traits("node", [trait.TRAIT])
+        with mock.patch.object(trait, "delivers", return_value=True):
+            assert not self.updated(tree)
+
     def test_an_error_is_counted_and_passed_over_with_strict_too(self) -> None:
         self.flags(strict=True, group="pmuconf")
         tree = provider_tree.ProviderTree()

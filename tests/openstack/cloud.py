@@ -91,21 +91,24 @@ class Cloud:
         return self.api("GET", "compute", f"/servers/{server}")["server"]
 
     def wait(self, servers: Sequence[str], status: str, seconds: float = 240) -> None:
-        """Until all have the status, and nothing is under way with them."""
+        """Until all have the status, and nothing is under way with them.
+
+        :param seconds: without any progress of any of them, after which it is given up; a busy machine takes longer.
+        """
+        left, seen = list(servers), None
         end = time.monotonic() + seconds
-        left = list(servers)
         while left:
-            shown = self.show(left[0])
-            if shown["status"] == status and shown["OS-EXT-STS:task_state"] is None:
-                left.pop(0)
-                continue
-            # Without a fault it is one that the API does not find in its cell yet.
-            if shown["status"] == "ERROR" and status != "ERROR" and shown.get("fault"):
-                raise AssertionError(f"{shown['name']} is in error: {shown['fault']}")
+            shown = [self.show(server) for server in left]
+            now = [(one["status"], one["OS-EXT-STS:task_state"], one["updated"]) for one in shown]
+            if now != seen:
+                seen, end = now, time.monotonic() + seconds
+            for one in shown:
+                # Without a fault it is one that the API does not find in its cell yet.
+                if one["status"] == "ERROR" and status != "ERROR" and one.get("fault"):
+                    raise AssertionError(f"{one['name']} is in error: {one['fault']}")
+            left = [one["id"] for one in shown if (one["status"], one["OS-EXT-STS:task_state"]) != (status, None)]
             if time.monotonic() > end:
-                raise AssertionError(
-                    f"{shown['name']} is {shown['status']}, not {status} ({shown.get('fault')}), after {seconds:.0f} s"
-                )
+                raise AssertionError(f"of {now}, not all are {status}: {seconds:.0f} s without a change")
             time.sleep(0.5)
 
     def delete(self, servers: Sequence[str]) -> None:
@@ -145,7 +148,7 @@ class Cloud:
         pip = ("/usr/bin/python3", "-m", "pip", "uninstall", "-q", "-y", "--break-system-packages")
         lab.call(*pip, "--root-user-action=ignore", "pmuconf-nova", "pmuconf")
 
-    def configure(self, driver: str, **options: str) -> None:
+    def configure(self, driver: str, libvirt: str = "virt_type = qemu", **options: str) -> None:
         """Write nova-compute.conf and restart nova-compute."""
         folder = _ETC / "nova/pmuconf"
         folder.mkdir(exist_ok=True)
@@ -153,7 +156,7 @@ class Cloud:
         options = {"policy_file": "/etc/nova/pmuconf/pmuconf.conf", **options}
         group = "".join(f"{name} = {value}\n" for name, value in options.items())
         (_ETC / "nova/nova-compute.conf").write_text(
-            f"[DEFAULT]\ncompute_driver = {driver}\n[libvirt]\nvirt_type = qemu\n[pmuconf]\n{group}"
+            f"[DEFAULT]\ncompute_driver = {driver}\n[libvirt]\n{libvirt}\n[pmuconf]\n{group}"
         )
         before = self._reported()
         lab.compute("restart")

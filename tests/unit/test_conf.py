@@ -104,7 +104,7 @@ def test_every_option_is_read(write: Write) -> None:
         arch=("x86_64", "i686"),
         virt_type=("kvm",),
     )
-    assert set(profilers.criteria()) == set(CRITERIA)
+    assert set(profilers.criteria) == set(CRITERIA)
     assert conf.load([path]) == Settings(
         policy=Policy(Decision.KEEP, (profilers, Rule("second", Decision.KEEP, flavor=("x",))), NovaDomains.OBSERVE),
         uri="qemu+ssh://host/system",

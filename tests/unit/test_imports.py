@@ -20,6 +20,7 @@ ALLOWED = {
         "dataclasses",
         "enum",
         "fnmatch",
+        "functools",
         "re",
         "sys",
         "threading",

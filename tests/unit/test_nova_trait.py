@@ -23,7 +23,7 @@ GOOD = HostFacts(
     kvm_build_id=BUILD_ID,
     enable_pmu=True,
     livepatches=("patch 1 0",),
-    vms=(LiveVm(1, qemu=Qemu("/usr/bin/qemu", None, True, "strings-in-binary", Evidence.INFERRED)),),
+    qemus=(Qemu("/usr/bin/qemu-system-x86_64", None, True, "strings-in-binary", Evidence.INFERRED),),
 )
 
 
@@ -64,9 +64,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the file must be root
 def test_yes_where_kernel_and_qemu_deliver_it(host: Path) -> None:
     assert said(host, GOOD)
     assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.EARLY_OUT, evidence=Evidence.INFERRED)))
-    assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL), vms=()))
+    assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL), qemus=()))
     parameter(host, "N")
-    assert said(host, replace(GOOD, enable_pmu=False, vms=()))
+    assert said(host, replace(GOOD, enable_pmu=False, qemus=()))
 
 
 @needs_root
@@ -79,14 +79,22 @@ def test_no_by_the_kernel(host: Path, verdict: Verdict) -> None:
 @needs_root
 @pytest.mark.parametrize("disables", [False, None])
 def test_no_by_any_qemu_or_without_one(host: Path, disables: bool | None) -> None:
-    assert not said(host, replace(GOOD, vms=()))
-    other = LiveVm(2, next_qemu=Qemu("/usr/bin/other", None, disables, "no-known-string"))
-    assert not said(host, replace(GOOD, vms=(*GOOD.vms, other)))
+    assert not said(host, replace(GOOD, qemus=()))
+    other = Qemu("/usr/libexec/qemu-kvm", None, disables, "no-known-string")
+    assert not said(host, replace(GOOD, qemus=(*GOOD.qemus, other)))
+
+
+@needs_root
+def test_what_runs_now_is_no_matter_only_what_would_be_started(host: Path) -> None:
+    old = LiveVm(1, qemu=Qemu("/usr/bin/qemu-system-x86_64 (deleted)", None, False, "tested-build-id"))
+    assert said(host, replace(GOOD, vms=(old,)))
+    new = LiveVm(1, qemu=GOOD.qemus[0], next_qemu=GOOD.qemus[0])
+    assert not said(host, replace(GOOD, qemus=(), vms=(new,)))
 
 
 @needs_root
 def test_no_once_another_qemu_was_installed(host: Path) -> None:
-    binary = host / "usr/bin/qemu"
+    binary = host / GOOD.qemus[0].path.lstrip("/")
     binary.parent.mkdir(parents=True)
     binary.touch()
     assert said(host, GOOD)
@@ -115,10 +123,10 @@ def test_no_and_never_an_error_where_the_file_is_missing_broken_or_not_root_s(ho
         assert not delivers(path, host)
     spoils: list[Callable[[Any], object]] = [
         lambda document: document.update(version=2),
-        lambda document: document["facts"].update(vms=7),
+        lambda document: document["facts"].update(qemus=7),
         lambda document: document["facts"].update(livepatches=None),
         lambda document: document["facts"].pop("guard"),
-        lambda document: document["facts"].update(vms=[{"qemu": "x"}]),
+        lambda document: document["facts"].update(qemus=["x"]),
     ]
     for spoil in spoils:
         assert not said(host, GOOD, spoil)

@@ -51,6 +51,7 @@ FACTS = HostFacts(
     cpu="AMD EPYC 7302",
     mitigations={"spectre_v2": "Retpolines"},
     cycles=57,
+    qemus=(QEMU, replace(QEMU, path="/usr/libexec/qemu-kvm", build_id=None, disables=None, cause="unreadable")),
     vms=(
         LiveVm(7, 1, "qemu", UUID, "web", KernelPmu.DISABLED, in_use=False, pmu_property=False, qemu=QEMU),
         LiveVm(8, 1, "firecracker", kernel_pmu=KernelPmu.ENABLED),

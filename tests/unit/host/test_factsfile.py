@@ -59,6 +59,7 @@ FACTS = HostFacts(
     mitigations={"spectre_v2": "Retpolines"},
     cycles=57,
     livepatches=("one 1 0",),
+    qemus=(Qemu("/usr/bin/qemu-system-x86_64", "0123", False, "tested-build-id", Evidence.INFERRED),),
     vms=(VM, replace(VM, pid=None, started=None), replace(VM, pid=78)),
     vms_cause="",
 )
