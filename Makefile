@@ -4,6 +4,7 @@
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
 #                       what each operation gave goes into docs/verification.md
+# make test-virtqemud   the functional tests with libvirt's modular daemon, in a Debian 13 that it sets up once (root)
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack bench-lab lint bench soak picture sample sample-nova clean
+.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud bench-lab lint bench soak picture sample sample-nova clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +43,10 @@ test-openstack: $(VENV)/test
 	.ci/packages openstack
 	$(BIN)/python -m pytest -x -s tests/openstack
 	$(BIN)/python -m tests.openstack.table docs/verification.md
+
+test-virtqemud:
+	.ci/packages virtqemud
+	tests/functional/virtqemud -n 2
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

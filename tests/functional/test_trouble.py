@@ -283,7 +283,9 @@ class TestJournal:
             subprocess.run(["umount", "--lazy", host.journal_dir], check=True)
 
     @pytest.mark.parametrize(
-        "content", [b"no database at all\n" * 100, b"SQLite format 3\0" + os.urandom(8000), b"\0" * 4096]
+        "content",
+        [b"no database at all\n" * 100, b"SQLite format 3\0" + os.urandom(8000), b"\0" * 4096],
+        ids=["text", "a header and noise", "zeros"],  # the same in each of several processes
     )
     def test_it_is_garbage(self, host: Host, content: bytes) -> None:
         host.journal_dir.mkdir()
