@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pmuconf
 from pmuconf.audit import Report, Vm
-from pmuconf.facts import GuardFinding, HostFacts
+from pmuconf.facts import GuardFinding, HostFacts, Qemu
 from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision, Policy
 
@@ -48,6 +48,7 @@ def record(vm: Vm) -> dict[str, Any]:
         "name": vm.name,
         "uuid": vm.uuid,
         "flavor": vm.flavor,
+        "project": vm.domain.nova.project_id if vm.domain and vm.domain.nova else None,
         "live": vm.live and vm.live.value,
         "next_boot": vm.next_boot and vm.next_boot.value,
         "saved": vm.saved and vm.saved.value,
@@ -63,6 +64,7 @@ def record(vm: Vm) -> dict[str, Any]:
         "running": vm.live is not None,
         **_fast_path(vm),
         "error": vm.error and {"cause": vm.error.cause, "message": vm.error.message},
+        "severity": int(vm.severity),
     }
 
 
@@ -109,7 +111,6 @@ def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
 def _fast_path(vm: Vm) -> dict[str, Any]:
     """What the join with the host's facts says; all null where the host was not asked."""
     answer, process = vm.answer, vm.process
-    qemu = process.qemu if process else None
     return {
         "in_kernel_pmu": answer and answer.in_kernel.pmu.value,
         "pmu_in_use": process.in_use if process else None,
@@ -119,9 +120,15 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "evidence": answer and answer.evidence.value,
         "message": answer and answer.message,
         "remedy": answer and answer.remedy,
-        "qemu": qemu and {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables},
+        "cpu_has_pmu": process.pmu_property if process else None,
+        "qemu": _qemu(process.qemu if process else None),
+        "next_qemu": _qemu(process.next_qemu if process else None),
         "exits_per_second": vm.exits_per_second,
     }
+
+
+def _qemu(qemu: Qemu | None) -> dict[str, Any] | None:
+    return qemu and {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables}
 
 
 def summary(report: Report) -> dict[str, Any]:
