@@ -5,37 +5,45 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files import replacing
+from pmuconf.fleet.csv import host_text, vm_rows
 from pmuconf.fleet.document import Fleet, document
-from pmuconf.fleet.files import Problem
 from pmuconf.fleet.hosts import Hosts, cores, gather
+from pmuconf.fleet.missing import severity
+from pmuconf.fleet.plan import campaign
+from pmuconf.fleet.plan import document as plan_document
+from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import fleet
+from pmuconf.report.csv import COLUMNS, csv_lines
 
-__all__ = ["FORMATS", "FleetReport"]
+__all__ = ["FORMATS", "FleetPlan", "FleetReport"]
 
 FORMATS = ("table", "json", "csv", "html")
+_T = TypeVar("_T")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 class FleetReport(Action):
     """Join the reports of many hosts: who has the fast path, who has not, and what few steps would change most.
 
-    Reads files only, which 'pmuconf report -f json' wrote on the hosts; something else brought them here (docs/fleet.md).
+    Reads only files that 'pmuconf report -f json' wrote on the hosts; something else brings them here (docs/fleet.md).
 
       table  what matters, on a screen
       json   everything there is, versioned (docs/fleet-report.schema.json)
       csv    one row a domain as 'pmuconf report -f csv' has it, or with --rows hosts one a host
       html   one page that needs only a browser; with --host-pages a folder, with a page for each host
 
-    A step's VMs are those that have nothing else in their way: a VM that needs a kernel, a QEMU and a power cycle counts
-    for the three together. What is to be won is an upper bound, over the VMs whose exits were counted (--sample on the
-    hosts); where none was, it is left out.
+    A step brings those VMs that have nothing else in their way: one that needs a kernel, a QEMU and a power cycle
+    counts for the three together. What is to be won is an upper bound, over the VMs whose exits were counted (--sample
+    on the hosts); where none was, it is left out.
 
     Examples:
 
@@ -54,6 +62,9 @@ class FleetReport(Action):
         parser.add_argument("-f", "--format", choices=FORMATS, default="table", help="The default is table.")
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
         parser.add_argument(
+            "--rows", choices=("vms", "hosts"), help="With -f csv: a row a domain (default), or one a host."
+        )
+        parser.add_argument(
             "--top",
             type=_count,
             default=50,
@@ -64,15 +75,73 @@ class FleetReport(Action):
         return parser
 
     def take_action(self, args: argparse.Namespace) -> int:
+        if args.rows is not None and args.format != "csv":
+            raise PmuconfError("--rows is for -f csv", cause="usage")
         found = gather(args.paths, args.jobs)
-        made = join(found, args)
-        tell(self, made.problems)
-        text = _text(args.format, document(made, args.top))
-        if args.output is None:
-            self.app.stdout.write(text)
+        if args.format == "csv" and args.rows != "hosts":
+            with _output(self, args.output) as file:
+                file.write(csv_lines([COLUMNS]))
+                made = join(found, args, vm_rows, file.write)
         else:
-            replace_file(args.output, text)
+            made = join(found, args)
+            text = _text(args.format, document(made, args.top))
+            with _output(self, args.output) as file:
+                file.write(text)
+        tell(self, made.problems)
         return made.severity
+
+
+class FleetPlan(Action):
+    """Write what would bring VMs onto the fast path as a plan that a playbook carries out in waves (docs/fleet.md).
+
+    Steps stand in the order in which they are best done: first those that, alone or a few together, bring the most VMs.
+    Each names its hosts or VMs, what their manager is to be asked for, and the steps that must come before it.
+
+    To resume a campaign, gather the reports again and make the plan anew: what is done is in it no more, and what is
+    left has the same ids. Hosts that are absent, or whose report is stale, are left out and named.
+
+    Examples:
+
+      pmuconf fleet plan collected/ -o plan.json
+      pmuconf fleet plan collected/ --limit 'rack1-*,compute-7' --wave-size 5 -o plan.json
+
+    Exit status: 0 nothing is to be done, 1 a host is left out, 2 something is to be done, or a file can't be used; in
+    these three cases the plan is written. 255 error.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        add_files(parser)
+        parser.add_argument(
+            "--limit",
+            type=_names,
+            default=[],
+            metavar="GLOB,...|@FILE",
+            help="Only hosts whose name, or name in the inventory, matches one of these.",
+        )
+        parser.add_argument("--wave-size", type=_some, default=20, metavar="N", help="Hosts a wave (20).")
+        parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
+        return parser
+
+    def take_action(self, args: argparse.Namespace) -> int:
+        found = gather(args.paths, args.jobs).limited(args.limit)
+        now = datetime.now(timezone.utc)
+        made = campaign(found, now=now, jobs=args.jobs, expected=args.expect, stale_after=args.stale)
+        tell(self, made.problems)
+        with _output(self, args.output) as file:
+            file.write(json.dumps(plan_document(made, args.wave_size), indent=1) + "\n")
+        left_out = severity(made.problems, made.absent, made.stale)
+        return 2 if made.steps else left_out
+
+
+@contextmanager
+def _output(command: Action, path: Path | None) -> Iterator[TextIO]:
+    """The file, which is replaced all or nothing, or standard output."""
+    if path is None:
+        yield command.app.stdout
+    else:
+        with replacing(path) as file:
+            yield file
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +154,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         type=_names,
         default=[],
         metavar="NAME,...|@FILE",
-        help="Hosts that should be there, as the inventory names them; those that are not are named. A file has one a line.",
+        help="Hosts that should be there, by their names in the inventory: who is not is named. A file has one a line.",
     )
     parser.add_argument(
         "--stale",
@@ -94,16 +163,18 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="Name the hosts whose report is older (24h; 30m, 7d, ...); 0: none is too old.",
     )
-    parser.add_argument(
-        "--jobs", type=_count, default=cores(), metavar="N", help="Read with N processes (one a core)."
-    )
+    parser.add_argument("--jobs", type=_count, default=cores(), metavar="N", help="Read with N processes (one a core).")
 
 
-def join(found: Hosts, args: argparse.Namespace) -> Fleet:
-    """The fleet that the arguments of add_files() name."""
-    return fleet(
-        found, now=datetime.now(timezone.utc), jobs=args.jobs, expected=args.expect, stale_after=args.stale
-    )
+def join(
+    found: Hosts,
+    args: argparse.Namespace,
+    each: Callable[[HostReport], _T] | None = None,
+    take: Callable[[_T], object] = lambda made: None,
+) -> Fleet:
+    """The fleet that the arguments of add_files() name; ``each`` and ``take`` are those of fleet()."""
+    now = datetime.now(timezone.utc)
+    return fleet(found, now=now, jobs=args.jobs, expected=args.expect, stale_after=args.stale, each=each, take=take)
 
 
 def tell(command: Action, problems: Any) -> None:
@@ -117,6 +188,8 @@ def tell(command: Action, problems: Any) -> None:
 def _text(form: str, made: dict[str, Any]) -> str:
     if form == "json":
         return json.dumps(made, indent=1) + "\n"
+    if form == "csv":
+        return host_text(made)
     from pmuconf.fleet.table import table
 
     return table(made)
@@ -126,6 +199,12 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
     return int(text)
+
+
+def _some(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("at least 1")
+    return _count(text)
 
 
 def _age(text: str) -> timedelta | None:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "bench msr": "pmuconf.commands.bench:BenchMsr",
     "bench port": "pmuconf.commands.bench:BenchPort",
     "explain": "pmuconf.commands.explain:Explain",
+    "fleet plan": "pmuconf.commands.fleet:FleetPlan",
     "fleet report": "pmuconf.commands.fleet:FleetReport",
     "flavors apply": "pmuconf.commands.flavors:Apply",
     "flavors audit": "pmuconf.commands.flavors:Audit",

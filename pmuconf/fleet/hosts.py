@@ -5,8 +5,10 @@ Reports are read by several processes at once, and let go of as soon as they wer
 
 from __future__ import annotations
 
+import fnmatch
 import gc
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from pmuconf.errors import PmuconfError
-from pmuconf.fleet.files import Head, Problem, Refused, find, head, newest_first
+from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first
 from pmuconf.fleet.reading import HostReport, read
 
 __all__ = ["Hosts", "Worked", "cores", "gather", "over"]
@@ -42,6 +44,25 @@ class Hosts:
     reports: Mapping[str, Sequence[Head]]
     markers: Mapping[str, Head] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+
+    def limited(self, patterns: Sequence[str]) -> Hosts:
+        """Those whose name, or name in the inventory, matches one of these globs; all, if there are none."""
+        if not patterns:
+            return self
+        glob = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
+
+        def wanted(*names: str) -> bool:
+            return any(glob.match(name) for name in names)
+
+        return Hosts(
+            {
+                host: heads
+                for host, heads in self.reports.items()
+                if wanted(host, *(inventory_name(one.path) for one in heads))
+            },
+            {host: marker for host, marker in self.markers.items() if wanted(host)},
+            [one for one in self.problems if wanted(one.host)],
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ def gather(paths: Iterable[Path], jobs: int) -> Hosts:
     return Hosts({host: newest_first(heads) for host, heads in sorted(reports.items())}, markers, problems)
 
 
-def over(hosts: Hosts, work: Work[_T], jobs: int, only: Callable[[str], bool] | None = None) -> Iterator[Worked[_T]]:
+def over(hosts: Hosts, work: Work[_T], jobs: int) -> Iterator[Worked[_T]]:
     """Work on every host's report, some hosts at a time, in the order of their names.
 
     Of several reports of a host the newest that can be used is; the others are among the problems.
@@ -82,7 +103,7 @@ def over(hosts: Hosts, work: Work[_T], jobs: int, only: Callable[[str], bool] | 
     :param work: is given an iterator over the reports of some hosts; must be known to a process by its name.
     :raises PmuconfError: worker-lost.
     """
-    groups = [heads for host, heads in hosts.reports.items() if only is None or only(host)]
+    groups = list(hosts.reports.values())
     chunks = [groups[at : at + _CHUNK] for at in range(0, len(groups), _CHUNK)]
     yield from _mapped(partial(_work, work), chunks, jobs)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-from pmuconf.facts import Verdict
+from pmuconf.facts import Evidence, Verdict
 from pmuconf.fastpath import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import Change, HostState, VmState, needed
@@ -23,21 +23,23 @@ _OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 # All of a domain's record that is one of few words: what is said of one that has these is said of every one.
 _WORDS: Final = (
     *("running", "live", "next_boot", "effective_pmu", "decision", "drift", "pending", "transient", "nova"),
-    *("in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "fast_path", "cause", "severity"),
+    *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "fast_path", "cause", "evidence", "severity"),
 )
 _words = itemgetter(*_WORDS)
+_MANY: Final = 1 << 53
 _STATES: Final = ("on", "off", "default", None)
 _TRUTH: Final = (True, False)
 _MAYBE: Final = (True, False, None)
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
     **dict.fromkeys(("pmu_in_use", "cpu_has_pmu"), _MAYBE),
-    **dict.fromkeys(("live", "next_boot"), _STATES),
+    **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
     "effective_pmu": ("on", "off", None),
     "decision": ("on", "off", "keep", "undecided", None),
     "in_kernel_pmu": ("enabled", "disabled", "unknown", None),
     "fast_path": (*(path.value for path in FastPath), None),
     "cause": (*CASES, None),
+    "evidence": (*(evidence.value for evidence in Evidence), None),
     "severity": (0, 1, 2),
 }
 
@@ -124,7 +126,7 @@ def _host(facts: Any) -> HostState | None:
     _maybe_text(guard["build_id"], "build_id")
     _maybe_text(facts["release"], "release")
     cycles = facts["cycles_per_exit"]
-    if cycles is not None and (not isinstance(cycles, int) or not 0 <= cycles < 1 << 32):
+    if cycles is not None and (not isinstance(cycles, int) or not 0 <= cycles < _MANY):
         raise ValueError("cycles_per_exit is no number of cycles")
     if facts["enable_pmu"] not in _MAYBE or facts["mediated_pmu"] not in _MAYBE:
         raise ValueError("enable_pmu and mediated_pmu are true, false or null")
@@ -135,16 +137,18 @@ def _worth(worth: Any) -> None:
     if worth is None:
         return
     for key in ("vms", "saved_per_second", "to_win_per_second"):
-        if not isinstance(worth[key], int) or not 0 <= worth[key] < 1 << 63:
+        if not isinstance(worth[key], int) or not 0 <= worth[key] < _MANY:
             raise ValueError(f"worth has no number of {key}")
 
 
 def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     _text(record["name"], "name")
-    for key in ("uuid", "flavor", "project", "rule"):
+    for key in ("uuid", "flavor", "project", "rule", "reason", "message", "remedy"):
         _maybe_text(record[key], key)
+    if not isinstance(record["snapshots"], int) or not 0 <= record["snapshots"] < _MANY:
+        raise ValueError("snapshots is no number")
     exits = record["exits_per_second"]
-    if exits is not None and not (isinstance(exits, (int, float)) and 0 <= exits < 1 << 53):
+    if exits is not None and not (isinstance(exits, (int, float)) and 0 <= exits < _MANY):
         raise ValueError("exits_per_second is no rate")
     error = record["error"]
     if error is not None:
@@ -180,7 +184,9 @@ def _outlook(
         raise ValueError("disables_pmu is true, false or null")
     if (said["cause"],) != causes[:1] and (said["cause"] or causes):
         raise ValueError("cause is not the first of causes")
-    if said["fast_path"] is not None and (said["cause"] is None or CASES[said["cause"]].fast_path.value != said["fast_path"]):
+    if said["fast_path"] is not None and (
+        said["cause"] is None or CASES[said["cause"]].fast_path.value != said["fast_path"]
+    ):
         raise ValueError(f"fast_path {said['fast_path']} for cause {said['cause']}")
     if (said["live"] is None) == said["running"]:
         raise ValueError("running, and no live state; or the other way round")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
+from typing import TypeVar
 
 from pmuconf.errors import PmuconfError
 from pmuconf.fleet.aggregate import Aggregate, of_host
@@ -14,21 +15,36 @@ from pmuconf.fleet.hosts import Hosts, over
 from pmuconf.fleet.missing import absent, ahead, stale
 from pmuconf.fleet.reading import HostReport
 
-__all__ = ["fleet", "no_reports"]
+__all__ = ["fleet", "folded", "no_reports"]
+
+
+_T = TypeVar("_T")
 
 
 def fleet(
-    hosts: Hosts, *, now: datetime, jobs: int = 1, expected: Iterable[str] = (), stale_after: timedelta | None = None
+    hosts: Hosts,
+    *,
+    now: datetime,
+    jobs: int = 1,
+    expected: Iterable[str] = (),
+    stale_after: timedelta | None = None,
+    each: Callable[[HostReport], _T] | None = None,
+    take: Callable[[_T], object] = lambda made: None,
 ) -> Fleet:
     """Read all reports and join them.
 
+    :param each: is given every report, in the process that has it; must be known to that by its name.
+    :param take: is given here what ``each`` made of it, in the order of the hosts' names.
     :raises PmuconfError: no-reports; worker-lost.
     """
     made = Aggregate()
     problems = list(hosts.problems)
-    for part in over(hosts, folded, jobs):
-        made.add(part.result)
-        problems += part.problems
+    for worked in over(hosts, partial(folded, each), jobs):
+        part, several = worked.result
+        made.add(part)
+        problems += worked.problems
+        for one in several:
+            take(one)
     if not made.hosts:
         raise no_reports(problems)
     rows = made.hosts
@@ -43,12 +59,14 @@ def fleet(
     )
 
 
-def folded(reports: Iterator[HostReport]) -> Aggregate:
-    """The aggregate of some hosts."""
-    made = Aggregate()
+def folded(each: Callable[[HostReport], _T] | None, reports: Iterator[HostReport]) -> tuple[Aggregate, Sequence[_T]]:
+    """The aggregate of some hosts, and what is made of each."""
+    made, several = Aggregate(), []
     for report in reports:
         made.add(of_host(report))
-    return made
+        if each is not None:
+            several.append(each(report))
+    return made, several
 
 
 def no_reports(problems: list[Problem]) -> PmuconfError:

@@ -26,9 +26,7 @@ def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterato
     widths = [max(map(len, column)) for column in zip(columns, *shown)]
     numeric = [name in _NUMBERS for name in columns]
     for row in (columns, *shown):
-        cells = (
-            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric)
-        )
+        cells = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))
         yield "  " + "  ".join(cells).rstrip()
 
 
@@ -41,8 +39,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     worth = document["worth"]
     if worth is not None:
         yield (
-            f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['to_win_per_second']:,} to be won, "
-            f"by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
+            f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['to_win_per_second']:,} to be "
+            f"won, by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
         )
     yield from _section(
         "Hosts by what their kernel does",

@@ -64,7 +64,9 @@ def test_csv_has_one_row_a_domain_and_every_fact_of_it() -> None:
     assert len(rows) == len(document["domains"])
     flat = {f"{one}_{key}" for one in ("qemu", "next_qemu") for key in ("path", "build_id", "disables_pmu")}
     flat |= {"error_cause", "error_message"}
-    assert set(document["domains"][0]) - {"qemu", "next_qemu", "error"} | flat | {"host", "generated_at"} == set(COLUMNS)
+    assert set(document["domains"][0]) - {"qemu", "next_qemu", "error"} | flat | {"host", "generated_at"} == set(
+        COLUMNS
+    )
     for row, vm in zip(rows, document["domains"]):
         cells = dict(zip(header, row))
         assert (cells["host"], cells["name"], cells["uuid"]) == (document["host"], vm["name"], vm["uuid"])
