@@ -15,6 +15,8 @@ from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replacing
 from pmuconf.fleet.csv import host_text, vm_rows
+from pmuconf.fleet.diff import diff
+from pmuconf.fleet.diff import document as diff_document
 from pmuconf.fleet.document import Fleet, document
 from pmuconf.fleet.hosts import Hosts, cores, gather
 from pmuconf.fleet.missing import severity
@@ -22,9 +24,10 @@ from pmuconf.fleet.plan import campaign
 from pmuconf.fleet.plan import document as plan_document
 from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import fleet
+from pmuconf.fleet.table import diff_table, table
 from pmuconf.report.csv import COLUMNS, csv_lines
 
-__all__ = ["FORMATS", "FleetPlan", "FleetReport"]
+__all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]
 
 FORMATS = ("table", "json", "csv", "html")
 _T = TypeVar("_T")
@@ -88,6 +91,46 @@ class FleetReport(Action):
             with _output(self, args.output) as file:
                 file.write(text)
         tell(self, made.problems)
+        return made.severity
+
+
+class FleetDiff(Action):
+    """Show what changed between two collections of reports: hosts, and VMs that gained or lost the fast path.
+
+    A VM is known by its UUID, so that one that moved to another host is compared too. A host of which one of the
+    collections has no report that can be used has neither come nor gone, nor have its VMs: it is named as unheard.
+
+    Example:
+
+      pmuconf fleet diff monday/ tuesday/
+
+    Exit status: 0 otherwise; 1 a host went or was not heard of; 2 a VM lost the fast path, or a file can't be used.
+    255 error.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument("old", type=Path, metavar="OLD", help="A folder of reports, or one report.")
+        parser.add_argument("new", type=Path, metavar="NEW", help="A later one.")
+        parser.add_argument("-f", "--format", choices=("table", "json"), default="table", help="The default is table.")
+        parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
+        parser.add_argument(
+            "--top",
+            type=_count,
+            default=1000,
+            metavar="N",
+            help="List N of the VMs that changed, those first that lost the fast path (1000); 0 lists all.",
+        )
+        _add_jobs(parser)
+        return parser
+
+    def take_action(self, args: argparse.Namespace) -> int:
+        old, new = (gather([path], args.jobs) for path in (args.old, args.new))
+        made = diff(old, new, now=datetime.now(timezone.utc), jobs=args.jobs)
+        tell(self, made.problems)
+        record = diff_document(made, args.top)
+        with _output(self, args.output) as file:
+            file.write(json.dumps(record, indent=1) + "\n" if args.format == "json" else diff_table(record))
         return made.severity
 
 
@@ -163,7 +206,11 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="Name the hosts whose report is older (24h; 30m, 7d, ...); 0: none is too old.",
     )
-    parser.add_argument("--jobs", type=_count, default=cores(), metavar="N", help="Read with N processes (one a core).")
+    _add_jobs(parser)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_some, default=cores(), metavar="N", help="Read with N processes (one a core).")
 
 
 def join(
@@ -190,8 +237,6 @@ def _text(form: str, made: dict[str, Any]) -> str:
         return json.dumps(made, indent=1) + "\n"
     if form == "csv":
         return host_text(made)
-    from pmuconf.fleet.table import table
-
     return table(made)
 
 

@@ -30,6 +30,7 @@ _COMMANDS = {
     "bench msr": "pmuconf.commands.bench:BenchMsr",
     "bench port": "pmuconf.commands.bench:BenchPort",
     "explain": "pmuconf.commands.explain:Explain",
+    "fleet diff": "pmuconf.commands.fleet:FleetDiff",
     "fleet plan": "pmuconf.commands.fleet:FleetPlan",
     "fleet report": "pmuconf.commands.fleet:FleetReport",
     "flavors apply": "pmuconf.commands.flavors:Apply",

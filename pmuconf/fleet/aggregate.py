@@ -134,7 +134,8 @@ def of_host(report: HostReport) -> Aggregate:
         if outlook.fast_path is not None:
             made.fast_path[outlook.fast_path] += 1
             fast += outlook.fast_path == "yes"
-        made.kinds.update(outlook.kinds)
+        for kind in outlook.kinds:
+            made.kinds[kind] += 1
         cause = outlook.cause or (record["error"] or {"cause": ""})["cause"]
         made.causes[cause, group] += 1
         made.flavors[record["flavor"] or "", group] += 1

@@ -23,7 +23,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first
 from pmuconf.fleet.reading import HostReport, read
 
-__all__ = ["Hosts", "Worked", "cores", "gather", "over"]
+__all__ = ["Hosts", "Pair", "Worked", "cores", "gather", "over", "pairs"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -73,6 +73,17 @@ class Worked(Generic[_T]):
     problems: Sequence[Problem]
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A host in two collections: what files there are about it, and what they say, None if none of them can be used."""
+
+    name: str
+    old_heads: Sequence[Head]
+    old: HostReport | None
+    new_heads: Sequence[Head]
+    new: HostReport | None
+
+
 Work = Callable[[Iterator[HostReport]], _T]
 
 
@@ -108,6 +119,17 @@ def over(hosts: Hosts, work: Work[_T], jobs: int) -> Iterator[Worked[_T]]:
     yield from _mapped(partial(_work, work), chunks, jobs)
 
 
+def pairs(old: Hosts, new: Hosts, work: Callable[[Iterator[Pair]], _T], jobs: int) -> Iterator[Worked[_T]]:
+    """As over(), on each host's report of two collections; a host that is in one of them only is paired with None.
+
+    :raises PmuconfError: worker-lost.
+    """
+    names = sorted(old.reports.keys() | new.reports.keys())
+    groups = [(name, old.reports.get(name, ()), new.reports.get(name, ())) for name in names]
+    chunks = [groups[at : at + _CHUNK] for at in range(0, len(groups), _CHUNK)]
+    yield from _mapped(partial(_work_pairs, work), chunks, jobs)
+
+
 def _heads(paths: Sequence[str]) -> list[Head | Problem]:
     return [head(path) for path in paths]
 
@@ -115,6 +137,18 @@ def _heads(paths: Sequence[str]) -> list[Head | Problem]:
 def _work(work: Work[_T], groups: Sequence[Sequence[Head]]) -> Worked[_T]:
     problems: list[Problem] = []
     return Worked(work(_reports(groups, problems)), problems)
+
+
+def _work_pairs(
+    work: Callable[[Iterator[Pair]], _T], groups: Sequence[tuple[str, Sequence[Head], Sequence[Head]]]
+) -> Worked[_T]:
+    problems: list[Problem] = []
+
+    def one(heads: Sequence[Head]) -> HostReport | None:
+        found = list(_reports([heads], problems))
+        return found[0] if found else None
+
+    return Worked(work(Pair(name, before, one(before), now, one(now)) for name, before, now in groups), problems)
 
 
 def _reports(groups: Sequence[Sequence[Head]], problems: list[Problem]) -> Iterator[HostReport]:

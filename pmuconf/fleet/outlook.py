@@ -22,8 +22,11 @@ from pmuconf.policy import Decision
 __all__ = ["Change", "HostState", "VmState", "after", "guest_of", "host_of", "needed"]
 
 
-class Change(enum.Enum):
-    """Something that somebody does, in the order in which it is done."""
+class Change(str, enum.Enum):
+    """Something that somebody does, in the order in which it is done.
+
+    Text, because an enumeration's own hash is written in Python, and sets of changes are looked up for each VM.
+    """
 
     KERNEL = "kernel"
     QEMU = "qemu"

@@ -26,6 +26,8 @@ _WORDS: Final = (
     *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "fast_path", "cause", "evidence", "severity"),
 )
 _words = itemgetter(*_WORDS)
+_TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
+_texts = itemgetter(*_TEXTS)
 _MANY: Final = 1 << 53
 _STATES: Final = ("on", "off", "default", None)
 _TRUTH: Final = (True, False)
@@ -143,8 +145,9 @@ def _worth(worth: Any) -> None:
 
 def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     _text(record["name"], "name")
-    for key in ("uuid", "flavor", "project", "rule", "reason", "message", "remedy"):
-        _maybe_text(record[key], key)
+    for value in _texts(record):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"one of {', '.join(_TEXTS)} is no text")
     if not isinstance(record["snapshots"], int) or not 0 <= record["snapshots"] < _MANY:
         raise ValueError("snapshots is no number")
     exits = record["exits_per_second"]

@@ -8,9 +8,10 @@ from typing import Any, Final
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.plain import printable
 
-__all__ = ["table", "text_table"]
+__all__ = ["diff_table", "table"]
 
 _ROWS: Final = 12
+_MANY: Final = 50
 _NUMBERS: Final = frozenset({"hosts", "VMs", "fast", "running", "alone", "waiting", "brings", "in all", "cycles/s"})
 _WIDEST: Final = 100
 
@@ -20,7 +21,12 @@ def table(document: Mapping[str, Any]) -> str:
     return "\n".join(_lines(document)) + "\n"
 
 
-def text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def diff_table(document: Mapping[str, Any]) -> str:
+    """The same of what changed between two collections."""
+    return "\n".join(_diff_lines(document)) + "\n"
+
+
+def _text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Aligned columns under their names; numbers to the right."""
     shown = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *shown)]
@@ -86,6 +92,58 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def _diff_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    vms, hosts = document["vms"], document["hosts"]
+    yield (
+        f"{vms['gained']:,} VMs gained the fast path, {vms['lost']:,} lost it; {vms['moved']:,} others moved, "
+        f"{vms['same']:,} are as they were; {vms['came']:,} came, {vms['gone']:,} are gone"
+    )
+    if hosts["unheard"]:
+        yield f"{len(hosts['unheard']):,} hosts were not heard of in one of the two, with {vms['unheard']:,} VMs"
+    yield from _section(
+        "VMs that gained or lost the fast path",
+        ("change", "VMs", "cause before", "cause now"),
+        [(one["change"], one["vms"], one["old"], one["new"]) for one in document["causes"]],
+    )
+    kinds = [(kind, host, "") for kind in ("came", "went", "unheard") for host in hosts[kind]]
+    kinds += [
+        ("changed", one["host"], "; ".join(f"{what}: {_shown(one[what])}" for what in one if what != "host"))
+        for one in hosts["changed"]
+    ]
+    yield from _section("Hosts", ("change", "host", "what"), kinds[:_MANY])
+    if kinds[_MANY:]:
+        yield f"  and {len(kinds[_MANY:]):,} more: -f json has them"
+    listed = document["listed"]
+    yield from _section(
+        "VMs",
+        ("change", "name", "UUID", "host", "cause before", "cause now"),
+        [
+            (
+                one["change"], one["name"], one["uuid"],
+                one["new"]["host"] if one["old"]["host"] == one["new"]["host"] else _arrow(one, "host"),
+                one["old"]["cause"], one["new"]["cause"],
+            )
+            for one in listed[:_MANY]
+        ],
+    )  # fmt: skip
+    if len(listed[_MANY:]) + document["not_listed"]:
+        yield f"  and {len(listed[_MANY:]) + document['not_listed']:,} more: -f json has them"
+    yield from _section(
+        "Files", ("file", "cause", "why"), [(one["path"], one["cause"], one["message"]) for one in document["files"]]
+    )
+
+
+def _shown(change: Mapping[str, Any]) -> str:
+    old, new = (
+        ", ".join(side) if isinstance(side, list) else side or "not known" for side in (change["old"], change["new"])
+    )
+    return f"{old} -> {new}"
+
+
+def _arrow(one: Mapping[str, Any], key: str) -> str:
+    return f"{one['old'][key]} -> {one['new'][key]}"
+
+
 def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
     steps = {one["id"]: one for one in document["steps"]["listed"]}
     rows: list[tuple[Any, ...]] = []
@@ -111,7 +169,7 @@ def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
     if rows:
-        yield from ("", title, *text_table(columns, rows))
+        yield from ("", title, *_text_table(columns, rows))
 
 
 def _cut(found: Mapping[str, Any], columns: Sequence[str], row: Any) -> Iterator[str]:

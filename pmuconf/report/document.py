@@ -128,7 +128,9 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
 
 
 def _qemu(qemu: Qemu | None) -> dict[str, Any] | None:
-    return qemu and {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables}
+    if qemu is None:
+        return None
+    return {"path": qemu.path, "build_id": qemu.build_id, "disables_pmu": qemu.disables}
 
 
 def summary(report: Report) -> dict[str, Any]:
