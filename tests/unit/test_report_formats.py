@@ -293,7 +293,8 @@ def test_without_its_library_a_format_says_what_to_install(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"pmuconf.report.{form}", raising=False)
+    for ours in (f"pmuconf.report.{form}", "pmuconf.report.template"):
+        monkeypatch.delitem(sys.modules, ours, raising=False)
     said = run("report", "-f", form, "--xml", folder)
     assert (said.status, said.out) == (255, "")
     assert "(module-missing)" in said.err
