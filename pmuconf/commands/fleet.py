@@ -7,17 +7,21 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replacing
+from pmuconf.files import replace_file, replacing
 from pmuconf.fleet.csv import host_text, vm_rows
 from pmuconf.fleet.diff import diff
 from pmuconf.fleet.diff import document as diff_document
 from pmuconf.fleet.document import Fleet, document
+from pmuconf.fleet.files import Problem
 from pmuconf.fleet.hosts import Hosts, cores, gather
 from pmuconf.fleet.missing import severity
 from pmuconf.fleet.plan import campaign
@@ -65,6 +69,11 @@ class FleetReport(Action):
         parser.add_argument("-f", "--format", choices=FORMATS, default="table", help="The default is table.")
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
         parser.add_argument(
+            "--host-pages",
+            action="store_true",
+            help="With -f html: -o is a folder, which gets index.html and hosts/NAME.html, the page of each host.",
+        )
+        parser.add_argument(
             "--rows", choices=("vms", "hosts"), help="With -f csv: a row a domain (default), or one a host."
         )
         parser.add_argument(
@@ -80,16 +89,25 @@ class FleetReport(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         if args.rows is not None and args.format != "csv":
             raise PmuconfError("--rows is for -f csv", cause="usage")
+        if args.host_pages and (args.format != "html" or args.output is None):
+            raise PmuconfError("--host-pages is for -f html, with a folder to write to: -o DIR", cause="usage")
+        html = _html() if args.format == "html" else None  # first: what can't be written is read for nothing
         found = gather(args.paths, args.jobs)
+        broken: list[Problem] = []
         if args.format == "csv" and args.rows != "hosts":
             with _output(self, args.output) as file:
                 file.write(csv_lines([COLUMNS]))
                 made = join(found, args, vm_rows, file.write)
+        elif html is not None and args.host_pages:
+            folder = _folder(args.output / html.HOSTS)
+            made = join(found, args, partial(_host_page, folder), lambda failed: failed and broken.append(failed))
+            made = replace(made, problems=[*made.problems, *broken])
+            replace_file(args.output / "index.html", html.page(document(made, args.top), pages=True))
         else:
             made = join(found, args)
-            text = _text(args.format, document(made, args.top))
+            record = document(made, args.top)
             with _output(self, args.output) as file:
-                file.write(text)
+                file.write(_text(args.format, record) if html is None else html.page(record))
         tell(self, made.problems)
         return made.severity
 
@@ -230,6 +248,37 @@ def tell(command: Action, problems: Any) -> None:
         command.app.LOG.warning("%s: %s (%s)", one.path, one.message, one.cause)
     if len(problems) > 10:
         command.app.LOG.warning("and %d more files: the report names them", len(problems) - 10)
+
+
+def _html() -> ModuleType:
+    try:
+        from pmuconf.fleet import html
+    except ImportError as error:
+        raise PmuconfError(
+            f"-f html needs a module that is not installed: {error.name}",
+            cause="module-missing",
+            hint="Install it with 'pip install pmuconf[host]'; the other formats need none",
+        ) from None
+    return html
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PmuconfError(f"{path}: {error.strerror}", cause="output-unwritable") from None
+    return path
+
+
+def _host_page(folder: Path, report: HostReport) -> Problem | None:
+    """Write it, in the process that has the report; what is wrong with it is wrong with its page alone."""
+    try:
+        _html().write_host(folder, report)
+    except PmuconfError as error:
+        if error.cause != "report-broken":
+            raise
+        return Problem(report.path, error.cause, error.message, report.name)
+    return None
 
 
 def _text(form: str, made: dict[str, Any]) -> str:

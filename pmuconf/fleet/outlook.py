@@ -19,7 +19,7 @@ from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, 
 from pmuconf.fastpath import CASES, FastPath, Guest, answer
 from pmuconf.policy import Decision
 
-__all__ = ["Change", "HostState", "VmState", "after", "guest_of", "host_of", "needed"]
+__all__ = ["Change", "HostState", "Needs", "VmState", "after", "guest_of", "host_of", "needed"]
 
 
 class Change(str, enum.Enum):
@@ -63,6 +63,17 @@ class VmState(NamedTuple):
     causes: tuple[str, ...]
 
 
+class Needs(NamedTuple):
+    """The fewest changes that give a VM the fast path, in their order.
+
+    With SETTLE among them something has to be found out or decided first, and nothing is promised; ``unsettled`` is the
+    cause that says what.
+    """
+
+    changes: tuple[Change, ...] = ()
+    unsettled: str = ""
+
+
 @dataclass(frozen=True)
 class _World:
     """A host and a VM of it, as they are or as they would be."""
@@ -78,33 +89,33 @@ _NOVA: Final = Nova(None, None, None, {}, {})
 
 
 @lru_cache(maxsize=1 << 16)
-def needed(host: HostState | None, vm: VmState) -> tuple[Change, ...]:
-    """The fewest changes that give a running VM the fast path, in their order; none if it has it, or shall not.
-
-    SETTLE among them: something has to be found out or decided first, and nothing is promised.
+def needed(host: HostState | None, vm: VmState) -> Needs:
+    """What gives a running VM the fast path; nothing if it has it, or shall not.
 
     :raises ValueError: a word that is none of the report's.
     """
     if vm.causes[0] not in CASES:
         raise ValueError(f"cause {vm.causes[0]!r} is not known here")
     if CASES[vm.causes[0]].fast_path is FastPath.YES:
-        return ()
+        return Needs()
+    unclear = Needs((Change.SETTLE,), vm.causes[0])
     if host is None:
-        return (Change.SETTLE,)
+        return unclear
     facts, guest = host_of(host), guest_of(vm)
     now = answer(facts, guest)
     if now.causes != vm.causes:
-        return (Change.SETTLE,)
+        return unclear
     if now.wanted_on:
-        return ()
+        return Needs()
     kernel = (Change.KERNEL,) if facts.guard.verdict in (Verdict.UNGUARDED, Verdict.PARTIAL) else ()
     possible = (*kernel, *(_ON_VM if now.in_kernel.pmu is KernelPmu.ENABLED else ()))
     for size in range(1, len(possible) + 1):
         for some in combinations(possible, size):
             then = after(some, facts, guest)
             if answer(*then).fast_path is FastPath.YES:
-                return some
-    return (*kernel, Change.SETTLE)
+                return Needs(some)
+    # What stands in the way besides the kernel is said by the verdict under another one.
+    return Needs((*kernel, Change.SETTLE), answer(*after(kernel, facts, guest)).cause)
 
 
 def after(changes: Iterable[Change], host: HostFacts, guest: Guest) -> tuple[HostFacts, Guest]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pmuconf.facts import Evidence, Verdict
 from pmuconf.fastpath import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
-from pmuconf.fleet.outlook import Change, HostState, VmState, needed
+from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report.groups import fast_path_group
 
@@ -51,7 +51,7 @@ class Outlook:
     """What is concluded of one domain.
 
     :param group: a key of report.groups.BY_FAST_PATH.
-    :param needs: the changes that would give it the fast path.
+    :param needs: what would give it the fast path.
     :param kinds: what the policy has to say: drift, pending, transient, undecided; errors if it was not judged.
     """
 
@@ -60,7 +60,7 @@ class Outlook:
     cause: str | None
     severity: int
     running: bool
-    needs: tuple[Change, ...]
+    needs: Needs
     kinds: tuple[str, ...]
 
 
@@ -196,7 +196,7 @@ def _outlook(
     for cause in causes:
         if cause not in CASES:
             raise ValueError(f"cause {cause!r:.40}, which this pmuconf does not know")
-    needs: tuple[Change, ...] = ()
+    needs = Needs()
     if said["fast_path"] is not None and said["running"] and causes[0] not in _OUTSIDE:
         vm = VmState(
             said["live"], said["next_boot"], said["effective_pmu"], said["decision"], said["in_kernel_pmu"],

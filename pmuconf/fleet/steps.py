@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pmuconf.fastpath import CASES
-from pmuconf.fleet.outlook import Change
+from pmuconf.fleet.outlook import Change, Needs
 from pmuconf.fleet.reading import HostReport, Outlook, explicit
 
 __all__ = ["Step", "Verb", "kernel_of", "qemu_of", "steps_of"]
@@ -89,19 +89,17 @@ def qemu_of(qemu: Mapping[str, Any] | None) -> tuple[str, str]:
 
 def steps_of(report: HostReport, record: Mapping[str, Any], outlook: Outlook) -> tuple[Step, ...]:
     """The steps that a VM waits for, in their order; empty if for none."""
-    if not outlook.needs:
+    if not outlook.needs.changes:
         return ()
-    replaced = qemu_of(record["next_qemu"] or record["qemu"]) if Change.QEMU in outlook.needs else ("", "")
+    replaced = qemu_of(record["next_qemu"] or record["qemu"]) if Change.QEMU in outlook.needs.changes else ("", "")
     nova = "" if not record["nova"] else "explicit" if explicit(record) else "nova"
-    return _steps(outlook.needs, kernel_of(report), replaced, nova, outlook.cause or "")
+    return _steps(outlook.needs, kernel_of(report), replaced, nova)
 
 
 @lru_cache(maxsize=1 << 14)
-def _steps(
-    needs: tuple[Change, ...], kernel: tuple[str, str], qemu: tuple[str, str], nova: str, cause: str
-) -> tuple[Step, ...]:
+def _steps(needs: Needs, kernel: tuple[str, str], qemu: tuple[str, str], nova: str) -> tuple[Step, ...]:
     steps: list[Step] = []
-    for change in needs:
+    for change in needs.changes:
         if change is Change.KERNEL:
             steps.append(Step(change, kernel))
         elif change is Change.QEMU:
@@ -109,11 +107,11 @@ def _steps(
         elif change is Change.POLICY:
             steps.append(Step(change, (Verb.NOVA_POLICY if nova else Verb.APPLY,)))
         elif change is Change.SETTLE:
-            steps.append(Step(change, (cause,)))
+            steps.append(Step(change, (needs.unsettled,)))
         else:
             # A new start does good only when it finds the new QEMU and the new definition.
             behind = tuple(step for step in steps if step.kind is not Change.KERNEL)
-            steps.append(Step(change, (_start(change, needs, nova),), behind))
+            steps.append(Step(change, (_start(change, needs.changes, nova),), behind))
     return tuple(steps)
 
 
