@@ -100,7 +100,7 @@ class FleetReport(Action):
                 made = join(found, args, vm_rows, file.write)
         elif html is not None and args.host_pages:
             folder = _folder(args.output / html.HOSTS)
-            made = join(found, args, partial(_host_page, folder), lambda failed: failed and broken.append(failed))
+            made = join(found, args, partial(_host_page, folder), broken.extend)
             made = replace(made, problems=[*made.problems, *broken])
             replace_file(args.output / "index.html", html.page(document(made, args.top), pages=True))
         else:
@@ -270,15 +270,15 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _host_page(folder: Path, report: HostReport) -> Problem | None:
+def _host_page(folder: Path, report: HostReport) -> list[Problem]:
     """Write it, in the process that has the report; what is wrong with it is wrong with its page alone."""
     try:
         _html().write_host(folder, report)
     except PmuconfError as error:
         if error.cause != "report-broken":
             raise
-        return Problem(report.path, error.cause, error.message, report.name)
-    return None
+        return [Problem(report.path, error.cause, error.message, report.name)]
+    return []
 
 
 def _text(form: str, made: dict[str, Any]) -> str:

@@ -108,7 +108,8 @@ def needed(host: HostState | None, vm: VmState) -> Needs:
     if now.wanted_on:
         return Needs()
     kernel = (Change.KERNEL,) if facts.guard.verdict in (Verdict.UNGUARDED, Verdict.PARTIAL) else ()
-    possible = (*kernel, *(_ON_VM if now.in_kernel.pmu is KernelPmu.ENABLED else ()))
+    clear = now.in_kernel.pmu is KernelPmu.ENABLED and "undecided" not in now.causes
+    possible = (*kernel, *(_ON_VM if clear else ()))
     for size in range(1, len(possible) + 1):
         for some in combinations(possible, size):
             then = after(some, facts, guest)
