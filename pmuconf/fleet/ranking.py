@@ -1,7 +1,8 @@
 """Which few steps would bring the most VMs onto the fast path. Pure.
 
 A VM counts for a step only if nothing else stands in its way; one that needs a kernel, a QEMU and a power cycle counts
-for the three together. So steps are chosen in rounds: in each, those that together bring the most VMs a step.
+for the three together. So steps are chosen in rounds: in each, of all that VMs wait for together, that which brings the
+most VMs a step.
 """
 
 from __future__ import annotations
