@@ -9,17 +9,24 @@ from __future__ import annotations
 import json
 import random
 import sys
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.facts import Copies, HostFacts, Verdict
+from pmuconf.fleet.aggregate import Aggregate, of_host
+from pmuconf.fleet.document import Fleet, document
+from pmuconf.fleet.files import Head, Problem, head
+from pmuconf.fleet.missing import Absent
+from pmuconf.fleet.reading import read
+from tests.support.hostile import PAYLOADS
 from tests.support.sample import AT, FACTS, KINDS, Kind, many
 
-__all__ = ["FACTS_OF", "fleet", "host", "write"]
+__all__ = ["FACTS_OF", "fleet", "host", "hostile", "joined", "write"]
 
 _PATCH: Final = "a kernel with the guard (contrib/kernel)"
 
@@ -80,6 +87,42 @@ def write(folder: Path, hosts: int, vms: int, seed: int = 1, at: datetime = AT) 
     folder.mkdir(parents=True, exist_ok=True)
     for made in fleet(hosts, vms, seed, at):
         (folder / f"{made['host'].partition('.')[0]}.json").write_text(json.dumps(made, indent=2) + "\n")
+
+
+def hostile() -> dict[str, Any]:
+    """The fleet's document with hostile text in all places where somebody else's can be."""
+    reports = []
+    for number, payload in enumerate(PAYLOADS):
+        made = host("unguarded" if number % 2 else "guarded", payload[:255], 6, random.Random(number))
+        facts = made["host_facts"]
+        facts["release"] = facts["guard"]["build_id"] = payload
+        for record in made["domains"]:
+            record["flavor"] = record["project"] = record["name"] = payload
+            for qemu in filter(None, (record["qemu"], record["next_qemu"])):
+                qemu["path"] = qemu["build_id"] = payload
+        reports.append(made)
+    return joined(
+        reports,
+        problems=[Problem(payload, "report-broken", payload, payload) for payload in PAYLOADS],
+        absent=[Absent(payload, "unreachable", payload, AT, AT) for payload in PAYLOADS],
+    )
+
+
+def joined(reports: Iterable[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """The fleet's document of these reports.
+
+    :param more: problems, absent, stale of Fleet.
+    """
+    made = Aggregate()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, one in enumerate(reports):
+            path = Path(folder) / f"{number}.json"
+            path.write_text(json.dumps(one))
+            found = head(str(path))
+            if not isinstance(found, Head):
+                raise ValueError(found.message)
+            made.add(of_host(read(found)))
+    return document(Fleet(made, AT, **more), top=50)
 
 
 def _vm(kind: Kind, number: int) -> Kind:

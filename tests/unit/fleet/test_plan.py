@@ -1,4 +1,4 @@
-"""The plan: every VM that a change helps is in it once a step, in an order that works; what is done is in it no more."""
+"""The plan: every VM that a change helps, once a step, in an order that works; what is done is in it no more."""
 
 from __future__ import annotations
 
