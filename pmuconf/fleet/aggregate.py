@@ -6,7 +6,7 @@ split over processes. What grows with the fleet: a row a host, and a count a fla
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -118,41 +118,24 @@ _COUNTERS = ("fast_path", "kinds", "causes", "flavors", "projects", "qemus", "qe
 def of_host(report: HostReport) -> Aggregate:
     """The aggregate of one host."""
     made = Aggregate()
+    # Few outlooks are shared by many VMs: what follows from one is counted once for all who have it.
+    alike = Counter(map(id, report.outlooks))
+    outlooks = {id(outlook): outlook for outlook in report.outlooks}
     groups: Counter[str] = Counter()
-    vms: Counter[tuple[Step, ...]] = Counter()
-    counted: Counter[tuple[Step, ...]] = Counter()
-    cycles: defaultdict[tuple[Step, ...], int] = defaultdict(int)
-    qemus: Counter[tuple[QemuKey, str]] = Counter()
-    facts = report.data["host_facts"]
-    cost = None if facts is None else facts["cycles_per_exit"]
-    running = fast = severity = 0
-    for record, outlook in zip(report.domains, report.outlooks):
-        group = outlook.group
-        groups[group] += 1
-        running += outlook.running
-        severity = max(severity, outlook.severity)
-        if outlook.fast_path is not None:
-            made.fast_path[outlook.fast_path] += 1
-            fast += outlook.fast_path == "yes"
+    for key, outlook in outlooks.items():
+        number = alike[key]
+        groups[outlook.group] += number
+        made.causes[outlook.cause or "", outlook.group] += number
         for kind in outlook.kinds:
-            made.kinds[kind] += 1
-        cause = outlook.cause or (record["error"] or {"cause": ""})["cause"]
-        made.causes[cause, group] += 1
-        made.flavors[record["flavor"] or "", group] += 1
-        made.projects[record["project"] or "", group] += 1
-        if outlook.running and record["qemu"] is not None:
-            qemus[(*qemu_of(record["qemu"]), record["qemu"]["disables_pmu"]), group] += 1
-        steps = steps_of(report, record, outlook)
-        if steps:
-            vms[steps] += 1
-            exits = record["exits_per_second"]
-            if exits is not None and cost is not None and outlook.fast_path == "no":
-                counted[steps] += 1
-                cycles[steps] += round(exits * cost)
-    made.qemus = qemus
-    made.qemu_hosts.update({key for key, _ in qemus})
-    made.waiting = {steps: Gain(number, 1, counted[steps], cycles[steps]) for steps, number in vms.items()}
-    made.step_hosts.update({step for steps in vms for step in steps})
+            made.kinds[kind] += number
+        if outlook.fast_path is not None:
+            made.fast_path[outlook.fast_path] += number
+    those = [outlook.group for outlook in report.outlooks]
+    made.flavors.update(zip([record["flavor"] or "" for record in report.domains], those))
+    made.projects.update(zip([record["project"] or "" for record in report.domains], those))
+    _errors(report, made)
+    _qemus(report, made)
+    _waiting(report, made)
     made.hosts[report.name] = HostRow(
         name=report.name,
         inventory_name=report.inventory_name,
@@ -164,12 +147,48 @@ def of_host(report: HostReport) -> Aggregate:
         qemus=tuple(sorted(made.qemu_hosts, key=_key)),
         groups=tuple(sorted(groups.items())),
         vms=len(report.domains),
-        running=running,
-        fast=fast,
-        severity=severity,
+        running=sum(alike[key] for key, outlook in outlooks.items() if outlook.running),
+        fast=made.fast_path["yes"],
+        severity=max((outlook.severity for outlook in outlooks.values()), default=0),
         worth=_worth(report.data["worth"]),
     )
     return made
+
+
+def _errors(report: HostReport, made: Aggregate) -> None:
+    """Where there is no cause, an error may say why."""
+    for record, outlook in zip(report.domains, report.outlooks):
+        if outlook.cause is None and record["error"] is not None:
+            made.causes["", outlook.group] -= 1
+            made.causes[record["error"]["cause"], outlook.group] += 1
+    made.causes += Counter()  # without what has become none
+
+
+def _qemus(report: HostReport, made: Aggregate) -> None:
+    for record, outlook in zip(report.domains, report.outlooks):
+        qemu = record["qemu"]
+        if qemu is not None and outlook.running:
+            made.qemus[(*qemu_of(qemu), qemu["disables_pmu"]), outlook.group] += 1
+    made.qemu_hosts.update({key for key, _ in made.qemus})
+
+
+def _waiting(report: HostReport, made: Aggregate) -> None:
+    facts = report.data["host_facts"]
+    cost = None if facts is None else facts["cycles_per_exit"]
+    vms: Counter[tuple[Step, ...]] = Counter()
+    counted: Counter[tuple[Step, ...]] = Counter()
+    cycles: Counter[tuple[Step, ...]] = Counter()
+    for record, outlook in zip(report.domains, report.outlooks):
+        if not outlook.needs.changes:
+            continue
+        steps = steps_of(report, record, outlook)
+        vms[steps] += 1
+        exits = record["exits_per_second"]
+        if exits is not None and cost is not None and outlook.fast_path == "no":
+            counted[steps] += 1
+            cycles[steps] += round(exits * cost)
+    made.waiting = {steps: Gain(number, 1, counted[steps], cycles[steps]) for steps, number in vms.items()}
+    made.step_hosts.update({step for steps in vms for step in steps})
 
 
 def _worth(worth: Any) -> Worth | None:

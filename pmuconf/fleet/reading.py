@@ -28,6 +28,7 @@ _WORDS: Final = (
 _words = itemgetter(*_WORDS)
 _TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
 _texts = itemgetter(*_TEXTS)
+_TEXT_TYPES: Final = {str, type(None)}
 _MANY: Final = 1 << 53
 _STATES: Final = ("on", "off", "default", None)
 _TRUTH: Final = (True, False)
@@ -145,9 +146,8 @@ def _worth(worth: Any) -> None:
 
 def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     _text(record["name"], "name")
-    for value in _texts(record):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"one of {', '.join(_TEXTS)} is no text")
+    if not {*map(type, _texts(record))} <= _TEXT_TYPES:
+        raise ValueError(f"one of {', '.join(_TEXTS)} is no text")
     if not isinstance(record["snapshots"], int) or not 0 <= record["snapshots"] < _MANY:
         raise ValueError("snapshots is no number")
     exits = record["exits_per_second"]

@@ -121,10 +121,10 @@ def test_a_report_has_all_that_its_verdicts_can_be_repeated_from(kind: str) -> N
         case = CASES[record["cause"]]
         if not record["running"] or record["cause"] in ("not-kvm", "not-x86") or case.fast_path is FastPath.YES:
             continue
-        qemus = [record[which] and record[which]["disables_pmu"] for which in ("qemu", "next_qemu")]
+        qemu, next_qemu = (record[which] and record[which]["disables_pmu"] for which in ("qemu", "next_qemu"))
         vm = VmState(
             record["live"], record["next_boot"], record["effective_pmu"], record["decision"], record["in_kernel_pmu"],
-            record["pmu_in_use"], record["cpu_has_pmu"], *qemus, record["nova"], tuple(record["causes"]),
+            record["pmu_in_use"], record["cpu_has_pmu"], qemu, next_qemu, record["nova"], tuple(record["causes"]),
         )  # fmt: skip
         assert answer(state and host_of(state), guest_of(vm)).causes == vm.causes
         repeated += 1
