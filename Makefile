@@ -5,6 +5,7 @@
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB)
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
+# make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack bench-lab lint bench soak picture sample sample-nova clean
+.PHONY: help demo test test-lab test-nova test-openstack bench-lab lint bench bench-fleet soak picture sample sample-nova clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,9 @@ lint: $(VENV)/test
 bench: $(VENV)/test
 	.ci/packages bench
 	$(BIN)/python -m tests.bench --big --write docs/performance.md
+
+bench-fleet: $(VENV)/test
+	$(BIN)/python -m tests.bench.fleet --write docs/performance.md
 
 picture: $(VENV)/test
 	$(BIN)/python -m tests.picture docs/report.png
