@@ -21,7 +21,7 @@ from pmuconf.fleet.document import Fleet, document
 from pmuconf.fleet.files import Head
 from pmuconf.fleet.reading import HostReport, read
 from tests.support.fleet import FACTS_OF, fleet, host
-from tests.support.sample import AT
+from tests.support.sample import AT, sample
 from tests.unit.fleet import naive
 
 DOCS = Path(pmuconf.__file__).resolve().parents[1] / "docs"
@@ -33,6 +33,8 @@ def documents() -> list[dict[str, Any]]:
     every = [copy.deepcopy(one) for one in fleet(HOSTS - len(FACTS_OF), 30)]
     for kind in FACTS_OF:  # and one of each kind for certain
         every.append(host(kind, f"of-kind-{kind}", 40, random.Random(kind)))
+    every.append(sample(host="with-one-that-is-not-judged"))
+    every.append(sample(host="not-asked", asked=False))
     return every
 
 

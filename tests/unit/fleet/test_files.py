@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pmuconf.errors import PmuconfError
 from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, load
-from pmuconf.fleet.hosts import gather
-from pmuconf.fleet.reading import read
+from pmuconf.fleet.hosts import gather, over
+from pmuconf.fleet.reading import HostReport, read
 from pmuconf.fleet.report import fleet
 from tests.support.fleet import host
 from tests.support.sample import AT
@@ -301,3 +302,24 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     assert len(two.problems) == 8
     whole = [json.loads((tmp_path / f"h{number}.json").read_text()) for number in range(120) if number % 17]
     assert sum(row.vms for row in two.aggregate.hosts.values()) == naive.figures(whole)["vms"]
+
+
+def refusing(reports: Iterator[HostReport]) -> None:
+    raise PmuconfError(f"no place for {next(reports).name}", cause="output-unwritable", hint="Make some")
+
+
+def dying(reports: Iterator[HostReport]) -> None:
+    os._exit(9)
+
+
+def test_an_error_comes_out_of_another_process_whole(tmp_path: Path) -> None:
+    for number in range(100):
+        write(tmp_path / f"h{number:02}.json", {**DOCUMENT, "host": f"h{number:02}", "domains": []})
+    hosts = gather([tmp_path], 1)
+    with pytest.raises(PmuconfError, match="no place for h00") as caught:
+        list(over(hosts, refusing, 2))
+    assert (caught.value.cause, caught.value.hint) == ("output-unwritable", "Make some")
+    with pytest.raises(PmuconfError) as caught:
+        list(over(hosts, dying, 2))
+    assert caught.value.cause == "worker-lost"
+    assert "--jobs 1" in caught.value.hint
