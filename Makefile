@@ -7,6 +7,7 @@
 # make test-virtqemud   the functional tests with libvirt's modular daemon, in a Debian 13 that it sets up once (root)
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
+# make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
@@ -17,7 +18,8 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud bench-lab lint bench soak picture sample sample-nova clean
+.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud lint bench bench-fleet bench-lab soak picture \
+        sample sample-nova clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +70,9 @@ lint: $(VENV)/test
 bench: $(VENV)/test
 	.ci/packages bench
 	$(BIN)/python -m tests.bench --big --write docs/performance.md
+
+bench-fleet: $(VENV)/test
+	$(BIN)/python -m tests.bench.fleet --write docs/performance.md
 
 picture: $(VENV)/test
 	$(BIN)/python -m tests.picture docs/report.png

@@ -6,6 +6,9 @@ reader can do about it, a hint. Commands show ``message (cause)`` and the hint, 
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 __all__ = ["DomainVanished", "PmuconfError"]
 
 
@@ -22,6 +25,10 @@ class PmuconfError(Exception):
         self.message = message
         self.cause = cause
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it comes out of another process: as a plain PmuconfError."""
+        return partial(PmuconfError, cause=self.cause, hint=self.hint), (self.message,)
 
     def __str__(self) -> str:
         hint = f". {self.hint}" if self.hint else ""

@@ -5,17 +5,30 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["replace_file", "trusted"]
+__all__ = ["replace_file", "replacing", "trusted"]
 
 
 def replace_file(path: Path, text: str) -> None:
     """Put the text, as UTF-8, in the file's place at once: a reader sees the old one or the new one.
 
-    Its mode becomes 0644: what reads reports (a browser, node_exporter) does not run as root.
+    :raises PmuconfError: output-unwritable; nothing is left behind then.
+    """
+    with replacing(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """As replace_file(), for text that comes piece by piece; an exception in between leaves the old file.
+
+    The mode becomes 0644: what reads reports (a browser, node_exporter) does not run as root.
 
     :raises PmuconfError: output-unwritable; nothing is left behind then.
     """
@@ -25,16 +38,18 @@ def replace_file(path: Path, text: str) -> None:
             "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
         ) as file:
             temporary = file.name
-            file.write(text)
+            yield file  # type: ignore[misc]
             file.flush()
             # By the descriptor: in a folder of another's, its name may lead elsewhere by now.
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        temporary = ""
     except OSError as error:
+        raise PmuconfError(f"{path}: {error.strerror}", cause="output-unwritable") from None
+    finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise PmuconfError(f"{path}: {error.strerror}", cause="output-unwritable") from None
 
 
 def trusted(descriptor: int) -> bool:

@@ -30,6 +30,9 @@ _COMMANDS = {
     "bench msr": "pmuconf.commands.bench:BenchMsr",
     "bench port": "pmuconf.commands.bench:BenchPort",
     "explain": "pmuconf.commands.explain:Explain",
+    "fleet diff": "pmuconf.commands.fleet:FleetDiff",
+    "fleet plan": "pmuconf.commands.fleet:FleetPlan",
+    "fleet report": "pmuconf.commands.fleet:FleetReport",
     "flavors apply": "pmuconf.commands.flavors:Apply",
     "flavors audit": "pmuconf.commands.flavors:Audit",
     "flavors export": "pmuconf.commands.flavors:Export",
@@ -60,6 +63,7 @@ PMU off by default for KVM guests.
   explain VM        one VM's whole story: who has the fast path, why not, what would change it
   host              whether the running kernel spares VMs without PMU its cost, and what shows it
   bench cpuid       what an exit costs on this host with the PMU on and off, measured
+  fleet report DIR  the reports of many hosts joined, and which few steps would change most
   rollback          put back what was there before
   serve             keep it so: a service that hears of every new domain
 

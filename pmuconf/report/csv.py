@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pmuconf.report.plain import csv_cell
 
-__all__ = ["COLUMNS", "csv_text"]
+__all__ = ["COLUMNS", "csv_lines", "csv_rows", "csv_text"]
 
 COLUMNS: Final = (
     *("host", "generated_at", "name", "uuid", "flavor", "nova", "running", "transient"),
@@ -17,6 +17,7 @@ COLUMNS: Final = (
     *("decision", "rule", "reason", "drift", "pending"),
     *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
     *("qemu_path", "qemu_build_id", "qemu_disables_pmu", "exits_per_second", "error_cause", "error_message"),
+    *("project", "cpu_has_pmu", "next_qemu_path", "next_qemu_build_id", "next_qemu_disables_pmu", "severity"),
 )
 """The header. New columns come at the end, so that whoever counts columns is not misled."""
 
@@ -27,13 +28,20 @@ def csv_text(document: Mapping[str, Any]) -> str:
     Null is empty, truth values are true and false, causes are separated by spaces, lines end with a line feed alone.
     What a spreadsheet would take for a formula begins with an apostrophe; control characters are written out.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    return csv_lines([COLUMNS]) + csv_rows(document)
+
+
+def csv_rows(document: Mapping[str, Any]) -> str:
+    """The same without the header."""
     head = {"host": document["host"], "generated_at": document["generated_at"]}
-    for domain in document["domains"]:
-        row = {**head, **_flat(domain)}
-        writer.writerow([_cell(row.get(column)) for column in COLUMNS])
+    flat = ({**head, **_flat(domain)} for domain in document["domains"])
+    return csv_lines([row.get(column) for column in COLUMNS] for row in flat)
+
+
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of any values as lines."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(map(_cell, row) for row in rows)
     return out.getvalue()
 
 

@@ -48,6 +48,7 @@ def record(vm: Vm) -> dict[str, Any]:
         "name": vm.name,
         "uuid": vm.uuid,
         "flavor": vm.flavor,
+        "project": vm.domain.nova.project_id if vm.domain and vm.domain.nova else None,
         "live": vm.live and vm.live.value,
         "next_boot": vm.next_boot and vm.next_boot.value,
         "saved": vm.saved and vm.saved.value,
@@ -63,6 +64,7 @@ def record(vm: Vm) -> dict[str, Any]:
         "running": vm.live is not None,
         **_fast_path(vm),
         "error": vm.error and {"cause": vm.error.cause, "message": vm.error.message},
+        "severity": int(vm.severity),
     }
 
 
@@ -110,7 +112,6 @@ def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
 def _fast_path(vm: Vm) -> dict[str, Any]:
     """What the join with the host's facts says; all null where the host was not asked."""
     answer, process = vm.answer, vm.process
-    qemu = process.qemu if process else None
     return {
         "in_kernel_pmu": answer and answer.in_kernel.pmu.value,
         "pmu_in_use": process.in_use if process else None,
@@ -120,7 +121,9 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "evidence": answer and answer.evidence.value,
         "message": answer and answer.message,
         "remedy": answer and answer.remedy,
-        "qemu": qemu and _qemu(qemu),
+        "cpu_has_pmu": process.pmu_property if process else None,
+        "qemu": process and process.qemu and _qemu(process.qemu),
+        "next_qemu": process and process.next_qemu and _qemu(process.next_qemu),
         "exits_per_second": vm.exits_per_second,
     }
 

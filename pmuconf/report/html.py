@@ -1,34 +1,20 @@
-"""The report as one HTML page that needs nothing but a browser: no network, no other file, and no script to be read.
-
-Names and metadata are tenants' text. Three things keep it text: every expression of the template goes through
-printable() and is escaped, whatever it is; the page's policy (CSP) lets only its own script and style run, by their
-hashes; and the script puts nothing into the page that it did not find there as text.
-"""
+"""The report as one HTML page: of a host, what it was found to be, what to do, and every VM."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-
 from pmuconf.fastpath import CASES
+from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, Group, fast_path_group, policy_group
 from pmuconf.report.plain import printable
+from pmuconf.report.template import render
 
 __all__ = ["page"]
-
-_EARLY: Final = (
-    "document.documentElement.className = 'scripted';"  # so that thousands of rows are not laid out for nothing
-)
 
 _FLAVORS: Final = 12
 _KINDS: Final = {
@@ -38,32 +24,6 @@ _KINDS: Final = {
     "undecided": "undecided",
     "errors": "not judged",
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """A segment of a bar: where it begins and how long it is, in percent of the widest bar."""
-
-    group: Group
-    count: int
-    start: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a chart and the text beside it; ``value`` is what its VMs are found by."""
-
-    label: str
-    value: str
-    parts: Sequence[Part]
-    count: int
-    note: str = ""
-
-    @property
-    def spoken(self) -> str:
-        """The bar in words."""
-        return f"{self.label}: " + ", ".join(f"{part.count} {part.group.name}" for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -89,53 +49,7 @@ class Step:
 
 def page(document: Mapping[str, Any]) -> str:
     """A report document as an HTML page: ASCII alone, so that it reads the same however it is stored or sent."""
-    style, script = _asset("page.css"), _asset("page.js")
-    text = _template().render(
-        **_view(document),
-        style=Markup(style),
-        script=Markup(script),
-        early=Markup(_EARLY),
-        policy_of_content="; ".join(
-            (
-                "default-src 'none'",
-                f"style-src '{_hash(style)}'",
-                f"script-src '{_hash(_EARLY)}' '{_hash(script)}'",
-                "img-src data:",  # the icon; without one, a browser asks the server for it
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
-    )
-    return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
-
-
-@cache
-def _asset(name: str) -> str:
-    return (resources.files("pmuconf.report") / "page" / name).read_text(encoding="ascii")
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, short=_short)
-    return environment.from_string(_asset("page.html"))
-
-
-def _shown(value: Any) -> Any:
-    """What an expression of the template becomes before it is escaped."""
-    if value is None:
-        return ""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return render("host.html", _view(document))
 
 
 def _view(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +77,7 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
         "in_use": sum(vm["pmu_in_use"] is True for vm in vms),
         "kinds": [(key, name, document["summary"][key]) for key, name in _KINDS.items() if document["summary"][key]],
         "groups": [(group, counts[group.key]) for group in groups],
-        "whole": next(iter(_bars([("all VMs", "", rows)], groups)), None),
+        "whole": next(iter(bars([_counted("all VMs", "", rows)], groups)), None),
         "flavors": _flavors(rows, groups),
         "causes": _causes(rows, groups),
         "qemus": _qemus(rows, groups),
@@ -216,11 +130,13 @@ def _flavors(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
     for row in rows:
         found.setdefault(row.vm["flavor"] or "", []).append(row)
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-    shown = [(flavor or "no flavor", f"flavor={printable(flavor)}", those) for flavor, those in ranked[:_FLAVORS]]
+    shown = [
+        _counted(flavor or "no flavor", f"flavor={printable(flavor)}", those) for flavor, those in ranked[:_FLAVORS]
+    ]
     rest = [row for _, those in ranked[_FLAVORS:] for row in those]
     if rest:
-        shown.append((f"{len(ranked) - _FLAVORS} other flavors", "", rest))
-    return list(_bars(shown, groups))
+        shown.append(_counted(f"{len(ranked) - _FLAVORS} other flavors", "", rest))
+    return list(bars(shown, groups))
 
 
 def _causes(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
@@ -231,8 +147,11 @@ def _causes(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
             found.setdefault(cause, []).append(row)
     rank = {group.key: at for at, group in enumerate(groups)}
     ordered = sorted(found.items(), key=lambda item: (rank[item[1][0].group.key], -len(item[1]), item[0]))
-    messages = {cause: case.message for cause, case in CASES.items()}
-    return list(_bars([(cause, f"cause={cause}", those) for cause, those in ordered], groups, messages))
+    shown = [
+        _counted(cause, f"cause={cause}", those, CASES[cause].message if cause in CASES else "")
+        for cause, those in ordered
+    ]
+    return list(bars(shown, groups))
 
 
 def _qemus(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
@@ -245,46 +164,14 @@ def _qemus(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
             note = f"{said[qemu['disables_pmu']]} the PMU in KVM; build ID {qemu['build_id'] or 'not known'}"
             found.setdefault((qemu["path"], qemu["build_id"] or "", note), []).append(row)
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:_FLAVORS]
-    return [
-        replace(bar, note=note)
-        for ((_, _, note), _), bar in zip(
-            ordered, _bars([(path, "", those) for (path, _, _), those in ordered], groups)
-        )
-    ]
+    return list(bars([_counted(path, "", those, note) for (path, _, note), those in ordered], groups))
 
 
-def _bars(
-    shown: Sequence[tuple[str, str, Sequence[Row]]], groups: Sequence[Group], notes: Mapping[str, str] | None = None
-) -> Iterator[Bar]:
-    widest = max((len(rows) for _, _, rows in shown), default=0)
-    for label, value, rows in shown:
-        if rows:
-            counts = Counter(row.group.key for row in rows)
-            parts = [(group, counts[group.key]) for group in groups if counts[group.key]]
-            yield Bar(label, value, list(_parts(parts, widest)), len(rows), (notes or {}).get(label, ""))
-
-
-def _parts(counts: Iterable[tuple[Group, int]], widest: int) -> Iterator[Part]:
-    start = 0.0
-    for group, count in counts:
-        width = 100 * count / widest
-        yield Part(group, count, round(start, 3), round(width, 3))
-        start += width
+def _counted(label: str, value: str, rows: Sequence[Row], note: str = "") -> Counted:
+    return Counted(label, value, Counter(row.group.key for row in rows), note)
 
 
 def _shares(worth: Mapping[str, Any] | None) -> float:
     """What part of all that could be saved is saved, in percent."""
     total = worth["saved_per_second"] + worth["to_win_per_second"] if worth else 0
     return 100 * worth["saved_per_second"] / total if worth and total else 0.0
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _short(value: float) -> str:
-    """A large number in three digits: 36.4 million."""
-    for power, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if value >= power:
-            return f"{value / power:.{1 if value < 100 * power else 0}f} {name}"
-    return _number(value)

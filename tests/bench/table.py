@@ -13,9 +13,6 @@ import libvirt
 
 __all__ = ["Memory", "Row", "machine", "markdown", "write"]
 
-_BEGIN = "<!-- begin of what python -m tests.bench wrote -->"
-_END = "<!-- end of what python -m tests.bench wrote -->"
-
 _INTRODUCTION = """\
 # Performance
 
@@ -71,29 +68,29 @@ def markdown(rows: Sequence[Row], memory: Sequence[Memory], *, command: str, mac
     return "\n".join(lines) + "\n"
 
 
-def machine(connection: libvirt.virConnect) -> str:
-    """The machine that we run on, in a line."""
-    version = connection.getLibVersion()
-    daemon = f"{version // 1_000_000}.{version // 1_000 % 1_000}.{version % 1_000}"
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{_cpu_model()} ({cores} cores), Linux {platform.release()}, libvirt {daemon}, "
-        f"Python {platform.python_version()}"
-    )
+def machine(connection: libvirt.virConnect | None = None) -> str:
+    """The machine that we run on, in a line; with libvirt's version, if that is a part of what was measured."""
+    libvirt_version = ""
+    if connection is not None:
+        version = connection.getLibVersion()
+        libvirt_version = f"libvirt {version // 1_000_000}.{version // 1_000 % 1_000}.{version % 1_000}, "
+    cores, python = len(os.sched_getaffinity(0)), platform.python_version()
+    return f"{_cpu_model()} ({cores} cores), Linux {platform.release()}, {libvirt_version}Python {python}"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace what an earlier run wrote into this file, which is made if it is not there.
+def write(path: Path, text: str, program: str = "tests.bench") -> None:
+    """Replace what an earlier run of this program wrote into this file, which is made if it is not there.
 
     :raises ValueError: the file has no place for it.
     """
-    old = path.read_text(encoding="utf-8") if path.exists() else f"{_INTRODUCTION}{_BEGIN}\n{_END}\n"
-    before, begin, rest = old.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    begins, ends = (f"<!-- {word} of what python -m {program} wrote -->" for word in ("begin", "end"))
+    old = path.read_text(encoding="utf-8") if path.exists() else f"{_INTRODUCTION}{begins}\n{ends}\n"
+    before, begin, rest = old.partition(begins)
+    _, end, after = rest.partition(ends)
     if not begin or not end:
-        raise ValueError(f"{path} lacks the lines {_BEGIN!r} and {_END!r}, between which the tables go")
+        raise ValueError(f"{path} lacks the lines {begins!r} and {ends!r}, between which the tables go")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{_BEGIN}\n{text}{_END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begins}\n{text}{ends}{after}", encoding="utf-8")
 
 
 def _cpu_model() -> str:

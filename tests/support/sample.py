@@ -14,7 +14,7 @@ from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, 
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.report.document import document
 
-__all__ = ["AT", "FACTS", "POLICY", "many", "of_names", "sample"]
+__all__ = ["AT", "FACTS", "KINDS", "POLICY", "Kind", "many", "of_names", "sample"]
 
 AT: Final = datetime(2031, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 POLICY: Final = Policy(
@@ -90,7 +90,7 @@ def _instances(first: int, count: int) -> tuple[str, ...]:
     return tuple(f"instance-{number:08x}" for number in range(first, first + count))
 
 
-_KINDS: Final = (
+KINDS: Final = (
     Kind(_instances(0x1A0, 9), "m1.small", OFF, OFF, _NONE, exits=6_400),
     Kind(_instances(0x1B4, 6), "m1.large", OFF, OFF, _NONE, exits=31_800),
     Kind(_instances(0x1D0, 3), "c5.xlarge", OFF, OFF, _NONE, exits=58_300),
@@ -130,10 +130,10 @@ def sample(
 
     :param asked: whether the fast path is to be judged at all, as it is not where files are read.
     """
-    vms = [*_vms(_KINDS), Vm("torn", str(_uuid("torn")), error=Finding("flavor-image-conflict", _TORN))]
+    vms = [*_vms(KINDS), Vm("torn", str(_uuid("torn")), error=Finding("flavor-image-conflict", _TORN))]
     vms.sort(key=lambda vm: vm.name)
     if facts is not None:
-        live = tuple(_live(kind, name, pid) for pid, (kind, name) in enumerate(_each(_KINDS), 4200) if kind.live)
+        live = tuple(_live(kind, name, pid) for pid, (kind, name) in enumerate(_each(KINDS), 4200) if kind.live)
         others = (LiveVm(991, 1, "firecracker", kernel_pmu=KernelPmu.ENABLED, in_use=False),)
         facts = replace(facts, vms=(*live, *others))
     joined = join(vms, facts) if asked else tuple(replace(vm, exits_per_second=None) for vm in vms)
@@ -145,17 +145,19 @@ def of_names(names: Iterable[str], flavor: str | None = None) -> dict[str, Any]:
     return many([Kind((name,), flavor, OFF, OFF, _NONE, exits=10) for name in names])
 
 
-def many(kinds: Iterable[Kind] | int) -> dict[str, Any]:
+def many(
+    kinds: Iterable[Kind] | int, facts: HostFacts | None = FACTS, host: str = "big", at: datetime = AT
+) -> dict[str, Any]:
     """The document of a host with VMs of these kinds, or with so many VMs of the sample's kinds."""
     if isinstance(kinds, int):
         count, kinds = kinds, []
-        for at in range(count):
-            kind = _KINDS[at * 7 % len(_KINDS)]
-            kinds.append(replace(kind, names=(f"vm-{at}",), exits=kind.exits and kind.exits + at))
+        for number in range(count):
+            kind = KINDS[number * 7 % len(KINDS)]
+            kinds.append(replace(kind, names=(f"vm-{number}",), exits=kind.exits and kind.exits + number))
     kinds = list(kinds)
     live = tuple(_live(kind, name, pid) for pid, (kind, name) in enumerate(_each(kinds), 4200) if kind.live)
-    facts = replace(FACTS, vms=live)
-    return document(Report("qemu:///system", join(_vms(kinds), facts), facts, host="big", at=AT), POLICY)
+    facts = facts and replace(facts, vms=live)
+    return document(Report("qemu:///system", join(_vms(kinds), facts), facts, host=host, at=at), POLICY)
 
 
 _TORN: Final = "the flavor says hw:pmu=true and the image hw_pmu=false"

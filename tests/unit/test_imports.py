@@ -11,7 +11,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "facts", "fastpath", "policy")
+PURE = ("domain", "facts", "fastpath", "fleet/outlook", "policy")
 ALLOWED = {
     *(
         "__future__",
@@ -21,13 +21,14 @@ ALLOWED = {
         "enum",
         "fnmatch",
         "functools",
+        "itertools",
         "re",
         "sys",
         "threading",
         "typing",
         "uuid",
     ),
-    *("lxml", "pmuconf.domain", "pmuconf.errors", "pmuconf.facts", "pmuconf.policy"),
+    *("lxml", "pmuconf.domain", "pmuconf.errors", "pmuconf.facts", "pmuconf.fastpath", "pmuconf.policy"),
 }
 
 

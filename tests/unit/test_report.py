@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import pmuconf
 from pmuconf.audit import Finding, Report, Vm, join, judge
-from pmuconf.domain import Domain, PmuState
+from pmuconf.domain import Domain, Nova, PmuState
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
 from pmuconf.report.document import document, record, summary, worth
@@ -160,6 +160,7 @@ def test_the_record_of_a_domain() -> None:
         "name": "web",
         "uuid": "1b4e28ba-2fa1-11d2-883f-0016d3cca427",
         "flavor": None,
+        "project": None,
         "live": "on",
         "next_boot": "off",
         "saved": "on",
@@ -181,9 +182,12 @@ def test_the_record_of_a_domain() -> None:
         "evidence": None,
         "message": None,
         "remedy": None,
+        "cpu_has_pmu": None,
         "qemu": None,
+        "next_qemu": None,
         "exits_per_second": None,
         "error": None,
+        "severity": 1,
     }
 
 
@@ -194,6 +198,9 @@ def test_the_record_of_a_domain_whose_host_was_looked_at() -> None:
     assert (given["fast_path"], given["cause"], given["causes"]) == ("yes", "guarded-disabled", ["guarded-disabled"])
     assert (given["evidence"], given["remedy"]) == ("observed", "")
     assert given["qemu"] == {"path": QEMU.path, "build_id": "00ff", "disables_pmu": True}
+    assert (given["next_qemu"], given["cpu_has_pmu"]) == (None, False)
+    nova = replace(FAST, domain=replace(domain(PmuState.OFF), nova=Nova("m1", None, "4e2a", {}, {})))
+    assert record(nova)["project"] == "4e2a"
     assert given["exits_per_second"] == 1000.5
     assert record(JOINED.vms[9])["cause"] == "pmu-unknown"  # there is no process with its UUID
 

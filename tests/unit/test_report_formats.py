@@ -62,8 +62,11 @@ def test_csv_has_one_row_a_domain_and_every_fact_of_it() -> None:
     header, *rows = csv.reader(io.StringIO(csv_text(document)))
     assert header == list(COLUMNS)
     assert len(rows) == len(document["domains"])
-    flat = {f"qemu_{key}" for key in ("path", "build_id", "disables_pmu")} | {"error_cause", "error_message"}
-    assert set(document["domains"][0]) - {"qemu", "error"} | flat | {"host", "generated_at"} == set(COLUMNS)
+    flat = {f"{one}_{key}" for one in ("qemu", "next_qemu") for key in ("path", "build_id", "disables_pmu")}
+    flat |= {"error_cause", "error_message"}
+    assert set(document["domains"][0]) - {"qemu", "next_qemu", "error"} | flat | {"host", "generated_at"} == set(
+        COLUMNS
+    )
     for row, vm in zip(rows, document["domains"]):
         cells = dict(zip(header, row))
         assert (cells["host"], cells["name"], cells["uuid"]) == (document["host"], vm["name"], vm["uuid"])
@@ -72,6 +75,7 @@ def test_csv_has_one_row_a_domain_and_every_fact_of_it() -> None:
         assert cells["pmu_in_use"] == {None: "", True: "true", False: "false"}[vm["pmu_in_use"]]
         if vm["qemu"]:
             assert cells["qemu_path"] == vm["qemu"]["path"]
+            assert cells["next_qemu_path"] == vm["next_qemu"]["path"]
         if vm["error"]:
             assert cells["error_cause"] == vm["error"]["cause"]
         if vm["exits_per_second"] is not None:
@@ -289,7 +293,8 @@ def test_without_its_library_a_format_says_what_to_install(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"pmuconf.report.{form}", raising=False)
+    for ours in (f"pmuconf.report.{form}", "pmuconf.report.template"):
+        monkeypatch.delitem(sys.modules, ours, raising=False)
     said = run("report", "-f", form, "--xml", folder)
     assert (said.status, said.out) == (255, "")
     assert "(module-missing)" in said.err

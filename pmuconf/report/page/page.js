@@ -4,10 +4,11 @@
   const table = document.getElementById("table");
   if (!table) return;
   const PAGE = 200;
-  const RANK = ["yes", "partial", "no", "unknown", ""];
   const element = (id) => document.getElementById(id);
   const words = element("words"), chip = element("chip"), shown = element("shown"), rest = element("rest");
   const heads = Array.from(table.tHead.rows[0].cells);
+  const keys = heads.map((head) => head.dataset.key);
+  const { one, many } = table.dataset;
   const fixed = Array.from(table.children).filter((child) => child.localName !== "tbody");
   const text = (cell) => cell.textContent.trim();
   const bodies = Array.from(table.tBodies);
@@ -21,8 +22,8 @@
 
   function found(row) {
     if (!token) return true;
-    if (token.startsWith("flavor=")) return cells(row)[1] === token.slice(7);
-    if (token.startsWith("cause=")) return cells(row)[3] === token.slice(6);
+    const at = token.indexOf("=");
+    if (at > 0) return cells(row)[keys.indexOf(token.slice(0, at))] === token.slice(at + 1);
     return row.body.dataset.is.split(" ").includes(token);
   }
 
@@ -30,8 +31,8 @@
     const visible = Math.min(limit, matching.length);
     table.classList.toggle("long", visible > PAGE);  // the style has it laid out in parts
     table.replaceChildren(...fixed, ...matching.slice(0, limit).map((row) => row.body));
-    shown.textContent = matching.length === order.length ? `${count(order.length)} VMs`
-      : matching.length ? `${count(matching.length)} of ${count(order.length)} VMs` : "No VM is like that";
+    shown.textContent = matching.length === order.length ? `${count(order.length)} ${many}`
+      : matching.length ? `${count(matching.length)} of ${count(order.length)} ${many}` : `No ${one} is like that`;
     rest.hidden = visible === matching.length;
     element("next").textContent = `Show ${count(Math.min(PAGE, matching.length - visible))} more`;
     element("all").textContent = `Show all ${count(matching.length)}`;
@@ -55,13 +56,14 @@
   function sort(column) {
     const head = heads[column];
     const numeric = head.classList.contains("n");
+    const rank = head.dataset.rank && [...head.dataset.rank.split(" "), ""];
     const now = head.getAttribute("aria-sort");
     const up = now ? now === "descending" : !numeric;
     for (const other of heads) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const collator = new Intl.Collator("en", { numeric: true });
     const key = numeric ? (row) => Number(cells(row)[column].replace(/,/g, "") || NaN)
-      : column === 2 ? (row) => RANK.indexOf(cells(row)[column]) : (row) => cells(row)[column];
+      : rank ? (row) => rank.indexOf(cells(row)[column]) : (row) => cells(row)[column];
     const keyed = order.map((row) => [key(row), row]);
     const empty = (value) => value === "" || Number.isNaN(value);
     keyed.sort(([a, x], [b, y]) => {

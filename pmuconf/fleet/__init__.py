@@ -1,0 +1,1 @@
+"""Many hosts' reports, joined: read from files, folded into one aggregate, ranked, compared, planned."""

@@ -1,0 +1,228 @@
+"""Files that hosts' reports and markers are read from: found, told apart, and read whole or refused with a cause.
+
+Nothing in a file is believed before it was looked at: they come from many hosts, over a network, some half written.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from pmuconf.errors import PmuconfError
+from pmuconf.report.document import FORMAT, VERSION
+
+__all__ = ["MAX_BYTES", "Head", "Problem", "Refused", "find", "head", "inventory_name", "load", "newest_first"]
+
+MAX_BYTES: Final = 1 << 26
+"""As much as a host with 50,000 VMs has to say."""
+_MARKER_FORMAT: Final = "pmuconf-unreachable"
+_SUFFIXES: Final = (".json", ".json.gz")
+_FIRST: Final = 4096
+_NAME: Final = 255
+_REASON: Final = 1000
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Something about a file or host that its reader must know: a cause code, and a sentence.
+
+    :param host: the host that it is about, where that is known; else empty.
+    """
+
+    path: str
+    cause: str
+    message: str
+    host: str = ""
+
+
+class Refused(Exception):
+    """A file is no report that can be used."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which host a file is about, and from when.
+
+    :param unreachable: why the host could not be asked, if the file is a marker; None: it is a report.
+    """
+
+    path: str
+    host: str
+    at: datetime
+    unreachable: str | None = None
+
+
+def find(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
+    """The files that these folders and files are, in the order of their names, each once.
+
+    :raises PmuconfError: file-missing, for a path that is not there.
+    """
+    found: dict[str, None] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        if not path.exists():
+            raise PmuconfError(f"{path}: no such file or directory", cause="file-missing")
+        if path.is_dir():
+            found.update(dict.fromkeys(_below(path, problems)))
+        else:
+            found[os.fspath(path)] = None
+    return sorted(found), problems
+
+
+def _below(folder: Path, problems: list[Problem]) -> Iterator[str]:
+    def unreadable(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), "report-unreadable", error.strerror or "can't be read"))
+
+    for where, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.endswith(_SUFFIXES) and not name.startswith("."):
+                yield os.path.join(where, name)
+
+
+def inventory_name(path: str) -> str:
+    """The name that a file's host has in the inventory, by its file name."""
+    name = os.path.basename(path)
+    for suffix in (".gz", ".json"):
+        name = name[: -len(suffix)] if name.endswith(suffix) else name
+    return name
+
+
+def head(path: str) -> Head | Problem:
+    """What a file is about. Of a report only the beginning is read, unless it has another order than we write."""
+    try:
+        members = _members(_read(path, _FIRST).decode("utf-8", "replace"))
+        if not {"format", "version", "generated_at", "host"} <= members.keys():
+            members = _whole(path)
+        return _head(path, members)
+    except Refused as refused:
+        return Problem(path, refused.cause, refused.message, inventory_name(path))
+
+
+def load(path: str) -> dict[str, Any]:
+    """The whole report as data.
+
+    :raises Refused: report-unreadable, report-truncated, report-broken, report-too-large, report-version, not-a-report.
+    """
+    found = _whole(path)
+    if _head(path, found).unreachable is not None:
+        raise Refused("not-a-report", "a marker of an unreachable host")
+    return found
+
+
+def _read(path: str, limit: int) -> bytes:
+    """The first bytes of a regular file, unpacked if its name ends in .gz.
+
+    :raises Refused: report-unreadable, report-truncated.
+    """
+    try:
+        # A pipe that nobody writes would hold us for ever.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Refused("report-unreadable", "not a regular file")
+            if not path.endswith(".gz"):
+                return file.read(limit)
+            with gzip.open(file) as unpacked:
+                return unpacked.read(limit)
+    except EOFError:
+        raise Refused("report-truncated", "the file ends in the middle") from None
+    except (OSError, zlib.error) as error:
+        raise Refused("report-unreadable", getattr(error, "strerror", None) or str(error)) from None
+
+
+def _whole(path: str) -> dict[str, Any]:
+    data = _read(path, MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise Refused("report-too-large", f"more than {MAX_BYTES >> 20} MiB")
+    try:
+        found = json.loads(data)
+    except json.JSONDecodeError as error:
+        ended = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
+        if ended:
+            raise Refused("report-truncated", "the file ends in the middle" if data.strip() else "empty") from None
+        raise Refused("report-broken", f"no JSON: {error.msg}: line {error.lineno} column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise Refused("report-broken", "no JSON: not in UTF-8") from None
+    except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
+        raise Refused("report-broken", f"no JSON that can be read: {type(error).__name__}") from None
+    if not isinstance(found, dict):
+        raise Refused("not-a-report", "JSON, but no report of pmuconf")
+    return found
+
+
+def _members(text: str) -> dict[str, Any]:
+    """The first members of the object that a text begins with, as far as they are whole."""
+    found: dict[str, Any] = {}
+    decoder = json.JSONDecoder()
+
+    def skip(at: int) -> int:
+        matched = _SPACE.match(text, at)
+        return at if matched is None else matched.end()
+
+    at = skip(0)
+    if text[at : at + 1] != "{":
+        return found
+    try:
+        while len(found) < len(("format", "version", "generator", "generated_at", "host", "reason")):
+            key, at = decoder.raw_decode(text, skip(at + 1))
+            at = skip(at)
+            if text[at : at + 1] != ":" or not isinstance(key, str):
+                return {}
+            value, at = decoder.raw_decode(text, skip(at + 1))
+            at = skip(at)
+            if text[at : at + 1] not in (",", "}"):
+                return found
+            found[key] = value
+            if text[at] == "}":
+                return found
+    except (ValueError, RecursionError):
+        pass  # it goes on beyond what was read
+    return found
+
+
+def _head(path: str, members: dict[str, Any]) -> Head:
+    form, version, host, reason = (members.get(key) for key in ("format", "version", "host", "reason"))
+    if form not in (FORMAT, _MARKER_FORMAT):
+        raise Refused("not-a-report", "JSON, but no report of pmuconf")
+    if not isinstance(version, int) or version != VERSION or isinstance(version, bool):
+        newer = isinstance(version, int) and version > VERSION
+        why = "a newer pmuconf wrote it" if newer else "there is no such version"
+        raise Refused("report-version", f"its format has version {version!r:.40}, this pmuconf reads {VERSION}: {why}")
+    if not isinstance(host, str) or not 0 < len(host) <= _NAME:
+        raise Refused("report-broken", "host is no name")
+    at = _time(members.get("generated_at"))
+    if form == _MARKER_FORMAT:
+        if not isinstance(reason, str):
+            raise Refused("report-broken", "reason is no text")
+        return Head(path, host, at, reason[:_REASON])
+    return Head(path, host, at)
+
+
+def _time(text: Any) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return at.astimezone(timezone.utc)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise Refused("report-broken", "generated_at is no time with its offset from UTC")
+
+
+def newest_first(heads: Sequence[Head]) -> list[Head]:
+    """The reports of one host, that first which counts; of equal times, the last by name."""
+    return sorted(heads, key=lambda one: (one.at, one.path), reverse=True)

@@ -1,0 +1,64 @@
+"""Bars of a chart: how many of something are in each group. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pmuconf.report.groups import Group
+
+__all__ = ["Bar", "Counted", "Part", "bars"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment of a bar: where it begins and how long it is, in percent of the widest bar."""
+
+    group: Group
+    count: int
+    start: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart and the text beside it; ``value`` is what its VMs or hosts are found by."""
+
+    label: str
+    value: str
+    parts: Sequence[Part]
+    count: int
+    note: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """The bar in words."""
+        return f"{self.label}: " + ", ".join(f"{part.count} {part.group.name}" for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a bar is made of: ``counts`` are by the groups' keys."""
+
+    label: str
+    value: str
+    counts: Mapping[str, int]
+    note: str = ""
+
+
+def bars(counted: Sequence[Counted], groups: Sequence[Group]) -> Iterator[Bar]:
+    """A bar for each that has anything in it, in the same scale."""
+    totals = [sum(one.counts.values()) for one in counted]
+    widest = max(totals, default=0)
+    for one, total in zip(counted, totals):
+        if total:
+            parts = [(group, one.counts.get(group.key, 0)) for group in groups if one.counts.get(group.key, 0)]
+            yield Bar(one.label, one.value, list(_parts(parts, widest)), total, one.note)
+
+
+def _parts(counts: Iterable[tuple[Group, int]], widest: int) -> Iterator[Part]:
+    start = 0.0
+    for group, count in counts:
+        width = 100 * count / widest
+        yield Part(group, count, round(start, 3), round(width, 3))
+        start += width
