@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from pmuconf.domain import Domain, Nova, PmuState
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.fastpath import CASES, FastPath, Guest, answer
+from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer
 from pmuconf.policy import Decision
 
 __all__ = ["Change", "HostState", "Needs", "VmState", "after", "guest_of", "host_of", "needed"]
@@ -57,6 +57,7 @@ class VmState(NamedTuple):
     in_kernel_pmu: str | None
     pmu_in_use: bool | None
     cpu_has_pmu: bool | None
+    remade: bool | None
     qemu: bool | None
     next_qemu: bool | None
     nova: bool
@@ -108,15 +109,24 @@ def needed(host: HostState | None, vm: VmState) -> Needs:
     if now.wanted_on:
         return Needs()
     kernel = (Change.KERNEL,) if facts.guard.verdict in (Verdict.UNGUARDED, Verdict.PARTIAL) else ()
-    clear = now.in_kernel.pmu is KernelPmu.ENABLED and "undecided" not in now.causes
-    possible = (*kernel, *(_ON_VM if clear else ()))
+    possible = kernel
+    if vm.in_kernel_pmu not in ("enabled", "disabled"):
+        possible = ()  # kernel memory may have contradicted what would be concluded here
+    elif now.in_kernel.pmu is KernelPmu.ENABLED and "undecided" not in now.causes:
+        possible = (*kernel, *_ON_VM)
     for size in range(1, len(possible) + 1):
         for some in combinations(possible, size):
             then = after(some, facts, guest)
             if answer(*then).fast_path is FastPath.YES:
                 return Needs(some)
-    # What stands in the way besides the kernel is said by the verdict under another one.
-    return Needs((*kernel, Change.SETTLE), answer(*after(kernel, facts, guest)).cause)
+    return Needs((*kernel, Change.SETTLE), _unsettled(now, answer(*after(possible or kernel, facts, guest))))
+
+
+def _unsettled(now: Answer, then: Answer) -> str:
+    """The cause that nothing is promised for: what the verdict would still say when all that can be done was done."""
+    if "qemu-did-not" in now.causes:
+        return "qemu-did-not"
+    return "pmu-unknown" if CASES[then.cause].fast_path is FastPath.YES else then.cause
 
 
 def after(changes: Iterable[Change], host: HostFacts, guest: Guest) -> tuple[HostFacts, Guest]:
@@ -153,6 +163,7 @@ def guest_of(state: VmState) -> Guest:
         kernel_pmu=pmu,
         in_use=state.pmu_in_use,
         pmu_property=state.cpu_has_pmu,
+        remade=bool(state.remade),
         qemu=_qemu(state.qemu),
         next_qemu=_qemu(state.next_qemu),
     )
@@ -199,6 +210,7 @@ def _started(guest: Guest, state: PmuState, untold: bool) -> Guest:
     process = LiveVm(
         pid=None,
         pmu_property=domain.effective_pmu is PmuState.ON if told else None,
+        remade=guest.vm is not None and guest.vm.remade,
         qemu=_qemu(None) if untold else guest.next_qemu,
         next_qemu=guest.next_qemu,
     )

@@ -23,7 +23,7 @@ _OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 # All of a domain's record that is one of few words: what is said of one that has these is said of every one.
 _WORDS: Final = (
     *("running", "live", "next_boot", "effective_pmu", "decision", "drift", "pending", "transient", "nova"),
-    *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "fast_path", "cause", "evidence", "severity"),
+    *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "remade", "fast_path", "cause", "evidence", "severity"),
 )
 _words = itemgetter(*_WORDS)
 _TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
@@ -35,7 +35,7 @@ _TRUTH: Final = (True, False)
 _MAYBE: Final = (True, False, None)
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
-    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu"), _MAYBE),
+    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "remade"), _MAYBE),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
     "effective_pmu": ("on", "off", None),
     "decision": ("on", "off", "keep", "undecided", None),
@@ -200,7 +200,7 @@ def _outlook(
     if said["fast_path"] is not None and said["running"] and causes[0] not in _OUTSIDE:
         vm = VmState(
             said["live"], said["next_boot"], said["effective_pmu"], said["decision"], said["in_kernel_pmu"],
-            said["pmu_in_use"], said["cpu_has_pmu"], qemu, next_qemu, said["nova"], causes,
+            said["pmu_in_use"], said["cpu_has_pmu"], said["remade"], qemu, next_qemu, said["nova"], causes,
         )  # fmt: skip
         needs = needed(state, vm)
     kinds = [kind for kind in ("drift", "pending", "transient") if said[kind]]

@@ -183,6 +183,7 @@ def test_the_record_of_a_domain() -> None:
         "message": None,
         "remedy": None,
         "cpu_has_pmu": None,
+        "remade": None,
         "qemu": None,
         "next_qemu": None,
         "exits_per_second": None,

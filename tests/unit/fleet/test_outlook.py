@@ -56,7 +56,7 @@ def models() -> Iterator[tuple[Model, HostState, VmState]]:
         state = HostState(world.kernel, world.parameter, False)
         vm = VmState(
             live, next_boot, "on" if world.has_pmu else "off", decision, "enabled" if world.enabled else "disabled",
-            counts, world.has_pmu, world.qemu_disables, next_qemu, False, ("no-call",),
+            counts, world.has_pmu, False, world.qemu_disables, next_qemu, False, ("no-call",),
         )  # fmt: skip
         causes = answer(host_of(state), guest_of(vm)).causes
         yield Model(world, next_boot, passthrough, next_qemu, decision), state, vm._replace(causes=causes)
@@ -124,14 +124,15 @@ def test_a_report_has_all_that_its_verdicts_can_be_repeated_from(kind: str) -> N
         qemu, next_qemu = (record[which] and record[which]["disables_pmu"] for which in ("qemu", "next_qemu"))
         vm = VmState(
             record["live"], record["next_boot"], record["effective_pmu"], record["decision"], record["in_kernel_pmu"],
-            record["pmu_in_use"], record["cpu_has_pmu"], qemu, next_qemu, record["nova"], tuple(record["causes"]),
+            record["pmu_in_use"], record["cpu_has_pmu"], record["remade"], qemu, next_qemu,
+            record["nova"], tuple(record["causes"]),
         )  # fmt: skip
         assert answer(state and host_of(state), guest_of(vm)).causes == vm.causes
         repeated += 1
     assert repeated or kind == "no-call"
 
 
-VM = VmState("on", "off", "on", "off", "enabled", False, True, True, True, False, ("pending-power-cycle",))
+VM = VmState("on", "off", "on", "off", "enabled", False, True, False, True, True, False, ("pending-power-cycle",))
 OLD = VM._replace(live="off", effective_pmu="off", cpu_has_pmu=False, qemu=False)
 GUARDED, UNGUARDED = HostState("guarded", True, False), HostState("unguarded", True, False)
 
@@ -166,6 +167,17 @@ def test_examples(state: HostState | None, vm: VmState, needs: Needs) -> None:
 def test_a_qemu_that_once_did_not_do_it_is_promised_nothing() -> None:
     failed = OLD._replace(qemu=True, causes=("qemu-did-not",))
     assert needed(GUARDED, failed) == Needs((SETTLE,), "qemu-did-not")
+
+
+def test_a_confidential_guest_is_promised_nothing_that_a_reset_may_take_away() -> None:
+    assert needed(GUARDED, VM._replace(remade=True)) == Needs((SETTLE,), "pmu-unknown")
+
+
+@pytest.mark.parametrize("pmu", ["unknown", None])
+def test_what_kernel_memory_contradicted_is_not_concluded_after_all(pmu: str | None) -> None:
+    """A report does not say why it is unknown: its process may have several VMs in KVM, which differ."""
+    odd = OLD._replace(in_kernel_pmu=pmu, qemu=True, causes=("kernel-unguarded",))
+    assert needed(UNGUARDED, odd) == Needs((KERNEL, SETTLE), "pmu-unknown")
 
 
 def test_what_can_not_be_repeated_is_promised_nothing() -> None:
