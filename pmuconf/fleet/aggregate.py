@@ -14,7 +14,7 @@ from typing import Any
 from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.steps import Step, kernel_of, qemu_of, steps_of
 
-__all__ = ["Aggregate", "Gain", "HostRow", "Worth", "of_host"]
+__all__ = ["Aggregate", "Gain", "HostRow", "Worth", "count", "of_host"]
 
 QemuKey = tuple[str, str, "bool | None"]
 
@@ -118,23 +118,38 @@ _COUNTERS = ("fast_path", "kinds", "causes", "flavors", "projects", "qemus", "qe
 def of_host(report: HostReport) -> Aggregate:
     """The aggregate of one host."""
     made = Aggregate()
+    count(report, made)
+    return made
+
+
+def count(report: HostReport, made: Aggregate) -> None:
+    """Count one host in.
+
+    :raises ValueError: it is counted already.
+    """
+    if report.name in made.hosts:
+        raise ValueError(f"{report.name} is counted already")
     # Few outlooks are shared by many VMs: what follows from one is counted once for all who have it.
     alike = Counter(map(id, report.outlooks))
     outlooks = {id(outlook): outlook for outlook in report.outlooks}
     groups: Counter[str] = Counter()
+    fast = 0
     for key, outlook in outlooks.items():
         number = alike[key]
         groups[outlook.group] += number
-        made.causes[outlook.cause or "", outlook.group] += number
-        for kind in outlook.kinds:
-            made.kinds[kind] += number
+        fast += number * (outlook.fast_path == "yes")
+        if outlook.cause is not None:
+            made.causes[outlook.cause, outlook.group] += number
         if outlook.fast_path is not None:
             made.fast_path[outlook.fast_path] += number
+        for kind in outlook.kinds:
+            made.kinds[kind] += number
     those = [outlook.group for outlook in report.outlooks]
     made.flavors.update(zip([record["flavor"] or "" for record in report.domains], those))
     made.projects.update(zip([record["project"] or "" for record in report.domains], those))
-    _errors(report, made)
-    _qemus(report, made)
+    if any(outlook.cause is None for outlook in outlooks.values()):
+        _without_cause(report, made)
+    qemus = _qemus(report, made)
     _waiting(report, made)
     made.hosts[report.name] = HostRow(
         name=report.name,
@@ -144,32 +159,35 @@ def of_host(report: HostReport) -> Aggregate:
         verdict=None if report.state is None else report.state.verdict,
         kernel=kernel_of(report),
         enable_pmu=None if report.state is None else report.state.enable_pmu,
-        qemus=tuple(sorted(made.qemu_hosts, key=_key)),
+        qemus=tuple(sorted(qemus, key=_key)),
         groups=tuple(sorted(groups.items())),
         vms=len(report.domains),
         running=sum(alike[key] for key, outlook in outlooks.items() if outlook.running),
-        fast=made.fast_path["yes"],
+        fast=fast,
         severity=max((outlook.severity for outlook in outlooks.values()), default=0),
         worth=_worth(report.data["worth"]),
     )
-    return made
 
 
-def _errors(report: HostReport, made: Aggregate) -> None:
-    """Where there is no cause, an error may say why."""
+def _without_cause(report: HostReport, made: Aggregate) -> None:
+    """Where no verdict was made, an error may say why."""
     for record, outlook in zip(report.domains, report.outlooks):
-        if outlook.cause is None and record["error"] is not None:
-            made.causes["", outlook.group] -= 1
-            made.causes[record["error"]["cause"], outlook.group] += 1
-    made.causes += Counter()  # without what has become none
+        if outlook.cause is None:
+            error = record["error"]
+            made.causes["" if error is None else error["cause"], outlook.group] += 1
 
 
-def _qemus(report: HostReport, made: Aggregate) -> None:
+def _qemus(report: HostReport, made: Aggregate) -> set[QemuKey]:
+    """Those that run VMs here, counted."""
+    found = set()
     for record, outlook in zip(report.domains, report.outlooks):
         qemu = record["qemu"]
         if qemu is not None and outlook.running:
-            made.qemus[(*qemu_of(qemu), qemu["disables_pmu"]), outlook.group] += 1
-    made.qemu_hosts.update({key for key, _ in made.qemus})
+            key = (*qemu_of(qemu), qemu["disables_pmu"])
+            found.add(key)
+            made.qemus[key, outlook.group] += 1
+    made.qemu_hosts.update(found)
+    return found
 
 
 def _waiting(report: HostReport, made: Aggregate) -> None:
@@ -187,7 +205,9 @@ def _waiting(report: HostReport, made: Aggregate) -> None:
         if exits is not None and cost is not None and outlook.fast_path == "no":
             counted[steps] += 1
             cycles[steps] += round(exits * cost)
-    made.waiting = {steps: Gain(number, 1, counted[steps], cycles[steps]) for steps, number in vms.items()}
+    for steps, number in vms.items():
+        gain = Gain(number, 1, counted[steps], cycles[steps])
+        made.waiting[steps] = made.waiting.get(steps, Gain()) + gain
     made.step_hosts.update({step for steps in vms for step in steps})
 
 

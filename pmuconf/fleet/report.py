@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from pmuconf.errors import PmuconfError
-from pmuconf.fleet.aggregate import Aggregate, of_host
+from pmuconf.fleet.aggregate import Aggregate, count
 from pmuconf.fleet.document import Fleet
 from pmuconf.fleet.files import Problem
 from pmuconf.fleet.hosts import Hosts, over
@@ -63,7 +63,7 @@ def folded(each: Callable[[HostReport], _T] | None, reports: Iterator[HostReport
     """The aggregate of some hosts, and what is made of each."""
     made, several = Aggregate(), []
     for report in reports:
-        made.add(of_host(report))
+        count(report, made)
         if each is not None:
             several.append(each(report))
     return made, several
