@@ -48,9 +48,9 @@ def test_with_it_nearly_all_of_the_work(counters: str) -> None:
 
 
 def test_on_6_12_a_disabled_pmu_costs_a_call_that_the_guard_spares() -> None:
-    """Its KVM gives a VM without PMU no counters to loop over, so that less is left to save."""
+    """Its KVM gives a VM without PMU no counters to loop over, so that less is left to save: not the six, 50 each."""
     control, guarded = (said("6.12")[f"{kernel}-6"].document for kernel in ("control", "guarded"))
-    assert abs(control["difference"]["cycles"]) <= 1
+    assert abs(control["difference"]["cycles"] - 300) <= 10
     assert 20 <= costs(control, "off") - costs(guarded, "off") <= 40
     assert 0 <= costs(guarded, "on") - costs(control, "on") <= 8
 
