@@ -216,11 +216,23 @@ class TestRefused:
         (number,) = numbers(host, "web")
         host.pmuconf("rollback", "--change", str(number))
         undoing = numbers(host, "web")[-1]
-        for again in (number, undoing):
-            ran = host.pmuconf("rollback", "--change", str(again))
-            assert ran.status == 255
-            assert "(not-to-be-undone)" in ran.err
+        ran = host.pmuconf("rollback", "--change", str(undoing))
+        assert ran.status == 255
+        assert "(not-to-be-undone)" in ran.err
         assert host.pmu("web") == "default"
+
+    @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+    def test_what_was_taken_back_already_is_so(self, host: Host, dry: list[str]) -> None:
+        host.define(plain_domain("web"))
+        applied(host, OFF)
+        (number,) = numbers(host, "web")
+        for how in (["web"], ["web"], ["--change", str(number)]):
+            ran = host.json("rollback", *how)
+        assert ran.by_name("cause") == {"web": "taken-back"}
+        assert ran.status == 1
+        ran = host.json("rollback", "web", *dry)
+        assert ran.by_name("cause") == {"web": "taken-back"}
+        assert host.json("rollback", "--all", *dry).rows == []
 
     def test_a_change_that_was_not_made(self, host: Host) -> None:
         host.define(plain_domain("web"))
