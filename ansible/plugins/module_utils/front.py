@@ -22,6 +22,7 @@ def begin(argument_spec, **constraints):
     module = AnsibleModule(dict(OPTIONS, **argument_spec), supports_check_mode=True, **constraints)
     try:
         import libvirt  # noqa: F401
+
         import pmuconf.run  # noqa: F401
     except ImportError:
         python = module.params["python"]
