@@ -110,8 +110,9 @@ class Run:
                     journal.adopt([entry for entry in entries if journal.copy_of(entry) is None])
                 # What this journal knows of them counts: they may have been taken back since.
                 entries = [journal.copy_of(entry) or entry for entry in entries]
-            newest_first = sorted({(entry.at, entry.uri): entry for entry in entries}.items(), reverse=True)
-            return self._undone(hypervisor, journal, [entry for _, entry in newest_first if entry.standing])
+            each = {(entry.at, entry.uri, entry.uuid): entry for entry in entries}  # some may have come twice
+            newest_first = [each[key] for key in sorted(each, reverse=True)]
+            return self._undone(hypervisor, journal, [entry for entry in newest_first if entry.standing])
 
     @contextmanager
     def _begun(self) -> Iterator[tuple[Hypervisor, Journal | None]]:

@@ -41,7 +41,7 @@ attributes:
   action_group:
     description: The group for C(module_defaults) that the module belongs to.
     support: full
-    membership: pmuconf.kvm.pmuconf
+    membership: [pmuconf.kvm.pmuconf]
   check_mode:
     description: Tells what would be changed, with the same C(changed) as a real run, and changes nothing.
     support: full
@@ -59,7 +59,7 @@ attributes:
   action_group:
     description: The group for C(module_defaults) that the module belongs to.
     support: full
-    membership: pmuconf.kvm.pmuconf
+    membership: [pmuconf.kvm.pmuconf]
   check_mode:
     description: Reads only, so that check mode makes no difference.
     support: full
