@@ -1,8 +1,6 @@
 #!/usr/bin/python
 """Ansible module pmuconf.kvm.domain"""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 ---
 module: domain
@@ -179,7 +177,7 @@ def main():
     asked = module.params
     if asked["state"] != "policy" and not asked["names"]:
         module.fail_json(
-            msg="state {} takes names: it is asked of domains, not of a host".format(asked["state"]), cause="usage"
+            msg=f"state {asked['state']} takes names: it is asked of domains, not of a host", cause="usage"
         )
     for option in ("max_changes", "canary"):
         if (asked[option] or 0) < 0:

@@ -1,8 +1,6 @@
 #!/usr/bin/python
 """Ansible module pmuconf.kvm.host_info"""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 ---
 module: host_info

@@ -1,8 +1,6 @@
 #!/usr/bin/python
 """Ansible module pmuconf.kvm.journal_info"""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 ---
 module: journal_info

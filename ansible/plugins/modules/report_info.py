@@ -1,8 +1,6 @@
 #!/usr/bin/python
 """Ansible module pmuconf.kvm.report_info"""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 ---
 module: report_info
@@ -84,7 +82,7 @@ def main():
     )
     asked = module.params
     if not 0 <= asked["sample"] <= 3600:
-        module.fail_json(msg="sample: {} is no time between 0 and 3600 seconds".format(asked["sample"]), cause="usage")
+        module.fail_json(msg=f"sample: {asked['sample']} is no time between 0 and 3600 seconds", cause="usage")
     with telling(module):
         from pmuconf.access import connect, surveyor
         from pmuconf.audit import audit

@@ -1,8 +1,6 @@
 #!/usr/bin/python
 """Ansible module pmuconf.kvm.rollback"""
 
-from __future__ import annotations
-
 DOCUMENTATION = r"""
 ---
 module: rollback
