@@ -13,7 +13,7 @@ from tests.ansible.fleet import Fleet
 from tests.support.domains import domain_uuid, plain_domain
 
 _HOSTS, _DOMAINS = 50, 20
-_APPLY = [{"pmuconf.kvm.domain": {}}]
+_APPLY: list[dict[str, Any]] = [{"pmuconf.kvm.domain": {}}]
 
 
 def domains(host: str, count: int) -> list[str]:
