@@ -6,7 +6,7 @@ What the commands and the Ansible modules share: both give a Run what was asked 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -62,8 +62,9 @@ class Run:
         policy = self.settings.policy if state is None else requesting(self.settings.policy, state)
         limit = self.settings.max_changes if max_changes is None else max_changes
         limits = Limits(max_changes=limit, canary=canary, go_on=go_on, attempts=self.settings.attempts)
-        with self._begun() as (hypervisor, journal):
-            if go_on and not canary:
+        continues = go_on and not canary
+        with self._begun(remembers=continues) as (hypervisor, journal):
+            if continues:
                 confirm_canary(hypervisor, journal)
             vms = self._look(hypervisor, policy, names)
             if state is not None:
@@ -115,19 +116,26 @@ class Run:
             return self._undone(hypervisor, journal, [entry for entry in newest_first if entry.standing])
 
     @contextmanager
-    def _begun(self) -> Iterator[tuple[Hypervisor, Journal | None]]:
-        """The connection and the journal: None if a dry run finds none."""
+    def _begun(self, *, remembers: bool = True) -> Iterator[tuple[Hypervisor, Journal | None]]:
+        """The connection and the journal: None if a dry run finds none, or does not ask what was done before."""
         path = self.settings.journal
         connecting = connect(self.settings, self.uri, read_only=self.dry)
         if self.dry:
-            opening = Journal.open(path) if path.exists() else nullcontext()
-            with opening as journal, connecting as hypervisor:
+            with self._found() if remembers else nullcontext() as journal, connecting as hypervisor:
                 yield hypervisor, journal
             return
         with writing(connecting, path, self.settings.retention_days) as (hypervisor, journal, settled):
             for sentence in settled:
                 self.warn(sentence)
             yield hypervisor, journal
+
+    def _found(self) -> AbstractContextManager[Journal | None]:
+        """The journal, if there is one."""
+        try:
+            there = self.settings.journal.exists()
+        except OSError:  # Journal.open() says what is the matter
+            there = True
+        return Journal.open(self.settings.journal) if there else nullcontext()
 
     def _look(self, hypervisor: Hypervisor, policy: Policy, names: Sequence[str]) -> list[tuple[Listed, Vm]]:
         listed = hypervisor.domains(names)
