@@ -384,15 +384,14 @@ def _drift_remedy(guest: Guest) -> str:
 def delivers(facts: HostFacts) -> bool:
     """Whether a VM whose PMU is off has the fast path on this host: what the trait CUSTOM_PMU_FASTPATH promises.
 
-    The kernel spares it, and KVM's parameter or each QEMU that was seen, one at least, disables its PMU in KVM.
+    The kernel spares it, and KVM's parameter, or each QEMU that libvirt would start and at least one, disables its PMU.
     """
     guard = facts.guard
     if guard.evidence is Evidence.NONE or guard.verdict.severity:
         return False
     if guard.verdict is Verdict.NO_CALL or facts.enable_pmu is False:
         return True
-    qemus = [qemu for vm in facts.vms for qemu in (vm.qemu, vm.next_qemu) if qemu is not None]
-    return bool(qemus) and all(qemu.disables is True for qemu in qemus)
+    return bool(facts.qemus) and all(qemu.disables is True for qemu in facts.qemus)
 
 
 def power_cycle(*, nova: bool) -> str:

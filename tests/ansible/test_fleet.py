@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,20 @@ def test_gathered(make: MakeFleet, tmp_path: Path) -> None:
         assert words in marker["reason"]
         assert set(marker) == {"format", "version", "host", "generated_at", "reason"}
 
+    joined = pmuconf("fleet", "report", str(into), "-f", "json")
+    assert [host["host"] for host in joined["unreachable"]] == ["h01", "h02"]
+
     fleet.configure("h03", "[policy]\ndefault = maybe\n")
     fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}", "--limit", "h03")
     assert {"h03.json", "h03.unreachable.json"} <= {file.name for file in into.iterdir()}, "the last report is kept"
+
+
+def pmuconf(*words: str) -> Any:
+    """What the command gives as JSON."""
+    program = Path(sys.executable).with_name("pmuconf")
+    ran = subprocess.run([str(program), *words], capture_output=True, text=True)
+    assert ran.returncode in (0, 1, 2), ran.stderr
+    return json.loads(ran.stdout)
 
 
 def wave(number: int, *hosts: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:

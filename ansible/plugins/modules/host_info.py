@@ -48,8 +48,9 @@ status:
   type: int
 delivers_fast_path:
   description:
-    - Whether a VM whose PMU is off has the fast path here, the kernel and every QEMU that was seen taken together.
-    - No where that is not certain; a host on which no VM runs shows no QEMU.
+    - Whether a VM whose PMU is off has the fast path here, the kernel and every QEMU that libvirt would start taken
+      together.
+    - No where that is not certain.
   returned: success
   type: bool
 host:
