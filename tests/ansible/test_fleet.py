@@ -123,7 +123,7 @@ def test_gathered(make: MakeFleet, tmp_path: Path) -> None:
         assert set(marker) == {"format", "version", "host", "generated_at", "reason"}
 
     joined = pmuconf("fleet", "report", str(into), "-f", "json")
-    assert [host["host"] for host in joined["unreachable"]] == ["h01", "h02"]
+    assert [left["host"] for left in joined["left_out"] if left["cause"] == "unreachable"] == ["h01", "h02"]
 
     fleet.configure("h03", "[policy]\ndefault = maybe\n")
     fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}", "--limit", "h03")
