@@ -122,8 +122,8 @@ def test_gathered(make: MakeFleet, tmp_path: Path) -> None:
         assert words in marker["reason"]
         assert set(marker) == {"format", "version", "host", "generated_at", "reason"}
 
-    joined = pmuconf("fleet", "report", str(into), "-f", "json")
-    assert [left["host"] for left in joined["left_out"] if left["cause"] == "unreachable"] == ["h01", "h02"]
+    made = pmuconf("fleet", "plan", str(into))
+    assert [left["host"] for left in made["left_out"] if left["cause"] == "unreachable"] == ["h01", "h02"]
 
     fleet.configure("h03", "[policy]\ndefault = maybe\n")
     fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}", "--limit", "h03")
