@@ -125,7 +125,7 @@ class Fleet:
             "ANSIBLE_DEPRECATION_WARNINGS": "0",
             "ANSIBLE_LOCALHOST_WARNING": "0",
             "LIBVIRT_LOG_OUTPUTS": f"3:file:{self.folder}/libvirt.log",
-            "PATH": f"{self._bin}:{os.environ['PATH']}",
+            "PATH": f"{self.folder}/bin:{self._bin}:{os.environ['PATH']}",
             "PYTHONPATH": "",
         }
         command = [str(self._bin / "ansible-playbook"), "-i", str(self.inventory), "--forks", "4", playbook, *words]
