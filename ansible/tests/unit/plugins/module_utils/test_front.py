@@ -15,9 +15,14 @@ from ansible_collections.pmuconf.kvm.plugins.module_utils import front
 def respawned(monkeypatch):
     """No pmuconf here; the Pythons that the module was started again with."""
     pythons = []
+
+    def respawn(python):
+        pythons.append(python)
+        sys.exit(0)
+
     monkeypatch.setitem(sys.modules, "pmuconf", None)
     monkeypatch.setitem(sys.modules, "libvirt", None)
-    monkeypatch.setattr(front, "respawn_module", lambda python: pythons.append(python) or sys.exit(0))
+    monkeypatch.setattr(front, "respawn_module", respawn)
     return pythons
 
 
