@@ -5,9 +5,11 @@
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
 #                       what each operation gave goes into docs/verification.md
 # make test-virtqemud   the functional tests with libvirt's modular daemon, in a Debian 13 that it sets up once (root)
+# make test-ansible   test the Ansible collection on 50 hosts of its own, with ansible-core 2.19 and 2.14 (root, an hour)
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
 # make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
+# make bench-ansible   measure the Ansible module against community.libvirt, into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
@@ -18,8 +20,8 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud lint bench bench-fleet bench-lab soak picture \
-        sample sample-nova clean
+.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
+        bench-lab soak picture sample sample-nova clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +51,14 @@ test-openstack: $(VENV)/test
 test-virtqemud:
 	.ci/packages virtqemud
 	tests/functional/virtqemud -n 2
+
+test-ansible: $(VENV)/test
+	new=$$(tests/ansible/environment 2.19) && old=$$(tests/ansible/environment 2.14) && \
+	PMUCONF_TEST_ANSIBLE=$$new:$$old $(BIN)/python -m pytest tests/ansible
+
+bench-ansible: $(VENV)/test
+	new=$$(tests/ansible/environment 2.19) && peer=$$(tests/ansible/environment community.libvirt) && \
+	$(BIN)/python -m tests.ansible.bench $$new $$peer --write docs/performance.md
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

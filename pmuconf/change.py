@@ -78,7 +78,7 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
     left = journal.in_flight(hypervisor.identity)
     ended = []
     for entry in left:
-        xml = _next_boot(hypervisor, entry.uuid)
+        xml = _next_boot(hypervisor, entry.uuid, secrets=True)
         if xml is None:
             ended.append((entry.id, Status.ABANDONED, "domain-vanished"))
             continue
@@ -91,16 +91,16 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
     return [(entry, status, cause) for entry, (_, status, cause) in zip(left, ended)]
 
 
-def confirm_canary(hypervisor: Hypervisor, journal: Journal) -> int:
+def confirm_canary(hypervisor: Hypervisor, journal: Journal | None) -> int:
     """Check that the domains of the last canary still have what it left; how many there are.
 
     :raises PmuconfError: canary-missing, canary-lost.
     """
-    canary = journal.last_canary(hypervisor.identity)
+    canary = [] if journal is None else journal.last_canary(hypervisor.identity)
     if not canary:
         raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
     for entry in canary:
-        xml = _next_boot(hypervisor, entry.uuid)
+        xml = _next_boot(hypervisor, entry.uuid, secrets=False)
         if xml is None or read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
             raise PmuconfError(
                 f"the canary {entry.name!r} no longer has the PMU state {entry.new.value}",
@@ -327,11 +327,11 @@ def _made_anew(events: tuple[str, ...]) -> bool:
     return DefineWatch.UNDEFINED in events[:first]
 
 
-def _next_boot(hypervisor: Hypervisor, uuid: str) -> str | None:
+def _next_boot(hypervisor: Hypervisor, uuid: str, *, secrets: bool) -> str | None:
     listed = hypervisor.find(uuid)
     if listed is None or not listed.persistent:
         return None
     try:
-        return hypervisor.next_boot_xml(listed, secrets=True)
+        return hypervisor.next_boot_xml(listed, secrets=secrets)
     except DomainVanished:
         return None

@@ -16,7 +16,19 @@ from pmuconf.domain import Domain, PmuState
 from pmuconf.facts import Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 
-__all__ = ["CASES", "Answer", "Case", "FastPath", "Guest", "InKernel", "answer", "in_kernel_pmu", "loses_pmu"]
+__all__ = [
+    "CASES",
+    "Answer",
+    "Case",
+    "FastPath",
+    "Guest",
+    "InKernel",
+    "answer",
+    "delivers",
+    "in_kernel_pmu",
+    "loses_pmu",
+    "power_cycle",
+]
 
 
 class FastPath(enum.Enum):
@@ -341,7 +353,7 @@ def _remedies(
                 "start it from the image and then stop and start it, or give the image up (virsh managedsave-remove)"
             )
         elif cause in ("qemu-upgraded", "qemu-did-not", "pending-power-cycle"):
-            steps.append(_cycle(guest))
+            steps.append(power_cycle(nova=guest.domain.nova is not None))
         elif cause == "disabled-by-default" and guest.decision is Decision.OFF:
             steps.append("write the state (pmuconf apply): by default, another QEMU may give it a PMU")
     return [step for at, step in enumerate(steps) if step and step not in steps[:at]]
@@ -366,11 +378,25 @@ def _drift_remedy(guest: Guest) -> str:
             "let Nova write it (the plugin pmuconf-nova, or hw:pmu=false in the flavor), then hard reboot it by Nova; "
             "pmuconf apply lasts until Nova's next hard reboot or start"
         )
-    return f"pmuconf apply, then {_cycle(guest)}"
+    return f"pmuconf apply, then {power_cycle(nova=False)}"
 
 
-def _cycle(guest: Guest) -> str:
-    if guest.domain.nova is not None:
+def delivers(facts: HostFacts) -> bool:
+    """Whether a VM whose PMU is off has the fast path on this host: what the trait CUSTOM_PMU_FASTPATH promises.
+
+    The kernel spares it, and KVM's parameter, or each QEMU that libvirt would start and at least one, disables its PMU.
+    """
+    guard = facts.guard
+    if guard.evidence is Evidence.NONE or guard.verdict.severity:
+        return False
+    if guard.verdict is Verdict.NO_CALL or facts.enable_pmu is False:
+        return True
+    return bool(facts.qemus) and all(qemu.disables is True for qemu in facts.qemus)
+
+
+def power_cycle(*, nova: bool) -> str:
+    """How a VM gets at its next boot, in the words of what manages it."""
+    if nova:
         return (
             "reboot it by Nova: hard where Nova itself writes off (plugin or flavor), soft where pmuconf apply did "
             "(openstack server reboot)"

@@ -17,13 +17,13 @@ import os
 import pwd
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
@@ -104,6 +104,62 @@ class Entry:
     status: Status
     cause: str
     undone: bool
+
+    @property
+    def standing(self) -> bool:
+        """Whether there is something in it to be taken back."""
+        return self.status is Status.DONE and self.kind is not Kind.ROLLBACK and not self.undone
+
+    def record(self) -> dict[str, Any]:
+        """The same as data, for tables, programs and other hosts."""
+        return {
+            "change": self.id,
+            "time": self.at.isoformat(timespec="microseconds"),
+            "name": self.name,
+            "uuid": self.uuid,
+            "old": self.old.value,
+            "new": self.new.value,
+            "rule": self.rule,
+            "kind": self.kind.value,
+            "status": "undone" if self.undone else self.status.value,
+            "cause": self.cause,
+            "who": self.who,
+            "uri": self.uri,
+        }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Entry:
+        """The entry of which another host's journal gave this record.
+
+        :raises PmuconfError: change-invalid.
+        """
+        try:
+            at = datetime.fromisoformat(record["time"])
+            undone = record["status"] == "undone"
+            if at.tzinfo is None or str(UUID(record["uuid"])) != record["uuid"]:
+                raise ValueError("a time without its zone, or a UUID that is none")
+            return cls(
+                id=int(record["change"]),
+                at=at,
+                who=str(record["who"]),
+                kind=Kind(record["kind"]),
+                uri=str(record["uri"]),
+                uuid=record["uuid"],
+                name=str(record["name"]),
+                old=PmuState(record["old"]),
+                new=PmuState(record["new"]),
+                rule=str(record["rule"]),
+                status=Status.DONE if undone else Status(record["status"]),
+                cause=str(record["cause"]),
+                undone=undone,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise PmuconfError(
+                f"this is no change of a journal: {what}",
+                cause="change-invalid",
+                hint="Take changes as pmuconf.kvm.journal_info returns them",
+            ) from None
 
 
 _COLUMNS: Final = (
@@ -211,6 +267,28 @@ class Journal:
         """The change with this id, None if there is none."""
         found = self._entries("WHERE id = ?", (number,))
         return found[0] if found else None
+
+    def copy_of(self, carried: Entry) -> Entry | None:
+        """What this journal has of a change that some journal, perhaps this one, gave away; None if nothing."""
+        found = self._entries("WHERE uuid = ? AND uri = ? AND at = ?", (carried.uuid, carried.uri, _text(carried.at)))
+        return found[0] if found else None
+
+    def adopt(self, carried: Sequence[Entry]) -> None:
+        """Take finished changes of other journals in, that a roll back here can undo them.
+
+        They keep the driver on which they were made, so that nothing here takes them for changes of this host.
+        """
+        with self._transaction() as connection:
+            for entry in carried:
+                values = (entry.who, entry.kind.value, entry.uri, entry.uuid, entry.name, entry.old.value)
+                connection.execute(
+                    "INSERT INTO change (run, at, who, kind, uri, uuid, name, old, new, rule, status, cause) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(self._run, _text(entry.at), *values),
+                        *(entry.new.value, entry.rule, entry.status.value, entry.cause),
+                    ),
+                )
 
     def last_canary(self, uri: str) -> list[Entry]:
         """The changes of the newest canary on this driver, if nothing was applied after it."""
@@ -344,7 +422,11 @@ def _entry(row: Sequence[Any]) -> Entry:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    return _text(datetime.now(timezone.utc))
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(timezone.utc).isoformat(timespec="microseconds")
 
 
 def _who() -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.audit import Vm
 from pmuconf.domain import Domain, PmuState
+from pmuconf.fastpath import power_cycle
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ class Outcome(enum.Enum):
     NOT_REACHED = "not-reached"
     NOT_JUDGED = "not-judged"
     FAILED = "failed"
+
+
+_FINDINGS: Final = frozenset({Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED})
+_REMEDIES: Final = {
+    Outcome.TRANSIENT: "who starts it must ask for the PMU state",
+    Outcome.OBSERVED: "[policy] nova_domains = enforce, or better the plugin pmuconf-nova, or hw:pmu in the flavor",
+    Outcome.UNDECIDED: "'pmuconf policy explain' says what the policy lacks",
+    Outcome.BUSY: "run it again when nobody else edits it",
+    Outcome.NOT_REACHED: "run it again",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,37 @@ class Result:
     note: str = ""
     change: int | None = None
     pending: bool = False
+    nova: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status that it deserves: 255 failed, 2 off policy, 1 waits or was left alone, 0 as wanted."""
+        if self.outcome is Outcome.FAILED:
+            return 255
+        if self.outcome in _FINDINGS:
+            return 2
+        return 1 if self.pending or self.cause else 0
+
+    @property
+    def remedy(self) -> str:
+        """What brings it further; empty where nothing is left to do."""
+        return power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
+
+    def record(self) -> dict[str, Any]:
+        """The same as data, for tables and programs."""
+        return {
+            "name": self.name,
+            "uuid": self.uuid,
+            "old": self.old and self.old.value,
+            "new": self.new and self.new.value,
+            "rule": self.rule,
+            "outcome": self.outcome.value,
+            "pending": self.pending,
+            "cause": self.cause,
+            "note": self.note,
+            "remedy": self.remedy,
+            "change": self.change,
+        }
 
 
 def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
@@ -112,7 +154,9 @@ def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
     """The domains that are off policy, or can't be judged, and that no plan will touch: each with the reason."""
     results = []
     for vm in vms:
-        blank = Result(vm.name, vm.uuid or "", Outcome.NOT_JUDGED, old=vm.next_boot or vm.live, rule=vm.rule or "")
+        blank = Result(
+            vm.name, vm.uuid or "", Outcome.NOT_JUDGED, old=vm.next_boot or vm.live, rule=vm.rule or "", nova=vm.nova
+        )
         if vm.error is not None:
             results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
         elif vm.transient and vm.severity:
@@ -193,6 +237,7 @@ def result_of(plan: Plan, outcome: Outcome, cause: str, note: str, change: int |
         cause=cause,
         note=note,
         change=change,
+        nova=plan.nova,
     )
 
 

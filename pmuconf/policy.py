@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Final
@@ -39,6 +39,7 @@ __all__ = [
     "Subject",
     "decide",
     "explicit_choice",
+    "requesting",
     "shadowed",
 ]
 
@@ -46,8 +47,8 @@ VIRT_TYPES: Final = frozenset({"kvm", "qemu"})
 
 # The names under which the steps other than a rule appear where a rule's name would.
 DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE = "default", "out-of-scope", "written-on", "hidden-choice"
-FLAVOR_CHOICE, IMAGE_CHOICE = "hw:pmu", "hw_pmu"
-RESERVED: Final = frozenset({DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE})
+FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED = "hw:pmu", "hw_pmu", "requested"
+RESERVED: Final = frozenset({DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED})
 
 CONFLICT: Final = "flavor-image-conflict"
 
@@ -241,6 +242,11 @@ def decide(policy: Policy, subject: Subject) -> Ruling:
             "hw_pmu asked for that",
         )
     return ruling
+
+
+def requesting(policy: Policy, state: PmuState) -> Policy:
+    """The same policy where somebody asks for this state: before all rules, but behind what beats every rule."""
+    return replace(policy, rules=(Rule(REQUESTED, Decision(state.value), "it was asked for"),))
 
 
 def shadowed(rules: Sequence[Rule]) -> tuple[Rule, Rule] | None:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pmuconf.audit import look
-from pmuconf.commands.base import Table, add_connect, connect, progress, settings
-
-if TYPE_CHECKING:
-    from pmuconf.change import Limits
-    from pmuconf.conf import Settings
-    from pmuconf.hypervisor import Hypervisor
-    from pmuconf.plan import Plan, Result
+from pmuconf.commands.base import Table, add_connect, run_of
+from pmuconf.plan import NOVA_NOTE, Outcome, Result
 
 __all__ = ["Apply", "ResultTable"]
 
@@ -28,38 +21,17 @@ _NOVA_LASTS = (
 class ResultTable(Table):
     """Lists what became of domains."""
 
-    columns = ("name", "uuid", "old", "new", "rule", "outcome", "pending", "cause", "note", "change")
+    columns = ("name", "uuid", "old", "new", "rule", "outcome", "pending", "cause", "note", "remedy", "change")
     brief = ("name", "old", "new", "rule", "outcome", "note")
 
     def rows(self, results: Iterable[Result]) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
-        from pmuconf.plan import NOVA_NOTE, Outcome
-
-        finding = (Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED)
         rows: list[Mapping[str, Any]] = []
         for result in results:
-            if result.outcome is Outcome.FAILED:
-                self.status = 255
-            elif result.outcome in finding:
-                self.status = max(self.status, 2)
-            elif result.pending or result.cause:
-                self.status = max(self.status, 1)
+            self.status = max(self.status, result.status)
             if result.note == NOVA_NOTE and _NOVA_LASTS not in self.closing:
                 self.closing.append(_NOVA_LASTS)
-            rows.append(
-                {
-                    "name": result.name,
-                    "uuid": result.uuid,
-                    "old": result.old and result.old.value,
-                    "new": result.new and result.new.value,
-                    "rule": result.rule,
-                    "outcome": result.outcome.value,
-                    "pending": result.pending,
-                    "cause": result.cause,
-                    "note": result.note,
-                    "change": result.change,
-                }
-            )
+            rows.append(result.record())
         return rows
 
 
@@ -103,46 +75,16 @@ class Apply(ResultTable):
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
-        from pmuconf.change import Limits
-
-        chosen = settings(self)
-        limit = chosen.max_changes if args.max_changes is None else args.max_changes
-        limits = Limits(max_changes=limit, canary=args.canary, go_on=args.go_on, attempts=chosen.attempts)
+        run = run_of(self, args, dry=args.dry_run)
+        limits = {"max_changes": args.max_changes, "canary": args.canary, "go_on": args.go_on}
+        results = run.apply(args.domains, **limits)
+        rows = self.rows(results)
         if args.dry_run:
-            with connect(args, chosen, read_only=True) as hypervisor:
-                return self._dry_run(hypervisor, chosen, args)
-        return self._apply(args, chosen, limits)
-
-    def _dry_run(self, hypervisor: Hypervisor, chosen: Settings, args: argparse.Namespace) -> list[Mapping[str, Any]]:
-        from pmuconf.plan import planned
-
-        plans, rest = self._plan(hypervisor, chosen, args)
-        self.closing.append(f"{len(plans)} domains would be changed" if plans else "nothing would be changed")
-        return self.rows([*map(planned, plans), *rest])
-
-    def _apply(self, args: argparse.Namespace, chosen: Settings, limits: Limits) -> list[Mapping[str, Any]]:
-        from pmuconf.change import apply, confirm_canary
-        from pmuconf.commands.writing import writing
-
-        with writing(self, args, chosen) as (hypervisor, journal):
-            if limits.go_on and not limits.canary:
-                confirm_canary(hypervisor, journal)
-            plans, rest = self._plan(hypervisor, chosen, args)
-            results = apply(hypervisor, journal, plans, limits)
-            rows = self.rows([*progress(results, len(plans), "changing"), *rest])
-        self.closing.append(_sentence(rows))
+            plans = sum(result.outcome is Outcome.PLANNED for result in results)
+            self.closing.append(f"{plans} domains would be changed" if plans else "nothing would be changed")
+        else:
+            self.closing.append(_sentence(rows))
         return rows
-
-    def _plan(
-        self, hypervisor: Hypervisor, chosen: Settings, args: argparse.Namespace
-    ) -> tuple[list[Plan], list[Result]]:
-        from pmuconf.plan import not_to_be_changed, plan
-
-        listed = hypervisor.domains(args.domains)
-        looking = partial(look, hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes)
-        looked = progress(hypervisor.map(looking, listed), len(listed), "reading")
-        vms = [(one, vm) for one, vm in zip(listed, looked) if vm is not None]
-        return plan(chosen.policy, vms), not_to_be_changed(chosen.policy, (vm for _, vm in vms))
 
 
 def _count(text: str) -> int:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Severity, Vm, audit, audit_files
-from pmuconf.commands.base import Table, add_connect, connect, settings, surveyor
+from pmuconf.commands.base import Table, add_connect, settings
 from pmuconf.conf import Settings
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
@@ -136,7 +137,7 @@ def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = Fals
                 "--xml reads files: it goes with neither DOMAIN, --connect, --host-facts nor --sample", cause="usage"
             )
         return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes, fill=fill)
-    with connect(args, chosen, read_only=True) as hypervisor:
+    with connect(chosen, args.connect, read_only=True) as hypervisor:
         return audit(
             hypervisor,
             chosen.policy,

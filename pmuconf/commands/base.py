@@ -6,9 +6,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliff.columns import FormattableColumn
@@ -21,10 +19,9 @@ from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
 
 if TYPE_CHECKING:
-    from pmuconf.facts import HostFacts
-    from pmuconf.hypervisor import Hypervisor
+    from pmuconf.run import Run
 
-__all__ = ["Action", "Record", "Table", "connect", "progress", "settings", "surveyor"]
+__all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings"]
 
 _Item = TypeVar("_Item")
 
@@ -39,36 +36,14 @@ def settings(command: Command) -> conf.Settings:
     return conf.load(command.app.options.config_file, command.app.options.config_dir)
 
 
-def connect(args: argparse.Namespace, chosen: conf.Settings, *, read_only: bool) -> AbstractContextManager[Hypervisor]:
-    """Open the connection that --connect or the configuration names."""
-    try:
-        from pmuconf.hypervisor import Hypervisor
-    except ImportError as error:
-        raise PmuconfError(
-            f"libvirt's Python module can't be loaded: {error}",
-            cause="libvirt-missing",
-            hint="Install it with 'pip install pmuconf[host]', or use --xml, which needs no libvirt",
-        ) from None
-    return Hypervisor.open(args.connect or chosen.uri, read_only=read_only, parallel=chosen.parallel)
+def run_of(command: Command, args: argparse.Namespace, *, dry: bool) -> Run:
+    """A run with the options of add_connect(), which tells a person how far it is."""
+    from pmuconf.run import Run
 
+    def warn(sentence: str) -> None:
+        command.app.LOG.warning("%s", sentence)
 
-def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
-    """What finds the facts of this host: its probes, or a file that 'pmuconf host facts' has written."""
-
-    def survey() -> HostFacts:
-        try:
-            from pmuconf.host import factsfile, root
-            from pmuconf.host import survey as probes
-        except ImportError as error:
-            raise PmuconfError(
-                f"{error.name} can't be loaded",
-                cause="host-missing",
-                hint="Install it with 'pip install pmuconf[host]'",
-            ) from None
-        here = root.Root()
-        return probes.survey(here) if file is None else factsfile.load(file, here)
-
-    return survey
+    return Run(settings(command), args.connect, dry, warn, progress)
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Vm, audit
 from pmuconf.commands.audit import add_host_facts, add_sample
-from pmuconf.commands.base import Action, add_connect, connect, settings, surveyor
+from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.errors import PmuconfError
 from pmuconf.report.document import worth
 from pmuconf.report.plain import printable
@@ -34,7 +35,7 @@ class Explain(Action):
 
     def take_action(self, args: argparse.Namespace) -> int:
         chosen = settings(self)
-        with connect(args, chosen, read_only=True) as hypervisor:
+        with connect(chosen, args.connect, read_only=True) as hypervisor:
             report = audit(
                 hypervisor,
                 chosen.policy,

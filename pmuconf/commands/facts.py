@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pmuconf.commands.base import Action, surveyor
+from pmuconf.access import surveyor
+from pmuconf.commands.base import Action
 from pmuconf.files import replace_file
 
 __all__ = ["WriteFacts"]

@@ -73,17 +73,4 @@ class PurgeJournal(Action):
 
 
 def _record(entry: Entry) -> Mapping[str, Any]:
-    return {
-        "change": entry.id,
-        "time": entry.at.isoformat(timespec="seconds"),
-        "name": entry.name,
-        "uuid": entry.uuid,
-        "old": entry.old.value,
-        "new": entry.new.value,
-        "rule": entry.rule,
-        "kind": entry.kind.value,
-        "status": "undone" if entry.undone else entry.status.value,
-        "cause": entry.cause,
-        "who": entry.who,
-        "uri": entry.uri,
-    }
+    return {**entry.record(), "time": entry.at.isoformat(timespec="seconds")}

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from pmuconf import domain
-from pmuconf.commands.base import Action, add_connect, connect, settings
+from pmuconf.access import connect
+from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.conf import Settings
 from pmuconf.domain import UNKNOWN, Domain
 from pmuconf.errors import PmuconfError
@@ -99,7 +100,7 @@ def _facts(args: argparse.Namespace, chosen: Settings) -> Domain:
         except OSError as error:
             raise PmuconfError(f"{args.xml}: {error.strerror}", cause="file-unreadable") from None
         return domain.read(data, source=str(args.xml), max_bytes=chosen.max_xml_bytes)
-    with connect(args, chosen, read_only=True) as hypervisor:
+    with connect(chosen, args.connect, read_only=True) as hypervisor:
         (listed,) = hypervisor.domains([args.domain])
         xml = hypervisor.next_boot_xml(listed) if listed.persistent else hypervisor.live_xml(listed)
     return domain.read(xml, source=f"domain {listed.name!r}", max_bytes=chosen.max_xml_bytes)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmuconf import domain
+from pmuconf.access import connect, surveyor
 from pmuconf.audit import Vm, audit, guest_of
 from pmuconf.commands.audit import add_host_facts
-from pmuconf.commands.base import Table, add_connect, connect, settings, surveyor
+from pmuconf.commands.base import Table, add_connect, settings
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.fastpath import Guest, loses_pmu
 from pmuconf.report.document import record
@@ -64,7 +65,7 @@ class PreflightQemu(Table):
         if qemu.cause in ("unreadable", "not-qemu"):
             raise PmuconfError(f"{args.binary} is no QEMU that can be read", cause="not-qemu")
         rows = []
-        with connect(args, chosen, read_only=True) as hypervisor:
+        with connect(chosen, args.connect, read_only=True) as hypervisor:
             if not hypervisor.local:
                 raise PmuconfError("its VMs are on another host: run it there", cause="remote-host")
             report = audit(hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes, survey=lambda: facts, always=True)

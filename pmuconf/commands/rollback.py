@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
-from pmuconf.audit import Vm, look
-from pmuconf.change import Limits, apply
 from pmuconf.commands.apply import ResultTable
-from pmuconf.commands.base import add_connect, connect, progress, settings
-from pmuconf.commands.writing import writing
-from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor import Hypervisor, Listed
-from pmuconf.journal import Entry, Journal, Kind, Status
-from pmuconf.plan import Outcome, plan_rollback, planned
-from pmuconf.policy import Policy
+from pmuconf.commands.base import add_connect, run_of
+from pmuconf.plan import Outcome
 
 __all__ = ["Rollback"]
 
@@ -42,58 +34,10 @@ class Rollback(ResultTable):
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
-        chosen = settings(self)
-        if args.dry_run:
-            with Journal.open(chosen.journal) as journal, connect(args, chosen, read_only=True) as hypervisor:
-                entries = _entries(args, hypervisor, journal)
-                plans, rest = plan_rollback(entries, partial(_now, hypervisor, chosen.policy))
-                return self.rows([*map(planned, plans), *rest])
-        with writing(self, args, chosen) as (hypervisor, journal):
-            entries = _entries(args, hypervisor, journal)
-            plans, rest = plan_rollback(entries, partial(_now, hypervisor, chosen.policy))
-            results = apply(hypervisor, journal, plans, Limits(attempts=chosen.attempts), Kind.ROLLBACK)
-            rows = self.rows([*progress(results, len(plans), "putting back"), *rest])
-        done = sum(row["outcome"] == Outcome.CHANGED.value for row in rows)
-        self.closing.append(f"{done} domains put back" if entries else "the journal has nothing to take back")
+        run = run_of(self, args, dry=args.dry_run)
+        results = run.roll_back(None if args.all else args.domains, change=args.change)
+        rows = self.rows(results)
+        if not args.dry_run:
+            done = sum(result.outcome is Outcome.CHANGED for result in results)
+            self.closing.append(f"{done} domains put back" if results else "the journal has nothing to take back")
         return rows
-
-
-def _entries(args: argparse.Namespace, hypervisor: Hypervisor, journal: Journal) -> list[Entry]:
-    if args.change is not None:
-        entry = journal.entry(args.change)
-        if entry is None:
-            raise PmuconfError(
-                f"the journal has no change {args.change}", cause="no-such-change", hint="pmuconf journal lists them"
-            )
-        if not _standing(entry):
-            what = (
-                "was taken back already" if entry.undone else f"is {entry.status.value} and of kind {entry.kind.value}"
-            )
-            raise PmuconfError(f"change {entry.id} {what}", cause="not-to-be-undone")
-        return [entry]
-    entries = [entry for entry in journal.entries() if entry.uri == hypervisor.identity and _standing(entry)]
-    if args.all:
-        return entries
-    chosen = [_of(name, entries) for name in args.domains]
-    return [entry for found in chosen for entry in found]
-
-
-def _of(name: str, entries: Iterable[Entry]) -> list[Entry]:
-    found = [entry for entry in entries if name in (entry.name, entry.uuid)]
-    if not found:
-        raise PmuconfError(
-            f"the journal has no change of {name!r} that could be taken back",
-            cause="no-such-change",
-            hint="pmuconf journal lists them",
-        )
-    return found
-
-
-def _standing(entry: Entry) -> bool:
-    return entry.status is Status.DONE and entry.kind is not Kind.ROLLBACK and not entry.undone
-
-
-def _now(hypervisor: Hypervisor, policy: Policy, uuid: str) -> tuple[Listed, Vm] | None:
-    listed = hypervisor.find(uuid)
-    vm = None if listed is None else look(hypervisor, policy, listed)
-    return None if listed is None or vm is None else (listed, vm)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pmuconf import conf
-from pmuconf.commands.base import Action, add_connect, settings, surveyor
+from pmuconf.access import surveyor
+from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.errors import PmuconfError
 
 if TYPE_CHECKING:

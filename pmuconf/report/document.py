@@ -15,7 +15,7 @@ from pmuconf.facts import GuardFinding, HostFacts, Qemu
 from pmuconf.fastpath import FastPath
 from pmuconf.policy import Decision, Policy
 
-__all__ = ["FORMAT", "VERSION", "document", "guard_record", "record", "summary", "worth"]
+__all__ = ["FORMAT", "VERSION", "document", "guard_record", "host_record", "record", "summary", "worth"]
 
 FORMAT: Final = "pmuconf-report"
 VERSION: Final = 1
@@ -87,8 +87,8 @@ def guard_record(guard: GuardFinding) -> dict[str, Any]:
     }
 
 
-def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
-    ours = {vm.process.pid for vm in report.vms if vm.process is not None}
+def host_record(facts: HostFacts) -> dict[str, Any]:
+    """What was found of a host, without its VMs."""
     return {
         "guard": guard_record(facts.guard),
         "release": facts.release,
@@ -101,6 +101,13 @@ def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
         "cycles_measured": facts.measured,
         "qemus": [{**_qemu(qemu), "cause": qemu.cause} for qemu in facts.qemus],
         "vms_cause": facts.vms_cause,
+    }
+
+
+def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
+    ours = {vm.process.pid for vm in report.vms if vm.process is not None}
+    return {
+        **host_record(facts),
         "other_vms": [
             {"pid": vm.pid, "command": vm.command, "in_kernel_pmu": vm.kernel_pmu.value, "pmu_in_use": vm.in_use}
             for vm in facts.vms

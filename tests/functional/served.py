@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from pmuconf import conf
-from pmuconf.commands.base import surveyor
+from pmuconf.access import surveyor
 from pmuconf.facts import HostFacts
 from pmuconf.service.log import Log
 from pmuconf.service.loop import Service

@@ -281,3 +281,12 @@ class TestSecrets:
         reader.close()
         assert host.pmuconf("apply").status == 0
         assert SECRET.encode() not in journal_bytes(host.journal_dir)
+
+
+def test_a_dry_run_asks_no_journal(host: Host) -> None:
+    """It takes no root: the journal may be another user's, or broken."""
+    host.define(plain_domain("web"))
+    host.journal.parent.mkdir(exist_ok=True)
+    host.journal.write_text("no journal")
+    assert host.json("apply", "--dry-run").by_name("outcome") == {"web": "planned"}
+    assert host.pmuconf("apply", "--dry-run", "--continue").status == 255

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pmuconf.conf import load
+from pmuconf.domain import PmuState
+from pmuconf.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.run import Run
 from tests.functional import oracle
 from tests.functional.host import OFF, ON, Defines, Host, until
 from tests.support.domains import domain_uuid, nova_domain, plain_domain
@@ -216,11 +222,23 @@ class TestRefused:
         (number,) = numbers(host, "web")
         host.pmuconf("rollback", "--change", str(number))
         undoing = numbers(host, "web")[-1]
-        for again in (number, undoing):
-            ran = host.pmuconf("rollback", "--change", str(again))
-            assert ran.status == 255
-            assert "(not-to-be-undone)" in ran.err
+        ran = host.pmuconf("rollback", "--change", str(undoing))
+        assert ran.status == 255
+        assert "(not-to-be-undone)" in ran.err
         assert host.pmu("web") == "default"
+
+    @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+    def test_what_was_taken_back_already_is_so(self, host: Host, dry: list[str]) -> None:
+        host.define(plain_domain("web"))
+        applied(host, OFF)
+        (number,) = numbers(host, "web")
+        for how in (["web"], ["web"], ["--change", str(number)]):
+            ran = host.json("rollback", *how)
+        assert ran.by_name("cause") == {"web": "taken-back"}
+        assert ran.status == 1
+        ran = host.json("rollback", "web", *dry)
+        assert ran.by_name("cause") == {"web": "taken-back"}
+        assert host.json("rollback", "--all", *dry).rows == []
 
     def test_a_change_that_was_not_made(self, host: Host) -> None:
         host.define(plain_domain("web"))
@@ -275,3 +293,54 @@ class TestCrash:
         rows = host.json("journal").rows
         assert {row["status"] for row in rows if row["kind"] == "apply"} == {"undone"}
         assert {row["status"] for row in rows if row["kind"] == "rollback"} <= {"done", "abandoned"}
+
+
+class TestCarried:
+    """Changes of another host's journal are taken back where the domain is now."""
+
+    @pytest.fixture
+    def records(self, host: Host, tmp_path: Path) -> list[dict[str, Any]]:
+        """What another host's journal says of three domains that are here by now, and of one that is not."""
+        host.define(*(plain_domain(name, pmu="off") for name in "abc"))
+        with Journal.open(tmp_path / "elsewhere/journal.sqlite", create=True) as journal:
+            intents = [
+                Intent(
+                    Kind.APPLY, "qemu://far/system", domain_uuid(name), name, old, PmuState.OFF, "default", "<domain/>"
+                )
+                for name, old in zip("abcd", (PmuState.ON, PmuState.DEFAULT, PmuState.ON, PmuState.ON))
+            ]
+            journal.settle((number, Status.DONE, "") for number in journal.begin(intents))
+            return [entry.record() for entry in journal.entries()]
+
+    def carried(self, host: Host, records: list[dict[str, Any]], *, dry: bool = False) -> dict[str, str]:
+        results = Run(load([str(host.policy)]), dry=dry).roll_back_carried(records)
+        return {result.name: result.outcome.value for result in results}
+
+    def test_those_that_are_here_and_once(self, host: Host, records: list[dict[str, Any]]) -> None:
+        assert self.carried(host, records, dry=True) == dict.fromkeys("abc", "planned")
+        assert host.pmus() == dict.fromkeys("abc", "off")
+        assert not host.journal.exists()
+        assert self.carried(host, [*records, *records]) == dict.fromkeys("abc", "changed")
+        assert host.pmus() == {"a": "on", "b": "default", "c": "on"}
+        assert self.carried(host, records) == self.carried(host, records, dry=True) == {}
+
+    def test_what_somebody_changed_since_stays(self, host: Host, records: list[dict[str, Any]]) -> None:
+        host.define(plain_domain("a", pmu="on"))
+        assert self.carried(host, records) == {"a": "already", "b": "changed", "c": "changed"}
+
+    def test_with_what_was_changed_here_as_one(self, host: Host, records: list[dict[str, Any]]) -> None:
+        applied(host, ON)
+        both = [*records, *[entry.record() for entry in _entries(host)]]
+        assert self.carried(host, both) == {"a": "already", "b": "changed", "c": "already"}, "on, off, on cancel out"
+        assert host.pmus() == {"a": "on", "b": "default", "c": "on"}
+
+    def test_they_are_no_changes_of_this_host(self, host: Host, records: list[dict[str, Any]]) -> None:
+        self.carried(host, records)
+        applied(host, OFF)
+        assert host.json("rollback", "--all").by_name("outcome") == dict.fromkeys("abc", "changed")
+        assert host.pmus() == {"a": "on", "b": "default", "c": "on"}
+
+
+def _entries(host: Host) -> list[Entry]:
+    with Journal.open(host.journal) as journal:
+        return journal.entries()

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit.conftest import Outcome, Run

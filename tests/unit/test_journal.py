@@ -319,3 +319,55 @@ def test_a_closed_journal_is_refused_as_an_error_of_ours(path: Path) -> None:
     for call in calls:
         with pytest.raises(PmuconfError):
             call()
+
+
+class TestCarried:
+    """Changes that go to another host's journal, and are undone there."""
+
+    def given(self, journal: Journal) -> Entry:
+        """A change that was made here."""
+        (number,) = done(journal, intent("0a1b2c3d-0000-4000-8000-000000000001"))
+        entry = journal.entry(number)
+        assert entry is not None
+        return entry
+
+    def test_a_record_is_the_entry(self, journal: Journal) -> None:
+        entry = self.given(journal)
+        assert Entry.of_record(entry.record()) == entry
+        undone = replace(entry, undone=True)
+        assert Entry.of_record(undone.record()) == undone
+        assert not undone.standing
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            *(("time", "yesterday"), ("time", "2031-02-03T04:05:06"), ("uuid", "web1"), ("uuid", None)),
+            *(("old", "perhaps"), ("status", "fine"), ("kind", 3), ("change", "one")),
+        ],
+    )
+    def test_what_is_no_record(self, journal: Journal, key: str, value: object) -> None:
+        record = {**self.given(journal).record(), key: value}
+        with pytest.raises(PmuconfError) as caught:
+            Entry.of_record(record)
+        assert caught.value.cause == "change-invalid"
+        del record[key]
+        with pytest.raises(PmuconfError, match=f"'{key}' is missing"):
+            Entry.of_record(record)
+
+    def test_what_was_undone_elsewhere_is_known_there(self, journal: Journal, tmp_path: Path) -> None:
+        entry = self.given(journal)
+        with Journal.open(tmp_path / "other/journal.sqlite", create=True) as other:
+            done(other, intent("u1"))  # so that the numbers differ
+            assert other.copy_of(entry) is None
+            other.adopt([entry])
+            copy = other.copy_of(entry)
+            assert copy is not None
+            assert replace(copy, id=entry.id) == entry
+            assert copy.id != entry.id
+            done(other, intent(entry.uuid, kind=Kind.ROLLBACK, uri="elsewhere", undoes=(copy.id,)))
+            copy = other.copy_of(entry)
+            assert copy is not None
+            assert copy.undone
+            assert other.last_canary(URI) == []
+        assert journal.copy_of(entry) == entry, "its own journal knows it too"
+        assert entry.standing

@@ -277,7 +277,7 @@ def test_a_rule_matches_if_every_criterion_does() -> None:
 
 
 def test_no_rule_can_have_the_name_of_a_step() -> None:
-    steps = {"default", "out-of-scope", "written-on", "hidden-choice", "hw:pmu", "hw_pmu"}
+    steps = {"default", "out-of-scope", "written-on", "hidden-choice", "hw:pmu", "hw_pmu", "requested"}
     assert steps == RESERVED
 
 

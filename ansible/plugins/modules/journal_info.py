@@ -1,0 +1,128 @@
+#!/usr/bin/python
+"""Ansible module pmuconf.kvm.journal_info"""
+
+DOCUMENTATION = r"""
+---
+module: journal_info
+short_description: What pmuconf changed on a host
+version_added: 0.1.0
+description:
+  - Reads the journal of changes, as C(pmuconf journal) does, and says whether each domain is still there.
+options:
+  names:
+    description: Names or UUIDs of domains. Without any, all.
+    type: list
+    elements: str
+    default: []
+    aliases: [name, domains]
+  standing:
+    description: Only those changes that could be taken back.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - pmuconf.kvm.front
+  - pmuconf.kvm.front.info
+seealso:
+  - module: pmuconf.kvm.rollback
+"""
+
+EXAMPLES = r"""
+- name: What can be taken back
+  pmuconf.kvm.journal_info:
+    standing: true
+  register: journal
+
+- name: Of VMs that have moved away since
+  ansible.builtin.debug:
+    msg: "{{ journal.changes | rejectattr('here') }}"
+"""
+
+RETURN = r"""
+changes:
+  description: The changes, newest first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    change:
+      description: Its number in the journal of this host.
+      type: int
+    time:
+      description: When it was begun.
+      type: str
+    name:
+      description: The domain's name.
+      type: str
+    uuid:
+      description: The domain's UUID.
+      type: str
+    old:
+      description: The PMU state before.
+      type: str
+    new:
+      description: The PMU state after.
+      type: str
+    rule:
+      description: The rule of the policy that wanted it.
+      type: str
+    kind:
+      description: C(apply), C(canary) or C(rollback).
+      type: str
+    status:
+      description: C(done), C(undone), C(abandoned), C(restored) or C(in-flight).
+      type: str
+    cause:
+      description: A cause code, if there is something to say.
+      type: str
+    who:
+      description: The user who made it.
+      type: str
+    uri:
+      description: The libvirt driver on which it was made, with the name of its host.
+      type: str
+    here:
+      description: Whether the domain is on this host now.
+      type: bool
+cause:
+  description: The cause code of a failure.
+  returned: failure
+  type: str
+  sample: libvirt-unreachable
+hint:
+  description: What to do about a failure, where there is something.
+  returned: failure
+  type: str
+"""
+
+from ansible_collections.pmuconf.kvm.plugins.module_utils.front import begin, settings, telling
+
+
+def main():
+    module = begin(
+        {
+            "names": {"type": "list", "elements": "str", "default": [], "aliases": ["name", "domains"]},
+            "standing": {"type": "bool", "default": False},
+        },
+    )
+    asked = module.params
+    with telling(module):
+        from pmuconf.access import connect
+        from pmuconf.journal import Journal
+
+        chosen = settings(module)
+        entries = []
+        if chosen.journal.exists():
+            with Journal.open(chosen.journal) as journal:
+                entries = journal.entries()
+        if asked["standing"]:
+            entries = [entry for entry in entries if entry.standing]
+        if asked["names"]:
+            entries = [entry for entry in entries if {entry.name, entry.uuid} & set(asked["names"])]
+        with connect(chosen, asked["uri"], read_only=True) as hypervisor:
+            here = {listed.uuid for listed in hypervisor.domains()}
+        changes = [dict(entry.record(), here=entry.uuid in here) for entry in entries]
+        module.exit_json(changed=False, changes=changes)
+
+
+if __name__ == "__main__":
+    main()

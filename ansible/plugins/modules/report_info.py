@@ -1,0 +1,107 @@
+#!/usr/bin/python
+"""Ansible module pmuconf.kvm.report_info"""
+
+DOCUMENTATION = r"""
+---
+module: report_info
+short_description: The PMU report of a KVM host
+version_added: 0.1.0
+description:
+  - What each VM's PMU is, what the policy wants, who has the fast path, why not, and what would change it. The
+    document of C(pmuconf report -f json).
+  - C(pmuconf fleet report) joins the documents of many hosts, which the playbook C(pmuconf.kvm.gather) brings
+    together.
+options:
+  names:
+    description: Names or UUIDs of domains. Without any, all domains of the host.
+    type: list
+    elements: str
+    default: []
+    aliases: [name, domains]
+  host_facts:
+    description:
+      - Use this file on the host, which root has written with C(pmuconf host facts --output), instead of looking at
+        the kernel.
+    type: path
+  sample:
+    description: Count the VMs' exits over so many seconds, to tell what the fast path saves; C(0) for not.
+    type: float
+    default: 0
+extends_documentation_fragment:
+  - pmuconf.kvm.front
+  - pmuconf.kvm.front.info
+seealso:
+  - module: pmuconf.kvm.host_info
+"""
+
+EXAMPLES = r"""
+- name: Look at the host and its VMs
+  pmuconf.kvm.report_info:
+  become: true
+  register: looked
+
+- name: Who has to be stopped and started
+  ansible.builtin.debug:
+    msg: "{{ looked.report.domains | selectattr('pending') | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+report:
+  description: The document that C(docs/report.schema.json) of pmuconf describes.
+  returned: success
+  type: dict
+status:
+  description:
+    - C(0) if all is as wanted, C(1) if something waits, is undecided or unknown, C(2) for drift, the slow path, or
+      a domain that can't be judged.
+  returned: success
+  type: int
+cause:
+  description: The cause code of a failure.
+  returned: failure
+  type: str
+  sample: libvirt-unreachable
+hint:
+  description: What to do about a failure, where there is something.
+  returned: failure
+  type: str
+"""
+
+from pathlib import Path
+
+from ansible_collections.pmuconf.kvm.plugins.module_utils.front import begin, settings, telling
+
+
+def main():
+    module = begin(
+        {
+            "names": {"type": "list", "elements": "str", "default": [], "aliases": ["name", "domains"]},
+            "host_facts": {"type": "path"},
+            "sample": {"type": "float", "default": 0},
+        },
+    )
+    asked = module.params
+    if not 0 <= asked["sample"] <= 3600:
+        module.fail_json(msg=f"sample: {asked['sample']} is no time between 0 and 3600 seconds", cause="usage")
+    with telling(module):
+        from pmuconf.access import connect, surveyor
+        from pmuconf.audit import audit
+        from pmuconf.report.document import document
+
+        chosen = settings(module)
+        file = asked["host_facts"]
+        with connect(chosen, asked["uri"], read_only=True) as hypervisor:
+            report = audit(
+                hypervisor,
+                chosen.policy,
+                asked["names"],
+                max_bytes=chosen.max_xml_bytes,
+                survey=surveyor(None if file is None else Path(file)),
+                always=True,
+                sample=asked["sample"],
+            )
+        module.exit_json(changed=False, report=document(report, chosen.policy), status=int(report.severity))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""How a front end gets at a host: libvirt's connection, and what finds the facts of kernel and QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmuconf.conf import Settings
+from pmuconf.errors import PmuconfError
+
+if TYPE_CHECKING:
+    from pmuconf.facts import HostFacts
+    from pmuconf.hypervisor import Hypervisor
+
+__all__ = ["connect", "surveyor"]
+
+
+def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> AbstractContextManager[Hypervisor]:
+    """Open this connection, or the one that the configuration names.
+
+    :raises PmuconfError: libvirt-missing, or as Hypervisor.open().
+    """
+    try:
+        from pmuconf.hypervisor import Hypervisor
+    except ImportError as error:
+        raise PmuconfError(
+            f"libvirt's Python module can't be loaded: {error}",
+            cause="libvirt-missing",
+            hint="Install it with 'pip install pmuconf[host]', or use --xml, which needs no libvirt",
+        ) from None
+    return Hypervisor.open(uri or settings.uri, read_only=read_only, parallel=settings.parallel)
+
+
+def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
+    """What finds the facts of this host: its probes, or a file that 'pmuconf host facts' has written.
+
+    What it gives raises PmuconfError: host-missing, or as factsfile.load().
+    """
+
+    def survey() -> HostFacts:
+        try:
+            from pmuconf.host import factsfile, root
+            from pmuconf.host import survey as probes
+        except ImportError as error:
+            raise PmuconfError(
+                f"{error.name} can't be loaded",
+                cause="host-missing",
+                hint="Install it with 'pip install pmuconf[host]'",
+            ) from None
+        here = root.Root()
+        return probes.survey(here) if file is None else factsfile.load(file, here)
+
+    return survey

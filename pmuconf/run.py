@@ -1,0 +1,216 @@
+"""One run over a host: bring domains on policy or take changes back, for real or to see what would be done.
+
+What the commands and the Ansible modules share: both give a Run what was asked of them, and show its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+from pmuconf.access import connect
+from pmuconf.audit import Vm, look
+from pmuconf.change import Limits, apply, confirm_canary, writing
+from pmuconf.conf import Settings
+from pmuconf.domain import PmuState
+from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.journal import Entry, Journal, Kind, Status
+from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.policy import Policy, requesting
+
+__all__ = ["Run"]
+
+_LISTS = "pmuconf journal lists them"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every run is given.
+
+    :param uri: the libvirt connection; None for the configuration's.
+    :param dry: tell what would be done, on a read-only connection.
+    :param warn: is told, in sentences, what an interrupted run had left and how that ended.
+    :param progress: wraps what is gone through, given its number and what is done, to show how far it is.
+    """
+
+    settings: Settings
+    uri: str | None = None
+    dry: bool = False
+    warn: Callable[[str], None] = lambda _: None
+    progress: Callable[[Iterable[Any], int, str], Iterable[Any]] = lambda items, _number, _what: items
+
+    def apply(
+        self,
+        names: Sequence[str] = (),
+        *,
+        state: PmuState | None = None,
+        max_changes: int | None = None,
+        canary: int = 0,
+        go_on: bool = False,
+    ) -> list[Result]:
+        """Bring domains on policy, all of them or those named: what is changed first, then what is left alone.
+
+        :param state: bring them to this state instead of what the rules want; what beats every rule beats this too.
+        :param max_changes: None for the configuration's; see Limits for the others.
+        :raises PmuconfError: request-refused (before anything is changed), canary-missing, canary-lost, locked, ...
+        """
+        policy = self.settings.policy if state is None else requesting(self.settings.policy, state)
+        limit = self.settings.max_changes if max_changes is None else max_changes
+        limits = Limits(max_changes=limit, canary=canary, go_on=go_on, attempts=self.settings.attempts)
+        continues = go_on and not canary
+        with self._begun(remembers=continues) as (hypervisor, journal):
+            if continues:
+                confirm_canary(hypervisor, journal)
+            vms = self._look(hypervisor, policy, names)
+            if state is not None:
+                _refuse(state, (vm for _, vm in vms))
+            plans, rest = plan(policy, vms), not_to_be_changed(policy, (vm for _, vm in vms))
+            return [*self._carried_out(hypervisor, journal, plans, limits, Kind.APPLY), *rest]
+
+    def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
+        """Take back the changes of these domains, or with None all that there are; or one change alone.
+
+        What was taken back already is so, and no error.
+
+        :raises PmuconfError: no-such-change, not-to-be-undone, locked, ...
+        """
+        with self._begun() as (hypervisor, journal):
+            known = [] if journal is None else self._known(hypervisor, journal)
+            if change is not None:
+                entries = [_one(change, known)]
+            else:
+                entries = [entry for entry in known if entry.uri == hypervisor.identity]
+                if names is not None:
+                    entries = [entry for name in names for entry in _of(name, entries)]
+            standing = [entry for entry in entries if entry.standing]
+            left = {entry.uuid for entry in standing}
+            back = {entry.uuid: entry for entry in reversed(entries) if entry.uuid not in left and entry.undone}
+            asked = names is not None or change is not None
+            return [*self._undone(hypervisor, journal, standing), *(map(_taken_back, back.values()) if asked else ())]
+
+    def roll_back_carried(self, records: Sequence[Mapping[str, Any]]) -> list[Result]:
+        """Take back changes that journals, of this host or of others, gave away, as far as their domains are here.
+
+        What was taken back here is in this host's journal; the journal that gave it away is not told, but whoever
+        carries the same change here again finds it undone.
+
+        :param records: as Entry.record() makes them; those of domains that are not here are passed over.
+        :raises PmuconfError: change-invalid, locked, ...
+        """
+        carried = [entry for entry in map(Entry.of_record, records) if entry.standing]
+        with self._begun() as (hypervisor, journal):
+            there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
+            entries = [entry for entry in carried if entry.uuid in there]
+            if journal is not None:
+                if not self.dry:
+                    journal.adopt([entry for entry in entries if journal.copy_of(entry) is None])
+                # What this journal knows of them counts: they may have been taken back since.
+                entries = [journal.copy_of(entry) or entry for entry in entries]
+            each = {(entry.at, entry.uri, entry.uuid): entry for entry in entries}  # some may have come twice
+            newest_first = [each[key] for key in sorted(each, reverse=True)]
+            return self._undone(hypervisor, journal, [entry for entry in newest_first if entry.standing])
+
+    @contextmanager
+    def _begun(self, *, remembers: bool = True) -> Iterator[tuple[Hypervisor, Journal | None]]:
+        """The connection and the journal: None if a dry run finds none, or does not ask what was done before."""
+        path = self.settings.journal
+        connecting = connect(self.settings, self.uri, read_only=self.dry)
+        if self.dry:
+            with self._found() if remembers else nullcontext() as journal, connecting as hypervisor:
+                yield hypervisor, journal
+            return
+        with writing(connecting, path, self.settings.retention_days) as (hypervisor, journal, settled):
+            for sentence in settled:
+                self.warn(sentence)
+            yield hypervisor, journal
+
+    def _found(self) -> AbstractContextManager[Journal | None]:
+        """The journal, if there is one."""
+        try:
+            there = self.settings.journal.exists()
+        except OSError:  # Journal.open() says what is the matter
+            there = True
+        return Journal.open(self.settings.journal) if there else nullcontext()
+
+    def _look(self, hypervisor: Hypervisor, policy: Policy, names: Sequence[str]) -> list[tuple[Listed, Vm]]:
+        listed = hypervisor.domains(names)
+        looking = partial(look, hypervisor, policy, max_bytes=self.settings.max_xml_bytes)
+        looked = self.progress(hypervisor.map(looking, listed), len(listed), "reading")
+        return [(one, vm) for one, vm in zip(listed, looked) if vm is not None]
+
+    def _known(self, hypervisor: Hypervisor, journal: Journal) -> list[Entry]:
+        """The journal's changes as a real run would find them: old ones dropped, those in flight settled."""
+        entries = journal.entries()
+        if not self.dry:
+            return entries
+        try:
+            oldest = datetime.now(timezone.utc) - timedelta(days=self.settings.retention_days)
+        except OverflowError:  # before the year 1
+            oldest = datetime.min.replace(tzinfo=timezone.utc)
+        return [self._settled(hypervisor, entry) for entry in entries if entry.at >= oldest]
+
+    def _settled(self, hypervisor: Hypervisor, entry: Entry) -> Entry:
+        if entry.status is not Status.IN_FLIGHT or entry.uri != hypervisor.identity:
+            return entry
+        found = self._now(hypervisor, entry.uuid)
+        made = found is not None and found[1].next_boot is entry.new
+        return replace(entry, status=Status.DONE if made else Status.ABANDONED)
+
+    def _undone(self, hypervisor: Hypervisor, journal: Journal | None, entries: Sequence[Entry]) -> list[Result]:
+        plans, rest = plan_rollback(entries, partial(self._now, hypervisor))
+        limits = Limits(attempts=self.settings.attempts)
+        return [*self._carried_out(hypervisor, journal, plans, limits, Kind.ROLLBACK), *rest]
+
+    def _now(self, hypervisor: Hypervisor, uuid: str) -> tuple[Listed, Vm] | None:
+        listed = hypervisor.find(uuid)
+        vm = None if listed is None else look(hypervisor, self.settings.policy, listed)
+        return None if listed is None or vm is None else (listed, vm)
+
+    def _carried_out(
+        self, hypervisor: Hypervisor, journal: Journal | None, plans: Sequence[Plan], limits: Limits, kind: Kind
+    ) -> Iterable[Result]:
+        if self.dry or journal is None:  # a real run always has one
+            return map(planned, plans)
+        what = "putting back" if kind is Kind.ROLLBACK else "changing"
+        results: Iterable[Result] = self.progress(apply(hypervisor, journal, plans, limits, kind), len(plans), what)
+        return results
+
+
+def _refuse(state: PmuState, vms: Iterable[Vm]) -> None:
+    """Nothing is changed where one of those named can't have what was asked for."""
+    for vm in vms:
+        if vm.decision is not None and vm.decision.state is not state and (vm.next_boot or vm.live) is not state:
+            raise PmuconfError(
+                f"domain {vm.name!r} can't be asked to have its PMU {state.value}: {vm.reason}",
+                cause="request-refused",
+                hint=f"'pmuconf policy explain {vm.name}' tells its story",
+            )
+
+
+def _one(number: int, entries: Iterable[Entry]) -> Entry:
+    entry = next((entry for entry in entries if entry.id == number), None)
+    if entry is None:
+        raise PmuconfError(f"the journal has no change {number}", cause="no-such-change", hint=_LISTS)
+    if not entry.standing and not entry.undone:
+        what = f"is {entry.status.value} and of kind {entry.kind.value}"
+        raise PmuconfError(f"change {entry.id} {what}", cause="not-to-be-undone")
+    return entry
+
+
+def _taken_back(entry: Entry) -> Result:
+    note = "it was taken back already"
+    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="taken-back", note=note)
+
+
+def _of(name: str, entries: Iterable[Entry]) -> list[Entry]:
+    found = [entry for entry in entries if name in (entry.name, entry.uuid)]
+    if not any(entry.standing or entry.undone for entry in found):
+        raise PmuconfError(
+            f"the journal has no change of {name!r} that could be taken back", cause="no-such-change", hint=_LISTS
+        )
+    return found

@@ -1,0 +1,206 @@
+"""Many hosts: each is brought on policy once, whatever becomes of the others; and taken back where the VM is now."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ansible.conftest import BINS, MakeFleet
+from tests.ansible.fleet import Fleet
+from tests.support.domains import domain_uuid, plain_domain
+
+_HOSTS, _DOMAINS = 50, 20
+_APPLY: list[dict[str, Any]] = [{"pmuconf.kvm.domain": {}}]
+
+
+def domains(host: str, count: int) -> list[str]:
+    """Names of so many domains, no two hosts with the same."""
+    return [f"{host}-{number:02}" for number in range(count)]
+
+
+def fleet_of(make: MakeFleet, hosts: int, count: int) -> Fleet:
+    """So many hosts, each with so many domains, none of them with a PMU element."""
+    fleet = make([f"h{number:02}" for number in range(hosts)])
+    fleet.define({host: [plain_domain(name) for name in domains(host, count)] for host in fleet.names})
+    return fleet
+
+
+@pytest.mark.parametrize("bin", BINS[:1], indirect=True, ids=lambda path: path.parent.name)
+def test_check_real_check(make: MakeFleet) -> None:
+    """Fifty hosts of twenty domains: changed, changed, unchanged; and one of them fails in its middle."""
+    fleet = fleet_of(make, _HOSTS, _DOMAINS)
+    bad, others = fleet.names[7], [name for name in fleet.names if name != fleet.names[7]]
+    every: dict[str, str] = {name: "default" for host in fleet.names for name in domains(host, _DOMAINS)}
+
+    def pmus() -> dict[str, str]:
+        return {name: state for host in fleet.names for name, state in fleet.pmus(host).items()}
+
+    assert pmus() == every
+    check = fleet.play(_APPLY, "--check")
+    assert check.status == 0, check.text
+    assert check.by_host("changed") == dict.fromkeys(fleet.names, 1)
+    assert pmus() == every
+
+    spoilt = domains(bad, _DOMAINS)[9]
+    fleet.spoil(bad, spoilt)
+    real = fleet.play(_APPLY)
+    assert real.by_host("changed") == {**dict.fromkeys(others, 1), bad: 0}
+    assert real.by_host("failed") == {**dict.fromkeys(others, 0), bad: 1}
+    assert {name: state for name, state in pmus().items() if not name.startswith(bad)} == {
+        name: "off" for name in every if not name.startswith(bad)
+    }
+    done = [name for name, state in fleet.pmus(bad).items() if state == "off"]
+    assert 0 < len(done) < _DOMAINS
+    assert spoilt not in done
+
+    fleet.mend(bad, spoilt)
+    again = fleet.play(_APPLY)
+    assert again.by_host("changed") == {**dict.fromkeys(others, 0), bad: 1}
+    assert pmus() == dict.fromkeys(every, "off")
+    check = fleet.play(_APPLY, "--check")
+    assert check.status == 0, check.text
+    assert check.by_host("changed") == dict.fromkeys(fleet.names, 0)
+
+
+def move(fleet: Fleet, name: str, source: str, target: str) -> None:
+    """What a migration does to the definition."""
+    xml = fleet.xml(source, name)
+    fleet.define({target: [xml]})
+    fleet.undefine(source, name)
+
+
+def test_taken_back_where_the_vm_is_now(make: MakeFleet) -> None:
+    fleet = fleet_of(make, 3, 3)
+    assert fleet.play(_APPLY).status == 0
+    move(fleet, "h00-00", "h00", "h01")
+    move(fleet, "h00-01", "h00", "h02")
+    fleet.define({"h02": [plain_domain("h00-01", pmu="on")]})  # and there somebody decided otherwise
+    fleet.undefine("h00", "h00-02")  # gone for good
+    words = ["-e", "pmuconf_all=true"]
+    moved = {"h00": {}, "h01": {**dict.fromkeys(domains("h01", 3), "default"), "h00-00": "default"}}
+    for mode, changed in ((["--check"], 1), ([], 1), (["--check"], 0), ([], 0)):
+        ran = fleet.run("pmuconf.kvm.rollback", *words, *mode)
+        assert ran.status == 0, ran.text
+        assert "On none of these hosts: h00-02" in ran.text
+        assert ran.by_host("changed") == {"h00": 0, "h01": changed, "h02": changed}, mode
+        if mode == []:
+            assert {host: fleet.pmus(host) for host in ("h00", "h01")} == moved
+            assert fleet.pmus("h02") == {**dict.fromkeys(domains("h02", 3), "default"), "h00-01": "on"}
+
+
+def test_named_ones_alone(make: MakeFleet) -> None:
+    fleet = fleet_of(make, 2, 2)
+    assert fleet.play(_APPLY).status == 0
+    move(fleet, "h00-00", "h00", "h01")
+    ran = fleet.run("pmuconf.kvm.rollback", "-e", json.dumps({"pmuconf_names": ["h00-00"]}))
+    assert ran.status == 0, ran.text
+    assert fleet.pmus("h01") == {"h00-00": "default", "h01-00": "off", "h01-01": "off"}
+    assert fleet.run("pmuconf.kvm.rollback").status != 0
+
+
+def test_gathered(make: MakeFleet, tmp_path: Path) -> None:
+    fleet = fleet_of(make, 4, 2)
+    fleet.configure("h01", "[policy]\ndefault = maybe\n")
+    far = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_retries": 0}
+    fleet.write_inventory({"h00": {}, "h01": {}, "h02": far, "h03": {}})
+    into = tmp_path / "reports"
+    ran = fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}")
+    assert ran.status == 0, ran.text
+    found = {file.name: json.loads(file.read_text()) for file in into.iterdir()}
+    assert set(found) == {"h00.json", "h01.unreachable.json", "h02.unreachable.json", "h03.json"}
+    for name in ("h00", "h03"):
+        report = found[f"{name}.json"]
+        assert (report["format"], report["summary"]["domains"]) == ("pmuconf-report", 2)
+    for name, words in (("h01", "config-invalid"), ("h02", "refused")):
+        marker = found[f"{name}.unreachable.json"]
+        assert (marker["format"], marker["version"], marker["host"]) == ("pmuconf-unreachable", 1, name)
+        assert words in marker["reason"]
+        assert set(marker) == {"format", "version", "host", "generated_at", "reason"}
+
+    made = pmuconf("fleet", "plan", str(into))
+    assert [left["host"] for left in made["left_out"] if left["cause"] == "unreachable"] == ["h01", "h02"]
+
+    fleet.configure("h03", "[policy]\ndefault = maybe\n")
+    fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}", "--limit", "h03")
+    assert {"h03.json", "h03.unreachable.json"} <= {file.name for file in into.iterdir()}, "the last report is kept"
+
+
+def pmuconf(*words: str) -> Any:
+    """What the command gives as JSON."""
+    program = Path(sys.executable).with_name("pmuconf")
+    ran = subprocess.run([str(program), *words], capture_output=True, text=True)
+    assert ran.returncode in (0, 1, 2), ran.stderr
+    return json.loads(ran.stdout)
+
+
+def wave(number: int, *hosts: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {
+        "number": number,
+        "hosts": [{"host": host, "inventory_name": host, "waiting": len(vms) or 1, "vms": vms} for host, vms in hosts],
+    }
+
+
+def vms(host: str, verb: str, count: int = 2) -> list[dict[str, Any]]:
+    return [{"uuid": domain_uuid(name), "name": name, "verb": verb} for name in domains(host, count)]
+
+
+def test_campaign(make: MakeFleet) -> None:
+    """By waves, by --limit, once more without harm; what a tenant has named a VM is a name."""
+    fleet = fleet_of(make, 3, 2)
+    hostile = {"uuid": domain_uuid("gone"), "name": "{{ lookup('pipe', 'touch " + f"{fleet.folder}/owned" + "') }}"}
+    steps = [
+        {
+            "id": "policy-0123456789ab",
+            "kind": "policy",
+            "what": "the next boot is off",
+            "waves": [
+                wave(1, ("h00", [*vms("h00", "pmuconf-apply"), {**hostile, "verb": "nova-policy"}])),
+                wave(2, ("h01", vms("h01", "pmuconf-apply")), ("h02", vms("h02", "pmuconf-apply"))),
+            ],
+        },
+        {
+            "id": "power-cycle-0123456789ab",
+            "kind": "power-cycle",
+            "what": "stop and start",
+            "waves": [wave(1, ("h00", [*vms("h00", "stop-start"), {**hostile, "verb": "stop-start"}]))],
+        },
+        {"id": "kernel-0123456789ab", "kind": "kernel", "what": "a kernel", "waves": [wave(1, ("h01", []))]},
+    ]
+    plan = fleet.folder / "plan.json"
+    plan.write_text(json.dumps({"format": "pmuconf-fleet-plan", "version": 1, "steps": steps}))
+    campaign = ["pmuconf.kvm.campaign", "-e", f"pmuconf_plan={plan}"]
+    fleet.start("h00", "h00-01")
+    virsh, said = fleet.folder / "bin/virsh", fleet.folder / "said"
+    virsh.parent.mkdir()
+    virsh.write_text(f'#!/bin/sh\necho "$*" >>{said}\n[ "$3" != domstate ] || echo "shut off"\n')
+    virsh.chmod(0o755)
+
+    def states() -> list[set[str]]:
+        return [set(fleet.pmus(host).values()) for host in fleet.names]
+
+    ran = fleet.run(*campaign)
+    assert ran.status == 0, ran.text
+    assert states() == [{"off"}, {"default"}, {"default"}]
+    ran = fleet.run(*campaign, "-e", "pmuconf_wave=2", "--limit", "localhost,h02")
+    assert states() == [{"off"}, {"default"}, {"off"}], ran.text
+    ran = fleet.run(*campaign, "-e", "pmuconf_wave=all")
+    assert states() == [{"off"}] * 3
+    assert {host: ran.by_host("changed")[host] for host in fleet.names} == {"h00": 0, "h01": 1, "h02": 0}
+
+    ran = fleet.run(*campaign, "-e", "pmuconf_step=power-cycle-0123456789ab")
+    assert ran.status == 0, ran.text
+    uuid = domain_uuid("h00-01")  # which alone runs, and waits
+    steps_of_it = [f"--connect qemu:///system {what} {uuid}" for what in ("shutdown", "domstate", "start")]
+    assert said.read_text().splitlines() == steps_of_it
+    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab")
+    assert (ran.status != 0, "pmuconf_tasks" in ran.text) == (True, True)
+    mine = fleet.folder / "mine.yml"
+    mine.write_text('[{"ansible.builtin.debug": {"msg": "{{ pmuconf_kind }} of {{ inventory_hostname }}"}}]')
+    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab", "-e", f"pmuconf_tasks={mine}")
+    assert "kernel of h01" in ran.text
+    assert not (fleet.folder / "owned").exists()
