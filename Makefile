@@ -24,7 +24,7 @@ PIP := $(BIN)/pip -qq --disable-pip-version-check
         bench-lab soak picture sample sample-nova clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/host
 	@$(BIN)/python -m tests.demo
