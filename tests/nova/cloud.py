@@ -18,7 +18,6 @@ from typing import Any
 from uuid import uuid4
 
 import fixtures
-import nova.test  # noqa: F401  # before anything else of Nova: it patches the standard library
 from lxml import etree
 from nova import context as nova_context
 from nova import objects
