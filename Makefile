@@ -53,6 +53,7 @@ test-virtqemud:
 	tests/functional/virtqemud -n 2
 
 test-ansible: $(VENV)/test
+	.ci/packages ansible
 	new=$$(tests/ansible/environment 2.19) && old=$$(tests/ansible/environment 2.14) && \
 	PMUCONF_TEST_ANSIBLE=$$new:$$old $(BIN)/python -m pytest tests/ansible
 

@@ -16,7 +16,7 @@ from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report.groups import fast_path_group
 
-__all__ = ["HostReport", "Outlook", "read"]
+__all__ = ["HostReport", "Outlook", "explicit", "of_document", "read"]
 
 _OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 
@@ -96,6 +96,11 @@ def read(head: Head) -> HostReport:
         raise Refused("report-broken", f"{error.args[0]} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise Refused("report-broken", str(error)) from None
+
+
+def of_document(data: Mapping[str, Any]) -> HostReport:
+    """The report that this host has just made itself."""
+    return _checked(Head("", data["host"], datetime.fromisoformat(data["generated_at"])), data)
 
 
 def explicit(record: Mapping[str, Any]) -> bool:

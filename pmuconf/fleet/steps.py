@@ -11,7 +11,7 @@ from pmuconf.fastpath import CASES
 from pmuconf.fleet.outlook import Change, Needs
 from pmuconf.fleet.reading import HostReport, Outlook, explicit
 
-__all__ = ["Step", "Verb", "kernel_of", "qemu_of", "steps_of"]
+__all__ = ["Step", "Verb", "kernel_of", "power_cycles", "qemu_of", "steps_of"]
 
 _DELETED: Final = " (deleted)"
 _DIGITS: Final = 12
@@ -113,6 +113,20 @@ def _steps(needs: Needs, kernel: tuple[str, str], qemu: tuple[str, str], nova: s
             behind = tuple(step for step in steps if step.kind is not Change.KERNEL)
             steps.append(Step(change, (_start(change, needs.changes, nova),), behind))
     return tuple(steps)
+
+
+def power_cycles(report: HostReport) -> list[str]:
+    """UUIDs of the VMs that a power cycle helps now: the plan's word, asked of the host itself before one is made.
+
+    That step waits for them, and nothing has to be done before it. A VM that KVM does not run is in no plan; of those,
+    who runs on with another PMU state than its next boot's.
+    """
+    return [
+        record["uuid"]
+        for record, outlook in zip(report.domains, report.outlooks)
+        if any(step.kind is Change.CYCLE and not step.behind for step in steps_of(report, record, outlook))
+        or (outlook.cause == "not-kvm" and record["running"] and record["pending"])
+    ]
 
 
 def _start(change: Change, needs: tuple[Change, ...], nova: str) -> str:

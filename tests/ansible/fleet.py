@@ -55,9 +55,9 @@ class Fleet:
         """Of the host's driver."""
         return self.folder / host
 
-    def configure(self, host: str, policy: str = "") -> None:
-        """Write the host's configuration; its journal is its own."""
-        uri = f"qemu:///embed?root={self.root(host)}"
+    def configure(self, host: str, policy: str = "", *, uri: str = "") -> None:
+        """Write the host's configuration; its journal is its own, and so is its driver unless a URI is given."""
+        uri = uri or f"qemu:///embed?root={self.root(host)}"
         text = f"[libvirt]\nuri = {uri}\n\n[journal]\npath = {self.root(host)}/journal/journal.sqlite\n\n{policy}"
         (self.root(host) / "pmuconf.conf").write_text(text)
 
@@ -133,6 +133,14 @@ class Fleet:
             command, capture_output=True, text=True, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL
         )
         return Played(ran.returncode, ran.stdout + ran.stderr)
+
+    def plan(self, reports: Path) -> dict[str, Any]:
+        """The plan that pmuconf makes of these reports."""
+        program = Path(sys.executable).with_name("pmuconf")
+        ran = subprocess.run([str(program), "fleet", "plan", str(reports)], capture_output=True, text=True)
+        assert ran.returncode in (0, 1, 2), ran.stderr
+        made: dict[str, Any] = json.loads(ran.stdout)
+        return made
 
     def close(self) -> None:
         """End what still runs."""

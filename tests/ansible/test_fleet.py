@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from tests.ansible.conftest import BINS, MakeFleet
 from tests.ansible.fleet import Fleet
-from tests.support.domains import domain_uuid, plain_domain
+from tests.support.domains import plain_domain
 
 _HOSTS, _DOMAINS = 50, 20
 _APPLY: list[dict[str, Any]] = [{"pmuconf.kvm.domain": {}}]
@@ -122,85 +120,9 @@ def test_gathered(make: MakeFleet, tmp_path: Path) -> None:
         assert words in marker["reason"]
         assert set(marker) == {"format", "version", "host", "generated_at", "reason"}
 
-    made = pmuconf("fleet", "plan", str(into))
+    made = fleet.plan(into)
     assert [left["host"] for left in made["left_out"] if left["cause"] == "unreachable"] == ["h01", "h02"]
 
     fleet.configure("h03", "[policy]\ndefault = maybe\n")
     fleet.run("pmuconf.kvm.gather", "-e", f"pmuconf_reports={into}", "--limit", "h03")
     assert {"h03.json", "h03.unreachable.json"} <= {file.name for file in into.iterdir()}, "the last report is kept"
-
-
-def pmuconf(*words: str) -> Any:
-    """What the command gives as JSON."""
-    program = Path(sys.executable).with_name("pmuconf")
-    ran = subprocess.run([str(program), *words], capture_output=True, text=True)
-    assert ran.returncode in (0, 1, 2), ran.stderr
-    return json.loads(ran.stdout)
-
-
-def wave(number: int, *hosts: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {
-        "number": number,
-        "hosts": [{"host": host, "inventory_name": host, "waiting": len(vms) or 1, "vms": vms} for host, vms in hosts],
-    }
-
-
-def vms(host: str, verb: str, count: int = 2) -> list[dict[str, Any]]:
-    return [{"uuid": domain_uuid(name), "name": name, "verb": verb} for name in domains(host, count)]
-
-
-def test_campaign(make: MakeFleet) -> None:
-    """By waves, by --limit, once more without harm; what a tenant has named a VM is a name."""
-    fleet = fleet_of(make, 3, 2)
-    hostile = {"uuid": domain_uuid("gone"), "name": "{{ lookup('pipe', 'touch " + f"{fleet.folder}/owned" + "') }}"}
-    steps = [
-        {
-            "id": "policy-0123456789ab",
-            "kind": "policy",
-            "what": "the next boot is off",
-            "waves": [
-                wave(1, ("h00", [*vms("h00", "pmuconf-apply"), {**hostile, "verb": "nova-policy"}])),
-                wave(2, ("h01", vms("h01", "pmuconf-apply")), ("h02", vms("h02", "pmuconf-apply"))),
-            ],
-        },
-        {
-            "id": "power-cycle-0123456789ab",
-            "kind": "power-cycle",
-            "what": "stop and start",
-            "waves": [wave(1, ("h00", [*vms("h00", "stop-start"), {**hostile, "verb": "stop-start"}]))],
-        },
-        {"id": "kernel-0123456789ab", "kind": "kernel", "what": "a kernel", "waves": [wave(1, ("h01", []))]},
-    ]
-    plan = fleet.folder / "plan.json"
-    plan.write_text(json.dumps({"format": "pmuconf-fleet-plan", "version": 1, "steps": steps}))
-    campaign = ["pmuconf.kvm.campaign", "-e", f"pmuconf_plan={plan}"]
-    fleet.start("h00", "h00-01")
-    virsh, said = fleet.folder / "bin/virsh", fleet.folder / "said"
-    virsh.parent.mkdir()
-    virsh.write_text(f'#!/bin/sh\necho "$*" >>{said}\n[ "$3" != domstate ] || echo "shut off"\n')
-    virsh.chmod(0o755)
-
-    def states() -> list[set[str]]:
-        return [set(fleet.pmus(host).values()) for host in fleet.names]
-
-    ran = fleet.run(*campaign)
-    assert ran.status == 0, ran.text
-    assert states() == [{"off"}, {"default"}, {"default"}]
-    ran = fleet.run(*campaign, "-e", "pmuconf_wave=2", "--limit", "localhost,h02")
-    assert states() == [{"off"}, {"default"}, {"off"}], ran.text
-    ran = fleet.run(*campaign, "-e", "pmuconf_wave=all")
-    assert states() == [{"off"}] * 3
-    assert {host: ran.by_host("changed")[host] for host in fleet.names} == {"h00": 0, "h01": 1, "h02": 0}
-
-    ran = fleet.run(*campaign, "-e", "pmuconf_step=power-cycle-0123456789ab")
-    assert ran.status == 0, ran.text
-    uuid = domain_uuid("h00-01")  # which alone runs, and waits
-    steps_of_it = [f"--connect qemu:///system {what} {uuid}" for what in ("shutdown", "domstate", "start")]
-    assert said.read_text().splitlines() == steps_of_it
-    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab")
-    assert (ran.status != 0, "pmuconf_tasks" in ran.text) == (True, True)
-    mine = fleet.folder / "mine.yml"
-    mine.write_text('[{"ansible.builtin.debug": {"msg": "{{ pmuconf_kind }} of {{ inventory_hostname }}"}}]')
-    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab", "-e", f"pmuconf_tasks={mine}")
-    assert "kernel of h01" in ran.text
-    assert not (fleet.folder / "owned").exists()

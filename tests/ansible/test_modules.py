@@ -12,7 +12,7 @@ import pytest
 
 from tests.ansible.conftest import MakeFleet
 from tests.ansible.fleet import Fleet, Played
-from tests.support.domains import nova_domain, plain_domain
+from tests.support.domains import domain_uuid, nova_domain, plain_domain
 
 DOMAIN = "pmuconf.kvm.domain"
 ROLLBACK = "pmuconf.kvm.rollback"
@@ -141,6 +141,8 @@ def test_what_waits(fleet: Fleet) -> None:
     assert (answer["pending"], answer["status"]) == (["web1"], 1)
     _, answer = ask(fleet, DOMAIN)
     assert (answer["pending"], answer["status"]) == (["web1"], 1)
+    _, looked = ask(fleet, "pmuconf.kvm.report_info")
+    assert looked["power_cycle"] == [domain_uuid("web1")]
     (waiting,) = [result for result in answer["results"] if result["pending"]]
     assert waiting["remedy"].startswith("stop and start it")
 

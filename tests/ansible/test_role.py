@@ -39,11 +39,14 @@ class Role:
     def __init__(self, fleet: Fleet, wheel: Path) -> None:
         self.root = fleet.folder / "root"
         self._fleet = fleet
-        # An environment that has what pmuconf needs spares building libvirt-python.
+        # An environment that has what pmuconf needs spares building libvirt-python. But not pmuconf itself, which pip
+        # would else find installed already.
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.root / "venv")], check=True)
         site = next((self.root / "venv/lib").glob("python*/site-packages"))
-        ours = [path for path in sys.path if path.endswith("site-packages")]
-        (site / "test.pth").write_text("\n".join(ours) + "\n")
+        for ours in [Path(path) for path in sys.path if path.endswith("site-packages")]:
+            for found in ours.iterdir():
+                if not found.name.startswith(("pmuconf", "__editable__")):
+                    (site / found.name).symlink_to(found)
         pip = self.root / "venv/bin/pip"
         pip.write_text(f'#!/bin/sh\nexec {self.root}/venv/bin/python -m pip "$@"\n')
         pip.chmod(0o755)

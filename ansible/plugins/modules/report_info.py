@@ -42,7 +42,7 @@ EXAMPLES = r"""
 
 - name: Who has to be stopped and started
   ansible.builtin.debug:
-    msg: "{{ looked.report.domains | selectattr('pending') | map(attribute='name') }}"
+    msg: "{{ looked.report.domains | selectattr('uuid', 'in', looked.power_cycle) | map(attribute='name') }}"
 """
 
 RETURN = r"""
@@ -50,6 +50,13 @@ report:
   description: The document that C(docs/report.schema.json) of pmuconf describes.
   returned: success
   type: dict
+power_cycle:
+  description:
+    - UUIDs of the running VMs that a power cycle helps now, with nothing to be done before it, as
+      C(pmuconf fleet plan) would say.
+  returned: success
+  type: list
+  elements: str
 status:
   description:
     - C(0) if all is as wanted, C(1) if something waits, is undecided or unknown, C(2) for drift, the slow path, or
@@ -86,6 +93,8 @@ def main():
     with telling(module):
         from pmuconf.access import connect, surveyor
         from pmuconf.audit import audit
+        from pmuconf.fleet.reading import of_document
+        from pmuconf.fleet.steps import power_cycles
         from pmuconf.report.document import document
 
         chosen = settings(module)
@@ -100,7 +109,9 @@ def main():
                 always=True,
                 sample=asked["sample"],
             )
-        module.exit_json(changed=False, report=document(report, chosen.policy), status=int(report.severity))
+        made = document(report, chosen.policy)
+        waiting = power_cycles(of_document(made))
+        module.exit_json(changed=False, report=made, power_cycle=waiting, status=int(report.severity))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pmuconf.domain import PmuState
 from pmuconf.facts import KernelPmu
 from pmuconf.fleet.hosts import gather
 from pmuconf.fleet.plan import campaign, document
+from pmuconf.fleet.reading import of_document
+from pmuconf.fleet.steps import power_cycles
 from tests.support.fleet import host
 from tests.support.sample import AT, FACTS, Kind, many, sample
 
@@ -153,3 +155,25 @@ def test_who_is_absent_or_stale_is_left_out_and_named(folder: Path) -> None:
     assert left_out == {("h2", "unreachable"), *((f"h{number}", "report-stale") for number in range(7))}
     made = planned(folder, now=later, expected=["h77"])
     assert ("h77", "report-missing") in {(one["host"], one["cause"]) for one in made["left_out"]}
+
+
+def test_a_host_s_own_word_on_power_cycles_is_the_plan_s(folder: Path) -> None:
+    """Asked of its report as it is made: who is in such a step that waits for no other."""
+    steps = [step for step in planned(folder)["steps"] if step["kind"] == "power-cycle"]
+    assert {bool(step["after"]) for step in steps} == {True, False}
+    reports = [of_document(json.loads(path.read_text())) for path in folder.glob("*.json")]
+    said = {uuid for report in reports for uuid in power_cycles(report)}
+    assert said == {uuid for step in steps if not step["after"] for _, uuid, _ in vms_of(step)}
+
+
+def test_out_of_kvm_a_power_cycle_is_for_who_is_pending() -> None:
+    on, off = PmuState.ON, PmuState.OFF
+    emulated = [
+        Kind(("pending",), None, on, off, virt_type="qemu"),
+        Kind(("drifts",), None, on, on, virt_type="qemu"),
+        Kind(("as-wanted",), None, off, off, virt_type="qemu"),
+        Kind(("off-with-an-image",), None, None, off, saved=on, virt_type="qemu"),
+    ]
+    made = many(emulated)
+    names = {record["uuid"]: record["name"] for record in made["domains"]}
+    assert [names[uuid] for uuid in power_cycles(of_document(made))] == ["pending"]
