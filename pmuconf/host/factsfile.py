@@ -40,13 +40,15 @@ def dump(facts: HostFacts) -> str:
 def load(path: Path, root: Root) -> HostFacts:
     """The facts in the file, as far as they still hold for the host below ``root``.
 
-    What was in use when they were written may be no longer, so it is left out; VMs whose process is gone too.
+    What was in use when they were written may be no longer, so it is left out; VMs whose process is gone too. Of a QEMU
+    that was installed since, nothing is known.
 
     :raises PmuconfError: it can't be read (facts-unreadable), others than root and we could have written it
         (facts-untrusted), it is no such file (facts-broken), or it is about another boot, KVM, set of livepatches or
         parameters of KVM (facts-stale).
     """
-    facts = _parsed(path, _text(path))
+    text, written = _text(path)
+    facts = _parsed(path, text)
     now = {"boot": boot_id(root), "KVM": kvm_build_id(root), "set of livepatches": livepatches(root)}
     then = {"boot": facts.boot_id, "KVM": facts.kvm_build_id, "set of livepatches": facts.livepatches}
     for what, value in now.items():
@@ -57,7 +59,17 @@ def load(path: Path, root: Root) -> HostFacts:
     if (settings.enable_pmu, settings.mediated_pmu) != (facts.enable_pmu, facts.mediated_pmu):
         raise _stale(path, "setting of KVM's parameters")
     alive = (vm for vm in facts.vms if vm.pid is not None and _started(root, vm.pid) == vm.started is not None)
-    return replace(facts, vms=tuple(map(_lasting, alive)))
+    qemus = tuple(_as_installed(root, qemu, written) for qemu in facts.qemus)
+    return replace(facts, vms=tuple(map(_lasting, alive)), qemus=qemus)
+
+
+def _as_installed(root: Root, qemu: Qemu, written: int) -> Qemu:
+    """What was said of a QEMU, unless its file was put there since: by its change, for packages bring other times."""
+    try:
+        replaced = root.at(qemu.path).stat().st_ctime_ns > written
+    except OSError:  # of a container
+        replaced = False
+    return replace(qemu, disables=None, cause="replaced", evidence=Evidence.NONE) if replaced else qemu
 
 
 def _lasting(vm: LiveVm) -> LiveVm:
@@ -74,11 +86,13 @@ def _stale(path: Path, what: str) -> PmuconfError:
     )
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, int]:
+    """What the file says, and when it was written, in nanoseconds."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise PmuconfError(f"{path} is not a regular file", cause="facts-unreadable")
             if not trusted(descriptor):
                 raise PmuconfError(
@@ -95,7 +109,7 @@ def _text(path: Path) -> str:
         ) from None
     if len(data) > _MAX:
         raise PmuconfError(f"{path} is larger than any such file", cause="facts-broken")
-    return data.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace"), status.st_mtime_ns
 
 
 def _parsed(path: Path, text: str) -> HostFacts:

@@ -113,6 +113,19 @@ def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, 
     assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
 
 
+def test_of_a_qemu_that_was_installed_since_nothing_is_known(file: Path, root: Root) -> None:
+    binary = root.path / FACTS.qemus[0].path.lstrip("/")
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    file.write_text(dump(FACTS))
+    os.utime(file, ns=(0, binary.stat().st_ctime_ns))
+    assert load(file, root).qemus == FACTS.qemus
+    os.utime(binary, (0, 0))  # a package brings the time of its build; that of its change is now
+    os.utime(file, ns=(0, binary.stat().st_ctime_ns - 1))
+    (qemu,) = load(file, root).qemus
+    assert (qemu.disables, qemu.cause, qemu.evidence) == (None, "replaced", Evidence.NONE)
+
+
 def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
     root.at("/proc/77/stat").unlink()
     assert load(file, root).vms == ()
