@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pmuconf_nova.trait import delivers
 
+from pmuconf import fastpath
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.host import factsfile
 
@@ -90,6 +91,22 @@ def test_what_runs_now_is_no_matter_only_what_would_be_started(host: Path) -> No
     assert said(host, replace(GOOD, vms=(old,)))
     new = LiveVm(1, qemu=GOOD.qemus[0], next_qemu=GOOD.qemus[0])
     assert not said(host, replace(GOOD, qemus=(), vms=(new,)))
+
+
+@needs_root
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("evidence", Evidence)
+@pytest.mark.parametrize("enable_pmu", [True, False])
+@pytest.mark.parametrize("disables", [(), (True,), (False,), (None,), (True, True), (True, None), (True, False)])
+def test_the_library_says_the_same(
+    host: Path, verdict: Verdict, evidence: Evidence, enable_pmu: bool, disables: tuple[bool | None, ...]
+) -> None:
+    """The plugin may not load what knows of hosts, so it has a copy of the rule."""
+    qemus = tuple(Qemu(f"/usr/bin/qemu-{at}", None, one, "") for at, one in enumerate(disables))
+    guard = replace(GOOD.guard, verdict=verdict, evidence=evidence)
+    facts = replace(GOOD, guard=guard, enable_pmu=enable_pmu, qemus=qemus)
+    parameter(host, "Y" if enable_pmu else "N")
+    assert said(host, facts) is fastpath.delivers(facts)
 
 
 @needs_root
