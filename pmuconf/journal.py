@@ -28,7 +28,7 @@ from uuid import UUID, uuid4
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 
-__all__ = ["Entry", "Intent", "Journal", "Kind", "Status", "writer_lock"]
+__all__ = ["Entry", "Intent", "Journal", "Kind", "Status", "oldest_kept", "writer_lock"]
 
 _ROOM: Final = "Make room on the file system of {}"
 _VERSION: Final = 1
@@ -302,10 +302,7 @@ class Journal:
 
     def purge(self, days: int) -> int:
         """Drop finished changes older than so many days; how many there were. Those in flight stay."""
-        try:
-            before = (datetime.now(timezone.utc) - timedelta(days=days)).isoformat()
-        except OverflowError:  # before the year 1
-            return 0
+        before = _text(oldest_kept(days))
         with self._transaction() as connection:
             return connection.execute(
                 "DELETE FROM change WHERE at < ? AND status != ?", (before, Status.IN_FLIGHT.value)
@@ -423,6 +420,14 @@ def _entry(row: Sequence[Any]) -> Entry:
 
 def _now() -> str:
     return _text(datetime.now(timezone.utc))
+
+
+def oldest_kept(days: int) -> datetime:
+    """Since when finished changes are kept: so many days."""
+    try:
+        return datetime.now(timezone.utc) - timedelta(days=days)
+    except OverflowError:  # before the year 1
+        return datetime.min.replace(tzinfo=timezone.utc)
 
 
 def _text(at: datetime) -> str:

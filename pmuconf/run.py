@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from pmuconf.conf import Settings
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
-from pmuconf.journal import Entry, Journal, Kind, Status
+from pmuconf.journal import Entry, Journal, Kind, Status, oldest_kept
 from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.policy import Policy, requesting
 
@@ -148,10 +147,7 @@ class Run:
         entries = journal.entries()
         if not self.dry:
             return entries
-        try:
-            oldest = datetime.now(timezone.utc) - timedelta(days=self.settings.retention_days)
-        except OverflowError:  # before the year 1
-            oldest = datetime.min.replace(tzinfo=timezone.utc)
+        oldest = oldest_kept(self.settings.retention_days)
         return [self._settled(hypervisor, entry) for entry in entries if entry.at >= oldest]
 
     def _settled(self, hypervisor: Hypervisor, entry: Entry) -> Entry:
