@@ -17,10 +17,9 @@ from pmuconf.fastpath import FastPath
 from pmuconf.flavors import FlavorMap
 from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
+from pmuconf.report.groups import KINDS
 
 __all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "opening", "run_audit"]
-
-_KINDS = ("drift", "pending", "transient", "undecided", "errors")
 
 
 class Audit(Table):
@@ -212,6 +211,6 @@ def _sentence(report: Report) -> str:
     total = counts["domains"]
     if not total:
         return f"there are no domains on {report.source}"
-    wrong = ", ".join(f"{counts[what]} {what}" for what in _KINDS if counts[what])
+    wrong = ", ".join(f"{counts[what]} {what}" for what in KINDS if counts[what])
     next_step = "; 'pmuconf apply --dry-run' shows what would be changed" if counts["drift"] else ""
     return f"{total} domains: {wrong or 'all as the policy wants'}{next_step}"

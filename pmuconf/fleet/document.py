@@ -16,13 +16,12 @@ from pmuconf.fleet.files import Problem
 from pmuconf.fleet.missing import Absent, severity
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.steps import Step
-from pmuconf.report.groups import BY_FAST_PATH
+from pmuconf.report.groups import BY_FAST_PATH, KINDS
 
 __all__ = ["FORMAT", "VERSION", "Fleet", "document", "host_record"]
 
 FORMAT: Final = "pmuconf-fleet-report"
 VERSION: Final = 1
-_KINDS: Final = ("drift", "pending", "transient", "undecided", "errors")
 _Key = TypeVar("_Key")
 
 
@@ -119,7 +118,7 @@ def _summary(fleet: Fleet, rows: Sequence[HostRow]) -> dict[str, Any]:
         "running": sum(row.running for row in rows),
         "fast_path": {path.value: made.fast_path[path.value] for path in FastPath},
         "groups": {group.key: groups[group.key] for group in BY_FAST_PATH},
-        **{kind: made.kinds[kind] for kind in _KINDS},
+        **{kind: made.kinds[kind] for kind in KINDS},
     }
 
 

@@ -16,7 +16,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file
 from pmuconf.fleet.reading import HostReport
 from pmuconf.report.bars import Bar, Counted, bars
-from pmuconf.report.groups import BY_FAST_PATH
+from pmuconf.report.groups import BY_FAST_PATH, KINDS
 from pmuconf.report.html import page as host_page
 from pmuconf.report.template import render
 
@@ -28,13 +28,6 @@ _BARS: Final = 12
 _LISTED: Final = 200
 _SLOW: Final = ("partial", "change", "qemu", "kernel")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_KINDS: Final = {
-    "drift": "drift",
-    "pending": "pending",
-    "transient": "transient",
-    "undecided": "undecided",
-    "errors": "not judged",
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def _view(document: Mapping[str, Any], pages: bool) -> dict[str, Any]:
         "at": _at(document["generated_at"]),
         "oldest": _at(min(times)) if times else "",
         "newest": _at(max(times)) if times else "",
-        "kinds": [(name, summary[key]) for key, name in _KINDS.items() if summary[key]],
+        "kinds": [(name, summary[key]) for key, name in KINDS.items() if summary[key]],
         "groups": [(group, summary["groups"][group.key]) for group in BY_FAST_PATH],
         "whole": next(bars([Counted("all VMs", "", summary["groups"])], BY_FAST_PATH), None),
         "rounds": [{**one, "steps": [steps[name] for name in one["steps"]]} for one in rounds[:_ROUNDS]],

@@ -44,7 +44,6 @@ _NOTHING: Final = frozenset({"nop", "endbr64", "lfence", "pause", "mfence", "sfe
 _ANYWHERE: Final = -(1 << 62)
 _KEEPS_FLAGS: Final = frozenset({"not", "bswap", "xchg", "cdq", "cqo", "cdqe", "cwde", "cwd", "cbw"})
 # What has its operand in memory first and only reads it.
-# What has its operand in memory first and only reads it.
 _READS: Final = re.compile(r"bt|i?mul|i?div|ver[rw]|prefetch\w+|fi?ld\w*|invlpg|clflush\w*|ldmxcsr")
 _SETS: Final = {f"set{c}": c for c in CONDITIONS}
 _MOVES: Final = {f"cmov{c}": c for c in CONDITIONS}

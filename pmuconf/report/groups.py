@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["BY_FAST_PATH", "BY_POLICY", "Group", "fast_path_group", "policy_group"]
+__all__ = ["BY_FAST_PATH", "BY_POLICY", "KINDS", "Group", "fast_path_group", "policy_group"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,15 @@ BY_POLICY: Final = (
     Group("error", "not judged", "they could not be read"),
 )
 """For where the host was not looked at: then only the policy can be spoken of."""
+
+KINDS: Final = {
+    "drift": "drift",
+    "pending": "pending",
+    "transient": "transient",
+    "undecided": "undecided",
+    "errors": "not judged",
+}
+"""What a summary counts beside the groups, and its name on a page; one VM may be several."""
 
 _BY_CAUSE: Final = {
     **dict.fromkeys(("drift", "pending-power-cycle", "transient", "undecided"), "change"),

@@ -10,20 +10,13 @@ from typing import Any, Final
 
 from pmuconf.fastpath import CASES
 from pmuconf.report.bars import Bar, Counted, bars
-from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, Group, fast_path_group, policy_group
+from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
 from pmuconf.report.plain import printable
 from pmuconf.report.template import render
 
 __all__ = ["page"]
 
 _FLAVORS: Final = 12
-_KINDS: Final = {
-    "drift": "drift",
-    "pending": "pending",
-    "transient": "transient",
-    "undecided": "undecided",
-    "errors": "not judged",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
         "fast": document["summary"]["fast_path"]["yes"],
         "running": len(running),
         "in_use": sum(vm["pmu_in_use"] is True for vm in vms),
-        "kinds": [(key, name, document["summary"][key]) for key, name in _KINDS.items() if document["summary"][key]],
+        "kinds": [(key, name, document["summary"][key]) for key, name in KINDS.items() if document["summary"][key]],
         "groups": [(group, counts[group.key]) for group in groups],
         "whole": next(iter(bars([_counted("all VMs", "", rows)], groups)), None),
         "flavors": _flavors(rows, groups),
