@@ -147,6 +147,7 @@ def audit(
     always: bool = False,
     sample: float = 0,
     fill: Callable[[Domain], Domain] | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Look at every domain, or at those named. Reads only.
 
@@ -156,18 +157,25 @@ def audit(
         asked only if a VM runs there under KVM, for it takes half a second, or if ``always`` is set.
     :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
     :param sample: count the VMs' exits over so many seconds; 0: don't.
+    :param warn: is told, in sentences, which VMs could not be counted because their QEMU does not answer.
     """
-    begin, before = time.monotonic(), hypervisor.exits() if sample else {}
+    begin, before = time.monotonic(), hypervisor.exits() if sample else None
     looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
     vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
     facts = None
     if survey is not None:
         facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
         vms = join(vms, facts, whole=not names)
-    if sample:
+    if before is not None:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
         after, seconds = hypervisor.exits(), time.monotonic() - begin
-        vms = tuple(replace(vm, exits_per_second=_rate(before, after, vm.uuid or "", seconds)) for vm in vms)
+        counts = before.counted, after.counted
+        vms = tuple(replace(vm, exits_per_second=_rate(*counts, vm.uuid or "", seconds)) for vm in vms)
+        for name in sorted(before.silent | after.silent):
+            warn(
+                f"the exits of domain {name!r} were not counted: its QEMU does not answer (qemu-silent). "
+                f"'virsh domcontrol {name}' shows since when"
+            )
     return Report(hypervisor.uri, vms, facts)
 
 
@@ -279,7 +287,7 @@ def look(
     except DomainVanished:
         return None
     except PmuconfError as error:
-        if isinstance(error, DomainXmlError) or error.cause == "libvirt-error":  # of this domain alone
+        if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "domain-timeout"):  # its alone
             return Vm(listed.name, listed.uuid, error=Finding(error.cause, error.message))
         raise
 

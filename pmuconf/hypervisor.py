@@ -7,32 +7,34 @@ with its secrets, without which a redefine would drop the VNC password.
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 import threading
+import time
 import uuid as uuids
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import libvirt
 
-from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf import events
+from pmuconf.connection import Connection, Line, fence, no_threads
+from pmuconf.errors import PmuconfError
 
-__all__ = ["DefineWatch", "Hypervisor", "Listed"]
+__all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
 
-_OPEN_SECONDS: Final = 30.0
-_KEEPALIVE_SECONDS: Final = 5
-_KEEPALIVE_COUNT: Final = 4
 _WORTH_THREADS: Final = 8
 _CHUNK: Final = 8
 _EVENT_SECONDS: Final = 5.0
-_LEISURE_SECONDS: Final = 0.05
 _ANOTHER_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
+_STATS_SECONDS: Final = 6.0
+_STATS_ATTEMPTS: Final = 3
+_OCCUPIED_MS: Final = 2000
 
 # What makes a domain another one in a report.
 _EVENTS: Final = {
@@ -65,6 +67,17 @@ class Listed:
     snapshots: bool
 
 
+@dataclass(frozen=True)
+class Exits:
+    """How often each running domain has left its guest since it was started, by UUID.
+
+    ``silent`` has the names of those whose QEMU did not answer in time: they are not in it.
+    """
+
+    counted: Mapping[str, int] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
+
+
 class DefineWatch:
     """Remembers every define and undefine of the host, whoever makes it, in the order in which they happen.
 
@@ -80,14 +93,14 @@ class DefineWatch:
     ADDED: Final = "added"
     UNDEFINED: Final = "undefined"
 
-    def __init__(self, connection: libvirt.virConnect) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._seen: dict[str, list[str]] = {}
         self._changed = threading.Condition()
         self._fencing = threading.Lock()
         self._begun = self._done = 0
-        _prompt.set()
-        self._id = connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard, None)
+        events.be_prompt()
+        self._id = connection.ask(lambda line: line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard))
 
     def mark(self, uuid: str) -> int:
         """This point in the domain's history, to be given to wait(); call fence() first.
@@ -115,26 +128,17 @@ class DefineWatch:
 
     def close(self) -> None:
         """Stop listening."""
-        with suppress(libvirt.libvirtError):  # the connection is gone, and the registration with it
-            self._connection.domainEventDeregisterAny(self._id)
+        with suppress(PmuconfError):  # the connection is gone, and the registration with it
+            self._connection.ask(lambda line: line.unhear(self._id))
 
     def fence(self) -> None:
-        """Return when every event that libvirt has queued by now was heard.
-
-        The daemon sends events from the main loop that also takes requests in, and answers come behind them on the
-        same connection; so after two round trips they are here. This process calls back from its own event loop,
-        in turn; so after two turns of that they were heard. One thread's fence serves those that wait for it.
-        """
+        """Return when every event that libvirt has queued by now was heard; one thread's serves those that wait."""
         enough = self._begun + 1
         with self._fencing:
             if self._done >= enough:
                 return
             self._begun += 1
-            with _translated():
-                for _ in range(2):
-                    self._connection.getLibVersion()
-                for _ in range(2):
-                    _await_turn()
+            self._connection.ask(lambda line: fence(line.raw))
             self._done = self._begun
 
     def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
@@ -161,39 +165,44 @@ class Hypervisor:
 
     Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
     threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
+    Whatever is asked has a deadline (see Connection): domain-timeout if it is about one domain, else libvirt-timeout.
     """
 
-    def __init__(self, uri: str, read_only: bool, parallel: int) -> None:
+    def __init__(self, uri: str, read_only: bool, parallel: int, alive: Callable[[], None]) -> None:
         self._open_uri = uri
         self._read_only = read_only
         self._parallel = parallel
+        self._alive = alive
         self._own = threading.local()
-        self._opened: list[libvirt.virConnect] = []
+        self._opened: list[Connection] = []
         self._pool: ThreadPoolExecutor | None = None
-        with _translated():
-            kind = self._connection.getType()
-            self.uri: str = self._connection.getURI()
-            host = self._connection.getHostname()
+        try:
+            kind, self.uri, host = self._ask(_told)
             self.local = urlsplit(self.uri).hostname is None and _is_this_host(host)
             self.identity = _identity(self.uri, host)
-        self._own.handles = {}  # this thread looks domains up as it needs them; those of map() list them all at once
-        if kind != "QEMU":
+            if kind != "QEMU":
+                raise PmuconfError(
+                    f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
+                    cause="not-qemu",
+                    hint="Name another with --connect, such as qemu:///system",
+                )
+        except BaseException:
             self._close()
-            raise PmuconfError(
-                f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
-                cause="not-qemu",
-                hint="Name another with --connect, such as qemu:///system",
-            )
+            raise
 
     @classmethod
     @contextmanager
-    def open(cls, uri: str, *, read_only: bool, parallel: int = 1) -> Iterator[Hypervisor]:
+    def open(
+        cls, uri: str, *, read_only: bool, parallel: int = 1, alive: Callable[[], None] = lambda: None
+    ) -> Iterator[Hypervisor]:
         """Connect; parallel is the number of requests that map() keeps under way.
 
-        :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, not-qemu, libvirt-error.
+        :param alive: is called, from any thread, after each answer and every second of a wait for one.
+        :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, not-qemu, libvirt-error,
+            threads-exhausted.
         """
-        _start_events()
-        hypervisor = cls(uri, read_only, parallel)
+        events.start()
+        hypervisor = cls(uri, read_only, parallel, alive)
         try:
             yield hypervisor
         finally:
@@ -206,23 +215,28 @@ class Hypervisor:
 
         :raises PmuconfError: no-such-domain, or as open().
         """
-        with _translated():
-            if names:
-                handles = list({handle.UUIDString(): handle for handle in map(self._lookup, names)}.values())
-            else:
-                handles = self._connection.listAllDomains()
-            return self._listed(handles)
+
+        def listed(line: Line) -> list[Listed]:
+            if not names:
+                return _listed(line, line.raw.listAllDomains())
+            handles = [_lookup(line.raw, name, self.uri) for name in names]
+            return _listed(line, list({handle.UUIDString(): handle for handle in handles}.values()))
+
+        return self._ask(listed)
 
     def find(self, uuid: str) -> Listed | None:
         """The domain with this UUID, None if there is none; never one that merely is named so."""
-        with _translated():
+
+        def found(line: Line) -> Listed | None:
             try:
-                handle = self._connection.lookupByUUIDString(uuid)
+                handle = line.raw.lookupByUUIDString(uuid)
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-            return self._listed([handle])[0]
+            return _listed(line, [handle])[0]
+
+        return self._ask(found, what=uuid)
 
     def live_xml(self, listed: Listed) -> str:
         """What the running guest has; of a domain that is not running, its next boot."""
@@ -235,45 +249,54 @@ class Hypervisor:
 
     def saved_xml(self, listed: Listed) -> str | None:
         """What the managed save image brings back at the next start; None if the image is gone by now."""
-        with _translated(listed.name):
+
+        def read(handle: libvirt.virDomain) -> str | None:
             try:
-                return str(self._handle(listed).managedSaveGetXMLDesc(0))
+                return str(handle.managedSaveGetXMLDesc(0))
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
                     return None
                 raise
 
+        return self._of(listed, read)
+
     def snapshot_xmls(self, listed: Listed) -> list[str]:
         """The definition of each snapshot; one that goes away meanwhile is left out."""
-        xmls = []
-        with _translated(listed.name):
-            for snapshot in self._handle(listed).listAllSnapshots():
+
+        def read(handle: libvirt.virDomain) -> list[str]:
+            xmls = []
+            for snapshot in handle.listAllSnapshots():
                 try:
                     xmls.append(str(snapshot.getXMLDesc(0)))
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
                         raise
-        return xmls
+            return xmls
 
-    def exits(self) -> dict[str, int]:
-        """How often each running domain has left its guest since it was started, by UUID.
+        return self._of(listed, read)
 
-        All exits of all its vCPUs, as KVM counts them; without those of which libvirt (before 8.x), QEMU (before 7.1)
-        or the kernel tells nothing. One request for the whole host.
+    def exits(self) -> Exits:
+        """All exits of all vCPUs of the running domains, as KVM counts them.
+
+        Without those of which libvirt (before 8.x), QEMU (before 7.1) or the kernel tells nothing. One request for
+        the whole host; it waits for each QEMU, and libvirt knows no limit for that. One that does not come back is
+        given up. The next passes over the QEMU that it waits for, which has a job then, and so on for a few of them.
         """
-        active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        counted = {}
-        with _translated():
-            for handle, stats in self._connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_VCPU, active):
-                exits = [stats[key] for key in stats if _EXITS.fullmatch(key)]
-                if exits:
-                    counted[handle.UUIDString()] = sum(exits)
-        return counted
+        silent: set[str] = set()
+        for _ in range(_STATS_ATTEMPTS):
+            try:
+                found = self._ask(lambda line: _exits(line.raw), seconds=_STATS_SECONDS)
+            except PmuconfError as error:
+                if error.cause != "libvirt-timeout":
+                    raise
+                silent |= self._ask(lambda line: _occupied(_active(line.raw)))
+            else:
+                return Exits(found.counted, found.silent | silent)
+        return Exits({}, frozenset(silent))
 
     def is_persistent(self, listed: Listed) -> bool:
         """Whether the domain has a next boot now: a define would give one to a transient domain."""
-        with _translated(listed.name):
-            return bool(self._handle(listed).isPersistent())
+        return self._of(listed, lambda handle: bool(handle.isPersistent()))
 
     def define(self, listed: Listed, xml: str) -> None:
         """Make the XML the domain's next boot. A running guest is not touched.
@@ -282,8 +305,7 @@ class Hypervisor:
         verifies afterwards that nothing else changed, which finds what validation would, and validation costs
         about twice the define itself and refuses domains that were odd before.
         """
-        with _translated(listed.name):
-            self._connection.defineXML(xml)
+        self._ask(lambda line: _done(line.raw.defineXML(xml)), name=listed.name, what=listed.uuid)
 
     def undefine(self, listed: Listed) -> None:
         """Take a next boot away again, and nothing else: NVRAM, TPM state, saved image and metadata stay."""
@@ -293,14 +315,12 @@ class Hypervisor:
             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         )
-        with _translated(listed.name):
-            self._handle(listed).undefineFlags(flags)
+        self._of(listed, lambda handle: _done(handle.undefineFlags(flags)))
 
     @contextmanager
     def watch(self) -> Iterator[DefineWatch]:
         """Listen for defines while the context lasts."""
-        with _translated():
-            watch = DefineWatch(self._connection)
+        watch = DefineWatch(self._connection)
         try:
             yield watch
         finally:
@@ -323,24 +343,20 @@ class Hypervisor:
         def metadata(_connection: object, domain: libvirt.virDomain, *_data: object) -> None:
             heard(domain.UUIDString(), "metadata")
 
-        _prompt.set()
-        listening = []
+        def begin(line: Line) -> None:
+            listening.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle))
+            listening.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata))
+            line.tell_of_loss(lost)
+
+        events.be_prompt()
+        listening: list[int] = []
         try:
-            with _translated():
-                for kind, callback in (
-                    (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
-                    (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
-                ):
-                    listening.append(connection.domainEventRegisterAny(None, kind, callback, None))
-                with suppress(libvirt.libvirtError):  # the embedded driver has none: it can't break
-                    connection.registerCloseCallback(lambda *_: lost(), None)
+            connection.ask(begin, alive=self._alive)
             yield
         finally:
             for number in listening:
-                with suppress(libvirt.libvirtError):  # the connection is gone, and the registration with it
-                    connection.domainEventDeregisterAny(number)
-            with suppress(libvirt.libvirtError):
-                connection.unregisterCloseCallback()
+                with suppress(PmuconfError):  # the connection is gone, and the registration with it
+                    connection.ask(lambda line, number=number: line.unhear(number), alive=self._alive)  # type: ignore[misc]
 
     def map(self, function: Callable[[_Item], _Answer], items: Sequence[_Item]) -> Iterator[_Answer]:
         """The function's answers in order, with several requests under way; the first error ends it."""
@@ -351,192 +367,149 @@ class Hypervisor:
             self._pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="libvirt")
         size = max(1, min(_CHUNK, len(items) // (4 * self._parallel)))
         chunks = [items[at : at + size] for at in range(0, len(items), size)]
-        futures = [self._pool.submit(lambda chunk: list(map(function, chunk)), chunk) for chunk in chunks]
+        enough = threading.Event()
+
+        def answers(chunk: Sequence[_Item]) -> list[_Answer]:
+            return [function(item) for item in chunk if not enough.is_set()]
+
+        futures = []
         try:
+            for chunk in chunks:
+                futures.append(self._pool.submit(answers, chunk))
             for future in futures:
                 yield from future.result()
+        except RuntimeError as error:
+            if "start new thread" not in str(error):
+                raise
+            raise no_threads() from error
         finally:
+            enough.set()
             for future in futures:
                 future.cancel()
             wait(futures)
 
     @property
-    def _connection(self) -> libvirt.virConnect:
-        """The connection of this thread."""
-        connection = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = _open(self._open_uri, self._read_only)
-            self._own.handles = None
+    def _connection(self) -> Connection:
+        """The connection of this thread; another one, if the one that it had was given up."""
+        connection: Connection | None = getattr(self._own, "connection", None)
+        if connection is None or connection.given_up:
+            connection = self._own.connection = Connection.open(
+                self._open_uri, read_only=self._read_only, alive=self._alive
+            )
             self._opened.append(connection)
         return connection
 
-    def _handle(self, listed: Listed) -> libvirt.virDomain:
-        """The domain, on the connection of this thread."""
-        connection = self._connection
-        if self._own.handles is None:
-            self._own.handles = {handle.UUIDString(): handle for handle in connection.listAllDomains()}
-        handles: dict[str, libvirt.virDomain] = self._own.handles
-        if listed.uuid not in handles:
-            handles[listed.uuid] = connection.lookupByUUIDString(listed.uuid)
-        return handles[listed.uuid]
+    def _ask(
+        self, function: Callable[[Line], _Answer], *, name: str = "", what: str = "", seconds: float | None = None
+    ) -> _Answer:
+        return self._connection.ask(function, name=name, what=what, seconds=seconds, alive=self._alive)
+
+    def _of(self, listed: Listed, function: Callable[[libvirt.virDomain], _Answer]) -> _Answer:
+        """What the function makes of this domain's handle."""
+        return self._ask(lambda line: function(_handle(line, listed.uuid)), name=listed.name, what=listed.uuid)
+
+    def _xml(self, listed: Listed, flags: int) -> str:
+        return self._of(listed, lambda handle: str(handle.XMLDesc(flags)))
 
     def _close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-        for connection in self._opened:
-            with suppress(libvirt.libvirtError):  # it may be gone already
-                connection.close()
+        open_ones = [connection for connection in self._opened if not connection.given_up]
+        for connection in open_ones:
+            connection.close()
+        until = time.monotonic() + _CLOSE_SECONDS
+        for connection in open_ones:
+            connection.await_end(until)
 
-    def _xml(self, listed: Listed, flags: int) -> str:
-        with _translated(listed.name):
-            return str(self._handle(listed).XMLDesc(flags))
 
-    def _uuids(self, flag: int) -> frozenset[str]:
-        return frozenset(handle.UUIDString() for handle in self._connection.listAllDomains(flag))
+def _told(line: Line) -> tuple[str, str, str]:
+    line.handles = {}  # the first thread looks domains up as it needs them; those of map() list them all at once
+    return str(line.raw.getType()), str(line.raw.getURI()), str(line.raw.getHostname())
 
-    def _listed(self, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
-        self._own.handles = {handle.UUIDString(): handle for handle in handles}
-        transient = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-        saved = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        snapshots = self._uuids(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
-        listed = [
-            Listed(
-                name=handle.name(),
-                uuid=uuid,
-                active=handle.ID() != -1,
-                persistent=uuid not in transient,
-                saved=uuid in saved,
-                snapshots=uuid in snapshots,
-            )
-            for uuid, handle in self._own.handles.items()
-        ]
-        return sorted(listed, key=lambda one: one.name)
 
-    def _lookup(self, name: str) -> libvirt.virDomain:
-        try:
-            return self._connection.lookupByName(name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        try:
-            return self._connection.lookupByUUIDString(str(uuids.UUID(name)))
-        except ValueError:
-            pass
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        raise PmuconfError(
-            f"there is no domain with the name or UUID {name!r} on {self.uri}",
-            cause="no-such-domain",
-            hint="'virsh list --all' shows those that there are",
+def _done(_answer: object) -> None:
+    """What libvirt gave is let go of at once."""
+
+
+def _handle(line: Line, uuid: str) -> libvirt.virDomain:
+    """The domain's handle. The first time they are all listed, which is cheaper than to look each of them up."""
+    if line.handles is None:
+        line.handles = {handle.UUIDString(): handle for handle in line.raw.listAllDomains()}
+    if uuid not in line.handles:
+        line.handles[uuid] = line.raw.lookupByUUIDString(uuid)
+    return line.handles[uuid]
+
+
+def _listed(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
+    def uuids_of(flag: int) -> frozenset[str]:
+        return frozenset(handle.UUIDString() for handle in line.raw.listAllDomains(flag))
+
+    line.handles = {handle.UUIDString(): handle for handle in handles}
+    transient = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+    saved = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+    snapshots = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
+    listed = [
+        Listed(
+            name=handle.name(),
+            uuid=uuid,
+            active=handle.ID() != -1,
+            persistent=uuid not in transient,
+            saved=uuid in saved,
+            snapshots=uuid in snapshots,
         )
+        for uuid, handle in line.handles.items()
+    ]
+    return sorted(listed, key=lambda one: one.name)
 
 
-_starting = threading.Lock()
-_started = False
-_prompt = threading.Event()
-_awaiting = threading.Lock()
-_turned = threading.Event()
-_timer: int | None = None
+def _lookup(raw: libvirt.virConnect, name: str, uri: str) -> libvirt.virDomain:
+    try:
+        return raw.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+    try:
+        return raw.lookupByUUIDString(str(uuids.UUID(name)))
+    except ValueError:
+        pass
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+    raise PmuconfError(
+        f"there is no domain with the name or UUID {name!r} on {uri}",
+        cause="no-such-domain",
+        hint="'virsh list --all' shows those that there are",
+    )
 
 
-def _start_events() -> None:
-    """Run libvirt's event loop in a thread of this process, once.
+def _exits(raw: libvirt.virConnect) -> Exits:
+    active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    counted, without = {}, []
+    for handle, stats in raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_VCPU, active):
+        exits = [stats[key] for key in stats if _EXITS.fullmatch(key)]
+        if exits:
+            counted[handle.UUIDString()] = sum(exits)
+        else:
+            without.append(handle)
+    return Exits(counted, frozenset(_occupied(without)))
 
-    Keepalive and events need it, and the embedded driver does not work without. It can't be registered after a
-    connection was opened (https://libvirt.org/html/libvirt-libvirt-event.html).
+
+def _active(raw: libvirt.virConnect) -> list[libvirt.virDomain]:
+    return list(raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
+
+
+def _occupied(handles: Iterable[libvirt.virDomain]) -> set[str]:
+    """The names of those whose QEMU was asked something a while ago and has not answered yet.
+
+    libvirt knows that without asking it (virDomainGetControlInfo).
     """
-    global _started
-    with _starting:
-        if _started:
-            return
-        libvirt.registerErrorHandler(lambda _data, _error: None, None)  # it would print what we raise
-        libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
-        _started = True
-
-
-def _await_turn() -> None:
-    """Return when the event loop has come by once more.
-
-    By one timer that stays: libvirt-python 12.8 never lets go of what is given to one that is added.
-    """
-    global _timer
-    with _awaiting:
-        if _timer is None:
-            _timer = libvirt.virEventAddTimeout(-1, _turn, None)
-        _turned.clear()
-        libvirt.virEventUpdateTimeout(_timer, 0)
-        _turned.wait()
-
-
-def _turn(timer: int, _data: object) -> None:
-    libvirt.virEventUpdateTimeout(timer, -1)  # once for each time that it is asked for
-    _turned.set()
-
-
-def _run_events() -> None:
-    """Turn the event loop; at leisure where only keepalive needs it.
-
-    Each request of any thread makes the loop turn twice, and each turn wants the interpreter's lock: a quarter of
-    the time of an audit.
-    """
-    while True:
-        libvirt.virEventRunDefaultImpl()
-        _prompt.wait(_LEISURE_SECONDS)
-
-
-_opening: dict[tuple[str, bool], _Opening] = {}
-_openings = threading.Lock()
-
-
-class _Opening:
-    """A connection that is being opened, in a thread: the handshake with a daemon that hangs has no limit."""
-
-    def __init__(self, uri: str, read_only: bool) -> None:
-        self._uri = uri
-        self._read_only = read_only
-        self.answer: list[Any] = []
-        self.thread = threading.Thread(target=self._run, name="libvirt-open", daemon=True)
-
-    def _run(self) -> None:
-        try:
-            connection = libvirt.openReadOnly(self._uri) if self._read_only else libvirt.open(self._uri)
-        except libvirt.libvirtError as error:
-            self.answer.append(error)
-            return
-        try:
-            connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # the embedded driver has none
-                self.answer.append(error)
-                return
-        self.answer.append(connection)
-
-
-def _open(uri: str, read_only: bool) -> libvirt.virConnect:
-    """Open within a bounded time: keepalive guards only what comes after the handshake.
-
-    A try that still hangs from before is waited for again, so that who tries for ever has one of them, not many.
-    """
-    with _openings:
-        opening = _opening.pop((uri, read_only), None)
-    if opening is None:
-        opening = _Opening(uri, read_only)
-        opening.thread.start()
-    opening.thread.join(_OPEN_SECONDS)
-    if opening.thread.is_alive():
-        with _openings:
-            _opening[uri, read_only] = opening
-        raise PmuconfError(
-            f"{uri} did not answer within {_OPEN_SECONDS:.0f} seconds",
-            cause="libvirt-timeout",
-            hint="Is libvirtd or virtqemud hanging? Its log tells",
-        )
-    (answer,) = opening.answer
-    if isinstance(answer, libvirt.libvirtError):
-        raise _translate_open(answer, uri)
-    return answer
+    names = set()
+    for handle in handles:
+        with suppress(libvirt.libvirtError):  # it is gone
+            state, _, milliseconds = handle.controlInfo()
+            if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= _OCCUPIED_MS:
+                names.add(str(handle.name()))
+    return names
 
 
 def _is_this_host(name: str) -> bool:
@@ -553,62 +526,3 @@ def _identity(uri: str, host: str) -> str:
     parts = urlsplit(uri)
     roots = [field for field in parts.query.split("&") if field.startswith("root=")]  # of embedded drivers
     return urlunsplit((parts.scheme.partition("+")[0], host, parts.path, "&".join(roots), ""))
-
-
-def _translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
-    code, number = error.get_error_code(), error.get_int1()
-    text = _one_line(error)
-    denied = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
-    if code in denied or (code == libvirt.VIR_ERR_SYSTEM_ERROR and number in (errno.EACCES, errno.EPERM)):
-        return PmuconfError(
-            f"no permission to use {uri}: {text}",
-            cause="libvirt-permission",
-            hint="Run it as root, or as a member of the group libvirt",
-        )
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR and number == errno.EAGAIN:  # the pid file of an embedded driver
-        return PmuconfError(
-            f"{uri} is in use by another process: {text}",
-            cause="libvirt-busy",
-            hint="An embedded driver serves one process at a time",
-        )
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR:
-        return PmuconfError(
-            f"can't reach {uri}: {text}",
-            cause="libvirt-unreachable",
-            hint="Is libvirtd or virtqemud running? 'systemctl status libvirtd' tells; --connect names another URI",
-        )
-    return PmuconfError(f"can't open {uri}: {text}", cause="libvirt-error")
-
-
-@contextmanager
-def _translated(name: str = "") -> Iterator[None]:
-    """Turn libvirt's errors into ours."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        raise _translate(error, name) from None
-
-
-def _translate(error: libvirt.libvirtError, name: str) -> PmuconfError:
-    code = error.get_error_code()
-    about = f"domain {name!r}: " if name else ""
-    if code == libvirt.VIR_ERR_NO_DOMAIN:
-        return DomainVanished(name)
-    if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED):
-        return PmuconfError(
-            f"{about}libvirt denies it: {_one_line(error)}",
-            cause="libvirt-permission",
-            hint="Run it as root, or give this user the right in libvirt's polkit rules",
-        )
-    # What the daemon answers carries the domain of its driver: an error of these two is the client's own.
-    if error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
-        return PmuconfError(
-            f"{about}the connection to libvirt broke: {_one_line(error)}",
-            cause="libvirt-lost",
-            hint="Run it again when libvirt is back: what was under way is settled then",
-        )
-    return PmuconfError(f"{about}{_one_line(error)}", cause="libvirt-error")
-
-
-def _one_line(error: libvirt.libvirtError) -> str:
-    return " ".join(str(error).split())

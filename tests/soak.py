@@ -23,7 +23,7 @@ from typing import Final
 
 import libvirt
 
-from pmuconf import hypervisor
+from pmuconf import events
 from tests.bench.table import machine
 from tests.functional import oracle
 from tests.functional.host import OFF, Host
@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=5, help="Domains a second in the stream.")
     parser.add_argument("--write", type=Path, metavar="FILE", help="Put the figures into this file, between its marks.")
     args = parser.parse_args()
-    hypervisor._start_events()
+    events.start()
     with Daemon() as daemon, tempfile.TemporaryDirectory(prefix="pmuconf-soak-") as folder:
         host = Host(daemon, Path(folder))
         files = {"textfile": f"{folder}/pmuconf.prom", "html": f"{folder}/report.html"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Severity, Vm, audit, audit_files
-from pmuconf.commands.base import Table, add_connect, settings
+from pmuconf.commands.base import Table, add_connect, settings, warning
 from pmuconf.conf import Settings
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
@@ -65,7 +65,7 @@ class Audit(Table):
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
-        report = run_audit(args, settings(self), always=args.pmu_users)
+        report = run_audit(args, settings(self), warning(self), always=args.pmu_users)
         self.status = int(report.severity)
         for vm in report.vms:
             if vm.error is not None:
@@ -127,7 +127,9 @@ def add_host_facts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = False) -> Report:
+def run_audit(
+    args: argparse.Namespace, chosen: Settings, warn: Callable[[str], None], *, always: bool = False
+) -> Report:
     """Audit what the arguments of add_sources() name; the host is looked at if a VM runs there, or always."""
     fill = FlavorMap.load(args.flavors).fill if args.flavors else None
     if args.xml:
@@ -146,6 +148,7 @@ def run_audit(args: argparse.Namespace, chosen: Settings, *, always: bool = Fals
             always=always,
             sample=args.sample,
             fill=fill,
+            warn=warn,
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cliff.columns import FormattableColumn
@@ -21,7 +21,7 @@ from pmuconf.report.plain import csv_cell, printable
 if TYPE_CHECKING:
     from pmuconf.run import Run
 
-__all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings"]
+__all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings", "warning"]
 
 _Item = TypeVar("_Item")
 
@@ -40,10 +40,16 @@ def run_of(command: Command, args: argparse.Namespace, *, dry: bool) -> Run:
     """A run with the options of add_connect(), which tells a person how far it is."""
     from pmuconf.run import Run
 
+    return Run(settings(command), args.connect, dry, warning(command), progress)
+
+
+def warning(command: Command) -> Callable[[str], None]:
+    """What shows a sentence to a person, beside the answer."""
+
     def warn(sentence: str) -> None:
         command.app.LOG.warning("%s", sentence)
 
-    return Run(settings(command), args.connect, dry, warn, progress)
+    return warn
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Vm, audit
 from pmuconf.commands.audit import add_host_facts, add_sample
-from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.base import Action, add_connect, settings, warning
 from pmuconf.errors import PmuconfError
 from pmuconf.report.document import worth
 from pmuconf.report.plain import printable
@@ -44,6 +44,7 @@ class Explain(Action):
                 survey=surveyor(args.host_facts),
                 always=True,
                 sample=args.sample,
+                warn=warning(self),
             )
         if not report.vms:
             raise PmuconfError(f"domain {args.domain!r} went away while it was looked at", cause="domain-vanished")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pmuconf.commands.audit import add_sources, run_audit
-from pmuconf.commands.base import Action, settings
+from pmuconf.commands.base import Action, settings, warning
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file
 from pmuconf.report.document import document
@@ -64,7 +64,7 @@ class WriteReport(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         write = _writer(args.format)  # first: an audit whose report can't be written is for nothing
         chosen = settings(self)
-        report = run_audit(args, chosen, always=True)
+        report = run_audit(args, chosen, warning(self), always=True)
         text = write(document(report, chosen.policy))
         if args.output is None:
             self.app.stdout.write(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf import hypervisor
+from pmuconf import events
 from tests.functional.host import Host
 from tests.support.daemon import Daemon, available_daemons
 
@@ -23,7 +23,7 @@ def _privileged() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _events(_privileged: None) -> None:
     """A process has one event loop of libvirt's, started before the first connection: pmuconf's."""
-    hypervisor._start_events()
+    events.start()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -211,7 +211,7 @@ class Host:
         """
         program = (
             "import itertools, os, signal, sys\n"
-            "from pmuconf import hypervisor\n"
+            "from pmuconf import connection, hypervisor\n"
             "from pmuconf.commands.main import main\n"
             "method, call, daemon = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])\n"
             "real, calls = getattr(hypervisor.Hypervisor, method), itertools.count(1)\n"
@@ -220,7 +220,7 @@ class Host:
             "        os.kill(daemon, signal.SIGSTOP)\n"
             "    return real(self, *arguments, **named)\n"
             "setattr(hypervisor.Hypervisor, method, hangs)\n"
-            "hypervisor._OPEN_SECONDS = hypervisor._KEEPALIVE_SECONDS = hypervisor._KEEPALIVE_COUNT = 1\n"
+            "connection._OPEN_SECONDS = connection._KEEPALIVE_SECONDS = connection._KEEPALIVE_COUNT = 1\n"
             "sys.exit(main(sys.argv[4:]))\n"
         )
         values = [method, str(call), str(self.daemon.pid), "--config-file", str(self.policy), *arguments]

@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pmuconf import hypervisor
+from pmuconf import connection
 from pmuconf.journal import writer_lock
 from pmuconf.service.loop import Service
 from tests.functional import moments, oracle
@@ -172,7 +172,7 @@ def test_observing_never_opens_read_write(host: Host, monkeypatch: pytest.Monkey
 
     def opening(kind: str) -> Callable[..., libvirt.virConnect]:
         def record(*arguments: object) -> libvirt.virConnect:
-            if threading.current_thread().name == "libvirt-open":  # pmuconf's; the test itself opens in its own
+            if threading.current_thread().name == "libvirt-connection":  # pmuconf's; the test itself opens in its own
                 opened.append(kind)
             return real[kind](*arguments)
 
@@ -291,7 +291,7 @@ def test_libvirt_is_not_there_at_the_start(host: Host) -> None:
 def test_libvirt_hangs_and_goes_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers get their answers meanwhile: they don't ask libvirt."""
     for name in ("_OPEN_SECONDS", "_KEEPALIVE_SECONDS", "_KEEPALIVE_COUNT"):
-        monkeypatch.setattr(hypervisor, name, 1)
+        monkeypatch.setattr(connection, name, 1)
     host.configure(ENFORCE)
     host.define(plain_domain("web"))
     with Threaded(host.policy) as served:
