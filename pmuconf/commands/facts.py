@@ -44,5 +44,5 @@ class WriteFacts(Action):
         if args.output is None:
             self.app.stdout.write(text)
         else:
-            replace_file(args.output, text)
+            replace_file(args.output, text, ours=True)
         return facts.guard.verdict.severity

@@ -99,7 +99,7 @@ def store(saving: Saving, key: HostKey, path: Path = Path(STATE)) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise PmuconfError(f"{path.parent}: {error.strerror}", cause="output-unwritable") from None
-    replace_file(path, json.dumps(document, indent=1) + "\n")
+    replace_file(path, json.dumps(document, indent=1) + "\n", ours=True)
 
 
 def measured_saving(root: Root) -> Saving | None:

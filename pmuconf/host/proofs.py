@@ -47,7 +47,9 @@ def keep(root: Root, qemu: Qemu) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise PmuconfError(f"{path.parent}: {error.strerror}", cause="output-unwritable") from None
-    replace_file(path, json.dumps({**proofs(root), qemu.build_id: qemu.disables}, indent=1, sort_keys=True) + "\n")
+    replace_file(
+        path, json.dumps({**proofs(root), qemu.build_id: qemu.disables}, indent=1, sort_keys=True) + "\n", ours=True
+    )
 
 
 def with_proof(qemu: Qemu, known: Mapping[str, bool]) -> Qemu:

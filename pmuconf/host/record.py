@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from pmuconf.host.code import find_code
 from pmuconf.host.guard import judge_code
 from pmuconf.host.live import LiveText
 from pmuconf.host.root import Root
+from pmuconf.place import place
 
 __all__ = ["record"]
 
@@ -27,6 +29,7 @@ _DIRECTORIES: Final = (
     *("/sys/devices/system/cpu/vulnerabilities",),
 )
 _PAGE: Final = 4096
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def record(root: Root, target: Path) -> GuardFinding:
@@ -42,46 +45,70 @@ def record(root: Root, target: Path) -> GuardFinding:
     read = (found.code.image, found.code.patched, *found.code.patches)
     images = [image for image in read if isinstance(image, LiveText)]
     try:
-        target.mkdir(mode=0o755)
-        for name in _FILES:
-            _copy(root, name, target)
-        for directory in _DIRECTORIES:
-            for name in root.names(directory):
-                _copy(root, f"{directory}/{name}", target)
-        _copy_tree(root, "/sys/kernel/livepatch", target, depth=3)
-        _write(target, "/proc/cpuinfo", (root.text("/proc/cpuinfo") or "").split("\n\n")[0].encode() + b"\n\n")
-        lines = {line for image in images for line in image.kallsyms_read()}
-        _write(target, "/proc/kallsyms", b"\n".join(sorted(lines)) + b"\n")
-        _write(target, "/proc/kcore", _core({at: page for image in images for at, page in image.pages_read().items()}))
+        with place(target) as at:
+            os.mkdir(at.name, 0o755, dir_fd=at.folder)
+            folder = os.open(at.name, _FOLDER, dir_fd=at.folder)
+        try:
+            for name in _FILES:
+                _copy(root, name, folder)
+            for directory in _DIRECTORIES:
+                for name in root.names(directory):
+                    _copy(root, f"{directory}/{name}", folder)
+            _copy_tree(root, "/sys/kernel/livepatch", folder, depth=3)
+            _write(folder, "/proc/cpuinfo", (root.text("/proc/cpuinfo") or "").split("\n\n")[0].encode() + b"\n\n")
+            lines = {line for image in images for line in image.kallsyms_read()}
+            _write(folder, "/proc/kallsyms", b"\n".join(sorted(lines)) + b"\n")
+            pages = {address: page for image in images for address, page in image.pages_read().items()}
+            _write(folder, "/proc/kcore", _core(pages))
+        finally:
+            os.close(folder)
     except OSError as error:
         raise PmuconfError(f"{error.filename or target}: {error.strerror}", cause="record-unwritable") from None
     return finding
 
 
-def _copy(root: Root, name: str, target: Path) -> None:
+def _copy(root: Root, name: str, folder: int) -> None:
     try:
         data = root.read(name)
     except OSError:
         return
-    _write(target, name, data)
+    _write(folder, name, data)
 
 
-def _copy_tree(root: Root, name: str, target: Path, depth: int) -> None:
+def _copy_tree(root: Root, name: str, folder: int, depth: int) -> None:
     for entry in root.names(name):
         path = f"{name}/{entry}"
         if root.at(path).is_dir() and not root.at(path).is_symlink():
-            (target / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            os.close(_inside(folder, path))
             if depth:
-                _copy_tree(root, path, target, depth - 1)
+                _copy_tree(root, path, folder, depth - 1)
         else:
-            _copy(root, path, target)
+            _copy(root, path, folder)
 
 
-def _write(target: Path, name: str, data: bytes) -> None:
-    path = target / name.lstrip("/")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(data)
+def _write(folder: int, name: str, data: bytes) -> None:
+    path, _, last = name.rpartition("/")
+    inner = _inside(folder, path)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(last, flags, 0o600, dir_fd=inner), "wb") as file:
+            file.write(data)
+    finally:
+        os.close(inner)
+
+
+def _inside(folder: int, path: str) -> int:
+    """The folder at this path below a folder that is open, made where it is missing; no link is followed."""
+    at = os.dup(folder)
+    for part in filter(None, path.split("/")):
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o755, dir_fd=at)
+            inner = os.open(part, _FOLDER, dir_fd=at)
+        finally:
+            os.close(at)
+        at = inner
+    return at
 
 
 def _core(pages: dict[int, bytes]) -> bytes:
