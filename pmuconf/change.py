@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pmuconf.domain import PmuState, read_libvirt, rewrite, same_but_pmu
+from pmuconf.domain import PmuState, read_libvirt, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
+from pmuconf.rewriting import rewrite_libvirt
 
 __all__ = ["Limits", "apply", "confirm_canary", "settle", "writing"]
 
@@ -209,7 +210,7 @@ class _Worker:
         goal = plan.aim(facts)
         if goal is None or goal.state is facts.pmu:
             return result_of(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
-        return _Draft(plan, facts.pmu, goal, xml, rewrite(xml, goal.state, max_bytes=_ANY_SIZE))
+        return _Draft(plan, facts.pmu, goal, xml, rewrite_libvirt(xml, goal.state, max_bytes=_ANY_SIZE))
 
     def _read(self, listed: Listed) -> str:
         return self._hypervisor.next_boot_xml(listed, secrets=True)

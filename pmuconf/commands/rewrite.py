@@ -6,14 +6,15 @@ import argparse
 import sys
 
 from pmuconf.commands.base import Action, settings
-from pmuconf.domain import PmuState, rewrite_bytes
+from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
+from pmuconf.rewriting import rewrite_bytes
 
 __all__ = ["Rewrite"]
 
 
 class Rewrite(Action):
-    """Write domain XML to standard output with its PMU state set, and nothing else changed. Needs no libvirt.
+    """Write domain XML to standard output with its PMU state set, and every other byte as it was. Needs no libvirt.
 
     Example: virsh dumpxml --inactive --security-info VM | pmuconf rewrite > vm.xml
 

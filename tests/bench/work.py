@@ -19,8 +19,9 @@ from lxml import etree
 
 from pmuconf import change, conf, journal, plan, policy
 from pmuconf.audit import audit, look
-from pmuconf.domain import PmuState, rewrite
+from pmuconf.domain import PmuState
 from pmuconf.hypervisor import Hypervisor
+from pmuconf.rewriting import rewrite_libvirt
 
 __all__ = ["main"]
 
@@ -94,7 +95,7 @@ def pmuconf_rewrite(count: str, file: str) -> Callable[[], int]:
     xml = Path(file).read_text(encoding="utf-8")
 
     def work() -> int:
-        return sum(rewrite(xml, PmuState.OFF) != xml for _ in range(int(count)))
+        return sum(rewrite_libvirt(xml, PmuState.OFF) != xml for _ in range(int(count)))
 
     return work
 

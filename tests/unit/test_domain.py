@@ -20,10 +20,9 @@ from pmuconf.domain import (
     read,
     read_libvirt,
     read_snapshot,
-    rewrite,
-    rewrite_bytes,
     same_but_pmu,
 )
+from pmuconf.rewriting import rewrite, rewrite_bytes, rewrite_libvirt
 from tests.support.domains import domain_uuid, nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import any_bytes, any_text, domain_texts
@@ -247,6 +246,33 @@ def test_rewrite_sets_the_state_and_nothing_else(xml: str, state: PmuState) -> N
     after = rewrite(xml, state)
     assert oracle.pmu_state(after) == state.value
     assert oracle.outside_pmu(after) == oracle.outside_pmu(xml)
+
+
+@pytest.mark.parametrize("state", PmuState)
+@pytest.mark.parametrize("pmu", ["", "  <features>\n    <pmu state='off'/>\n  </features>\n", "  <features/>\n"])
+@pytest.mark.parametrize("metadata", ["", "  <metadata>\n    <a:b/>\n  </metadata>\n", "<!--\n  <devices>\n-->"])
+def test_what_libvirt_writes_is_rewritten_alike(metadata: str, pmu: str, state: PmuState) -> None:
+    """rewrite_libvirt() edits what stands before the devices, and reads nothing else."""
+    xml = LIBVIRTS.format(metadata, pmu, "  <seclabel type='none'/>\n")
+    assert rewrite_libvirt(xml, state) == rewrite(xml, state)
+    assert oracle.pmu_state(rewrite_libvirt(xml, state)) == state.value
+
+
+@given(domain_texts(), STATES)
+def test_what_libvirt_never_writes_is_rewritten_alike(xml: str, state: PmuState) -> None:
+    assert rewrite_libvirt(xml, state) == rewrite(xml, state)
+
+
+@settings(max_examples=300)
+@given(domain_texts(), STATES)
+def test_rewrite_leaves_every_character_outside_the_pmu_as_it_is(xml: str, state: PmuState) -> None:
+    assert oracle.edited_alone(xml, rewrite(xml, state), state.value)
+
+
+@given(domain_texts(), st.sampled_from(["\r\n", "\r", "\n"]), STATES)
+def test_line_ends_stay_those_of_the_file(xml: str, end: str, state: PmuState) -> None:
+    xml = xml.replace("\r\n", "\n").replace("\n", end)
+    assert oracle.edited_alone(xml, rewrite(xml, state), state.value)
 
 
 @given(domain_texts(), st.sampled_from([PmuState.ON, PmuState.OFF]))

@@ -13,10 +13,9 @@ from pmuconf.domain import (
     PmuState,
     read,
     read_snapshot,
-    rewrite,
-    rewrite_bytes,
     same_but_pmu,
 )
+from pmuconf.rewriting import rewrite, rewrite_bytes
 
 DOMAIN: Final = "<domain type='kvm'>\n<name>{}</name>\n<os><type arch='{}'>hvm</type></os>\n</domain>"
 SOURCE: Final = "domain 'web'"
@@ -255,3 +254,97 @@ def test_a_pmu_state_that_libvirt_does_not_know_is_refused_wherever_it_stands(st
     error = refused(f"<domain><name>web</name><features>{both}</features></domain>")
     assert error.cause == "bad-pmu-state"
     assert error.message.startswith(f"{SOURCE}:2: ")
+
+
+# ---- namespaces ----------------------------------------------------------------------------------------------------
+
+META: Final = "<domain type='kvm'><name>web</name><metadata>{}</metadata><features><pmu/></features></domain>"
+UNDECLARED: Final = "<kept:x xmlns:kept='urn:kept' lab:colour='red'><lab:tier>gold</lab:tier></kept:x>"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        UNDECLARED,
+        "<lab:tier/>",
+        "<x xmlns='relative'><y:z/></x>",
+        "<x xmlns='no uri at all'/>",
+        "<x>" + "<a:b/>" * 300 + "</x>",  # libxml2 stops to list errors after a hundred
+    ],
+)
+@pytest.mark.parametrize("state", PmuState)
+def test_prefixes_that_nobody_declared_are_read_and_rewritten_as_libvirt_keeps_them(
+    metadata: str, state: PmuState
+) -> None:
+    xml = META.format(metadata)
+    assert read(xml).pmu is PmuState.ON
+    assert read(xml.encode()).pmu is PmuState.ON
+    after = rewrite(xml, state)
+    assert metadata in after
+    assert read(after).pmu is state
+    assert same_but_pmu(xml, after)
+
+
+def test_an_instance_of_nova_s_whose_prefix_nobody_declared_is_not_nova_s() -> None:
+    assert read(META.format("<nova:instance><nova:flavor name='m1'/></nova:instance>")).nova is None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "<a:b>",  # not closed
+        "<a:b c='1' c='2'/>",
+        "<a:b c='1' c:d='1' c:d='2'/>",
+        "<a:b>&nobody;</a:b>",
+        "<a:b>&#0;</a:b>",
+        "<a:b c='<'/>",
+        "<a:b:c/>",
+        "<x xmlns:a=''/>",
+        "<x xmlns:xml='urn:x'/>",
+        "<x xmlns:a='urn:x' xmlns:b='urn:x' a:c='1' b:c='1'/>",
+        "<?a:b?>",
+        "<x>" + "<a:b/>" * 300,  # what is wrong comes where libxml2 lists no errors any more
+        "<x>" + "<a:b/>" * 300 + "</y>",
+        "<a:b/>" * 300 + "<x c='1' c='1'/>",
+    ],
+)
+def test_nothing_else_is_tolerated_beside_them(metadata: str) -> None:
+    for more in ("", "<lab:tier/>"):
+        assert refused(META.format(more + metadata)).cause == "xml-syntax"
+        assert refused(META.format(more + metadata).encode("utf-16")).cause == "xml-syntax"
+
+
+def test_a_doctype_is_refused_behind_a_prefix_that_nobody_declared_too(secret: Path) -> None:
+    doctype = f"<!DOCTYPE domain [<!ENTITY x SYSTEM 'file://{secret}'>]>"
+    assert refused(doctype + META.format("<lab:tier>&x;</lab:tier>")).cause in ("xml-doctype", "xml-syntax")
+    assert refused(doctype + META.format("<lab:tier/>")).cause == "xml-doctype"
+
+
+# ---- two readers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [PmuState.OFF, PmuState.DEFAULT])
+def test_what_the_second_reader_refuses_is_not_rewritten(state: PmuState) -> None:
+    """libxml2 takes the names of XML 1.0's fifth edition, expat those of the fourth."""
+    xml = META.format("<\U00010000/>")
+    assert read(xml).pmu is PmuState.ON
+    with pytest.raises(DomainXmlError) as caught:
+        rewrite(xml, state, source=SOURCE)
+    assert caught.value.cause == "xml-readers-disagree"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "<features xmlns='urn:x'><pmu/></features><features><pmu state='off'/></features>",
+        "<features><pmu xmlns='urn:x'/><pmu state='off'/></features>",
+        "<features><!-- <pmu/> --><![CDATA[<pmu/>]]><?pmu <pmu/>?><pmu state='off'/></features>",
+        "<features><pmu:pmu/><pmu state='off'/></features>",
+        "<features a='/>' b=\"<pmu/>'\"><pmu a='/>' state = 'off'></pmu ></features >".replace("<pmu/>'", "'"),
+    ],
+)
+def test_the_element_that_counts_is_the_one_that_is_edited(features: str) -> None:
+    xml = f"<domain><name>web</name>{features}</domain>"
+    assert rewrite(xml, PmuState.ON) == xml.replace("'off'", "'on'")
+    assert read(rewrite(xml, PmuState.DEFAULT)).pmu is PmuState.DEFAULT

@@ -11,7 +11,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "facts", "fastpath", "fleet/outlook", "policy")
+PURE = ("domain", "facts", "fastpath", "fleet/outlook", "policy", "rewriting", "xmltext")
 ALLOWED = {
     *(
         "__future__",
@@ -27,8 +27,17 @@ ALLOWED = {
         "threading",
         "typing",
         "uuid",
+        "xml.parsers",
     ),
-    *("lxml", "pmuconf.domain", "pmuconf.errors", "pmuconf.facts", "pmuconf.fastpath", "pmuconf.policy"),
+    *(
+        "lxml",
+        "pmuconf.domain",
+        "pmuconf.errors",
+        "pmuconf.facts",
+        "pmuconf.fastpath",
+        "pmuconf.policy",
+        "pmuconf.xmltext",
+    ),
 }
 
 
@@ -74,7 +83,7 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
     modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain")
     assert "pmuconf.policy" in modules
     ours = {name for name in modules if name.startswith("pmuconf")}
-    assert ours == {"pmuconf", "pmuconf.conf", "pmuconf.domain", "pmuconf.errors", "pmuconf.policy"}
+    assert ours == {f"pmuconf{name}" for name in ("", ".conf", ".domain", ".errors", ".policy", ".xmltext")}
     for unwanted in ("libvirt", "sqlite3", "cliff", "prettytable", "cmd2", "tqdm", "yaml.cyaml", "jinja2"):
         assert unwanted not in modules, unwanted
 
@@ -93,16 +102,16 @@ def test_reading_deciding_and_rewriting_opens_nothing() -> None:
     process = python(
         """
 import sys
-from pmuconf import domain, policy
+from pmuconf import domain, policy, rewriting
 xml = sys.stdin.read()
 rules = (policy.Rule("a", policy.Decision.ON, flavor=("perf.*",)),)
 def work():
     facts = domain.read(xml)
     policy.decide(policy.Policy(rules=rules), policy.Subject.of_domain(facts))
     policy.shadowed(rules)
-    after = domain.rewrite(xml, domain.PmuState.OFF)
+    after = rewriting.rewrite(xml, domain.PmuState.OFF)
     assert domain.same_but_pmu(xml, after)
-    domain.rewrite_bytes(xml.encode(), domain.PmuState.ON, source="file")
+    rewriting.rewrite_bytes(xml.encode(), domain.PmuState.ON, source="file")
 work()  # what Python itself loads late has been loaded now
 told = []
 sys.addaudithook(lambda event, values: told.append(event))
