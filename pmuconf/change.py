@@ -274,7 +274,7 @@ class _Worker:
             events = self._watch.wait_for_another(uuid, mark)
         if not right or events != (DefineWatch.DEFINED,):
             events, now = self._still(plan.listed, mark, events)
-        defines = [what for what in events if what != DefineWatch.UNDEFINED]
+        defines = [what for what in events if what in (DefineWatch.DEFINED, DefineWatch.ADDED)]
         others = len(defines) - 1
         if others == 0 and _made_anew(events):
             # It was undefined between our last look and our define, which made it anew: take that back.

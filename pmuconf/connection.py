@@ -395,7 +395,9 @@ def translate(error: libvirt.libvirtError, name: str) -> PmuconfError:
     """What libvirt says, as an error of ours, about the domain of this name if there is one."""
     code = error.get_error_code()
     about = f"domain {name!r}: " if name else ""
-    if code == libvirt.VIR_ERR_NO_DOMAIN:
+    # A define that meets an undefine half way is refused so (libvirt's virDomainObjListAdd).
+    being_removed = code == libvirt.VIR_ERR_OPERATION_FAILED and "already being removed" in str(error)
+    if code == libvirt.VIR_ERR_NO_DOMAIN or being_removed:
         return DomainVanished(name)
     if code in (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED):
         return PmuconfError(

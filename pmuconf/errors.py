@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-__all__ = ["DomainVanished", "PmuconfError"]
+__all__ = ["DefineRefused", "DomainVanished", "PmuconfError"]
 
 
 class PmuconfError(Exception):
@@ -40,3 +40,7 @@ class DomainVanished(PmuconfError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"domain {name!r} is gone", cause="domain-vanished")
+
+
+class DefineRefused(PmuconfError):
+    """libvirt did not take a definition: the domain is as it was, and others are not concerned."""

@@ -143,7 +143,7 @@ class TestFailure:
         outcomes = ran.by_name("outcome")
         assert [outcomes[name] for name in names(8)] == ["changed"] * 3 + ["failed"] + ["not-reached"] * 4
         assert {row["cause"] for row in ran.rows if row["outcome"] == "not-reached"} == {"stopped-by-failure"}
-        assert ran.by_name("cause")["vm-003"] == "libvirt-error"
+        assert ran.by_name("cause")["vm-003"] == "refused-by-libvirt"
         assert "vm-003.xml.new" in ran.by_name("note")["vm-003"]
         assert ran.status == 255
         status = {row["name"]: row["status"] for row in host.json("journal").rows}
