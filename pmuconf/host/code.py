@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import Btf
-from pmuconf.host.image import Image
+from pmuconf.host.image import Beside, Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
+from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.machine import Offsets
+from pmuconf.host.names import FUNCTION, KVM, VENDORS, vendors_among
 from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.root import MAX_FILE, Root
 
@@ -41,7 +43,6 @@ __all__ = [
     "running_build_id",
 ]
 
-FUNCTION: Final = "kvm_skip_emulated_instruction"
 _MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x7fELF": "elf"}
 
 
@@ -71,6 +72,10 @@ class Code:
     """The text of every livepatch that replaces functions of KVM: it may have inlined copies of its own."""
     replaced: frozenset[str] = frozenset()
     """The functions that livepatches replace by what can't be read."""
+    vendors: tuple[Image, ...] = ()
+    """KVM's vendor modules that run: they may have calls and inlined copies of their own."""
+    unread: tuple[str, ...] = ()
+    """The vendor modules that run and of which no code was to be had."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,14 @@ def find_code(root: Root) -> Found:
         return Found(
             None, (PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel"),)
         )
-    patches = _replacing(root, built_in)
     try:
-        patch = _livepatch(root)
+        patches = livepatches_of_kvm(root, built_in)
+        patch = replacement(patches)
     except PmuconfError as error:
         return Found(None, (error,))
     reasons: list[PmuconfError] = []
     try:
-        return Found(_live(root, built_in, patch, sorted(patches)))
+        return Found(_live(root, built_in, patch, [one.name for one in patches]))
     except PmuconfError as error:
         reasons.append(error)
     if patch is not None:
@@ -110,7 +115,8 @@ def find_code(root: Root) -> Found:
         return Found(None, tuple(reasons))
     try:
         code = _from_file(root, built_in)
-        return Found(replace(code, replaced=frozenset().union(*patches.values())), tuple(reasons))
+        replaced = frozenset(function for one in patches for function in one.functions)
+        return Found(replace(code, replaced=replaced), tuple(reasons))
     except PmuconfError as error:
         reasons.append(error)
     return Found(None, tuple(reasons))
@@ -118,16 +124,21 @@ def find_code(root: Root) -> Found:
 
 def running_build_id(root: Root, built_in: bool = False) -> str | None:
     """The build-id of the running KVM module, or of the kernel if KVM is built in."""
-    name = "/sys/kernel/notes" if built_in else "/sys/module/kvm/notes/.note.gnu.build-id"
+    return _build_id(root, "/sys/kernel/notes" if built_in else "/sys/module/kvm/notes/.note.gnu.build-id")
+
+
+def _build_id(root: Root, name: str) -> str | None:
+    """The build-id in a file of ELF notes; None if it has none, or can't be read."""
     try:
         return build_id_of_notes(root.read(name))
     except OSError:
         return None
 
 
-def load_file(path: Path) -> ObjectFile:
+def load_file(path: Path, beside: ObjectFile | None = None) -> ObjectFile:
     """An ELF file for x86-64, decompressed if it is compressed.
 
+    :param beside: a module that it calls: its addresses are other ones, and what it lacks is taken from there.
     :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
     """
     from pmuconf.host.elf import ObjectFile
@@ -139,7 +150,8 @@ def load_file(path: Path) -> ObjectFile:
         raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
     if len(data) > MAX_FILE:
         raise PmuconfError(f"{path} is too large", cause="file-unreadable")
-    return ObjectFile(_decompressed(data, str(path)), str(path))
+    data = _decompressed(data, str(path))
+    return ObjectFile(data, str(path)) if beside is None else ObjectFile(data, str(path), beside=beside)
 
 
 def offsets_of(types: Btf | Dwarf) -> Offsets:
@@ -168,7 +180,7 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
 
 def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str]) -> Code:
     kallsyms, kcore = Kallsyms(root), Kcore(root)
-    module = None if built_in else "kvm"
+    module = None if built_in else KVM
     wanted = patch.replace("-", "_") if patch is not None else module
     places = {address for address, where in kallsyms.find(FUNCTION) if where == wanted}
     if patch is not None and not places:
@@ -192,7 +204,40 @@ def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str])
         build_id=running_build_id(root, built_in),
     )
     texts = tuple(LiveText(kallsyms, kcore, name.replace("-", "_"), patch=True) for name in patches)
-    return Code(image, entry, offsets, origin, source, watched=_watched(root), patched=patched, patches=texts)
+    vendors, unread = _live_vendors(root, kallsyms, kcore, patched or image if built_in else None)
+    return Code(
+        image,
+        entry,
+        offsets,
+        origin,
+        source,
+        watched=_watched(root),
+        patched=patched,
+        patches=texts,
+        vendors=vendors,
+        unread=unread,
+    )
+
+
+def _live_vendors(
+    root: Root, kallsyms: Kallsyms, kcore: Kcore, kernel: Image | None
+) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+    """The text of the vendor modules that run, and the names of those whose text can't be read.
+
+    :param kernel: KVM's part of the kernel, where it is built in: a vendor's may be in it.
+    """
+    texts: list[Image] = []
+    unread = []
+    for name in VENDORS:
+        text = LiveText(kallsyms, kcore, name)
+        if any(True for _ in text.text()):
+            texts.append(text)
+        elif root.exists(f"/sys/module/{name}/initstate"):
+            unread.append(name)
+        elif kernel is not None and root.exists(f"/sys/module/{name}"):
+            inside = name in vendors_among(kernel.symbols) and any(True for _ in kernel.text())
+            unread += [] if inside else [name]
+    return tuple(texts), tuple(unread)
 
 
 def _watched(root: Root) -> frozenset[str]:
@@ -205,74 +250,55 @@ def _watched(root: Root) -> frozenset[str]:
     return frozenset(re.findall(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", listed, re.MULTILINE))
 
 
-def _replacing(root: Root, built_in: bool) -> dict[str, frozenset[str]]:
-    """The livepatches that are in, or on their way, and replace functions of KVM; and which."""
-    base, found = "/sys/kernel/livepatch", {}
-    for patch in root.names(base):
-        if root.text(f"{base}/{patch}/enabled") == "0" and root.text(f"{base}/{patch}/transition") != "1":
-            continue
-        functions = frozenset(
-            name.partition(",")[0]
-            for target in ("kvm", "kvm_amd", "kvm_intel", *(("vmlinux",) if built_in else ()))
-            for name in root.names(f"{base}/{patch}/{target}")
-        )
-        if functions:
-            found[patch] = functions
-    return found
-
-
-def _livepatch(root: Root) -> str | None:
-    """The name of the livepatch that replaces the function, None if there is none.
-
-    :raises PmuconfError: one is in transition, or several replace it; cause livepatch-transition or
-        livepatch-several.
-    """
-    base, replacing = "/sys/kernel/livepatch", []
-    for patch in root.names(base):
-        if root.text(f"{base}/{patch}/enabled") == "0" and root.text(f"{base}/{patch}/transition") != "1":
-            continue
-        functions = [
-            name
-            for target in ("kvm", "vmlinux")
-            for name in root.names(f"{base}/{patch}/{target}")
-            if name.partition(",")[0] == FUNCTION
-        ]
-        callee = [
-            name
-            for target in ("kvm", "vmlinux")
-            for name in root.names(f"{base}/{patch}/{target}")
-            if name.startswith("kvm_pmu_trigger_event,") or name.startswith("kvm_pmu_instruction_retired")
-        ]
-        if functions or callee:
-            if root.text(f"{base}/{patch}/transition") != "0":
-                raise PmuconfError(
-                    f"livepatch {patch} is in transition: some tasks still run the old code",
-                    cause="livepatch-transition",
-                    hint=f"Wait until {base}/{patch}/transition is 0",
-                )
-            if callee:
-                raise PmuconfError(f"livepatch {patch} replaces KVM's PMU code itself", cause="livepatch-callee")
-            replacing.append(patch)
-    if len(replacing) > 1:
-        raise PmuconfError(f"several livepatches replace {FUNCTION}: {', '.join(replacing)}", cause="livepatch-several")
-    return replacing[0] if replacing else None
-
-
 def _from_file(root: Root, built_in: bool) -> Code:
     wanted = running_build_id(root, built_in)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
-    errors: list[PmuconfError] = []
-    for name in _files(root, built_in):
+    name, file = _with_build_id(root, _kernels(root) if built_in else _modules(root, KVM), wanted)
+    offsets, origin = _host_offsets(root, built_in, file)
+    code = in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
+    vendors: list[Image] = []
+    unread = []
+    for vendor in VENDORS:
+        if not root.exists(f"/sys/module/{vendor}/initstate"):
+            inside = root.exists(f"/sys/module/{vendor}") and built_in
+            unread += [vendor] if inside and vendor not in vendors_among(file.symbols) else []
+            continue
         try:
-            file = load_file(root.at(name))
+            vendors.append(_vendor_file(root, vendor, file))
+        except PmuconfError:
+            unread.append(vendor)
+    return replace(code, vendors=tuple(vendors), unread=tuple(unread))
+
+
+def _vendor_file(root: Root, vendor: str, kvm: ObjectFile) -> Image:
+    """The running vendor module, read from a file, beside the file of KVM that it calls.
+
+    :raises PmuconfError: it has no build-id, or no file with that is to be had.
+    """
+    wanted = _build_id(root, f"/sys/module/{vendor}/notes/.note.gnu.build-id")
+    if wanted is None:
+        raise PmuconfError(f"the running {vendor} tells no build-id", cause="no-build-id")
+    _, file = _with_build_id(root, _modules(root, vendor), wanted, kvm)
+    return Beside(file, kvm)
+
+
+def _with_build_id(
+    root: Root, names: Iterable[str], wanted: str, beside: ObjectFile | None = None
+) -> tuple[str, ObjectFile]:
+    """The first of the files that has this build-id, and its name.
+
+    :raises PmuconfError: none has; with the cause of the last that can't be read, or no-file-with-build-id.
+    """
+    errors: list[PmuconfError] = []
+    for name in names:
+        try:
+            file = load_file(root.at(name), beside)
         except PmuconfError as error:
             errors.append(error)
             continue
-        if file.build_id != wanted:
-            continue
-        offsets, origin = _host_offsets(root, built_in, file)
-        return in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
+        if file.build_id == wanted:
+            return name, file
     if errors:
         raise errors[-1]
     raise PmuconfError(f"no file with KVM's build-id {wanted} is to be found", cause="no-file-with-build-id")
@@ -332,20 +358,25 @@ def _release(root: Root) -> str | None:
     return release if re.fullmatch(r"[\w.+~-]+", release) and release not in (".", "..") else None
 
 
-def _files(root: Root, built_in: bool) -> list[str]:
+def _kernels(root: Root) -> list[str]:
+    """Where the running kernel's vmlinux with symbols may be."""
     release = _release(root)
     if release is None:
         return []
-    base = f"/lib/modules/{release}"
-    if built_in:
-        return [
-            name
-            for name in (f"{base}/build/vmlinux", f"/usr/lib/debug/boot/vmlinux-{release}", f"/boot/vmlinux-{release}")
-            if root.exists(name)
-        ]
-    names = [f"{base}/kernel/arch/x86/kvm/kvm.ko{suffix}" for suffix in ("", ".xz", ".zst", ".gz")]
+    debug = f"/usr/lib/debug/boot/vmlinux-{release}"
+    names = (f"/lib/modules/{release}/build/vmlinux", debug, f"/boot/vmlinux-{release}")
+    return [name for name in names if root.exists(name)]
+
+
+def _modules(root: Root, module: str) -> list[str]:
+    """Where the file of a module of KVM's may be."""
+    release = _release(root)
+    if release is None:
+        return []
+    base, file = f"/lib/modules/{release}", module.replace("_", "-")
+    names = [f"{base}/kernel/arch/x86/kvm/{file}.ko{suffix}" for suffix in ("", ".xz", ".zst", ".gz")]
     listed = root.text(f"{base}/modules.dep") or ""
-    for match in re.finditer(r"^(\S*/)?kvm\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
+    for match in re.finditer(rf"^(\S*/)?{file}\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
         names.append(match.group() if match.group().startswith("/") else f"{base}/{match.group()}")
     return [name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, Final
 
 from elftools.common.exceptions import ELFError
@@ -28,6 +28,7 @@ SYMBOL: Final = struct.Struct("<IBBHQQ")
 
 _START: Final = 0xFFFFFFFFC0000000
 _LIMIT: Final = 1 << 28
+_GAP: Final = 1 << 20
 _ALLOC, _EXEC, _COMPRESSED = 2, 4, 0x800
 _MASK: Final = (1 << 64) - 1
 _SECTION_HEADER: Final = 64
@@ -46,11 +47,17 @@ BREAKAGE: Final = (
 class ObjectFile:
     """An ELF file for x86-64 as an image. ``relocatable`` if it is a module.
 
+    :param beside: another file whose symbols are what this one lacks: its own addresses begin behind that one's.
     :raises PmuconfError: it is no such file, truncated or broken; cause elf-broken or not-x86.
     """
 
-    def __init__(self, data: bytes, name: str) -> None:
+    symbols: Symbols
+
+    def __init__(self, data: bytes, name: str, *, beside: ObjectFile | None = None) -> None:
         self.name = name
+        self._beside: dict[str, int] = {}
+        if beside is not None:
+            self._beside.update((symbol, address) for address, symbol in beside.symbols)
         try:
             self._data, self._elf = data, ELFFile(io.BytesIO(data))
             if self._elf["e_machine"] != "EM_X86_64" or self._elf.elfclass != 64 or not self._elf.little_endian:
@@ -125,13 +132,13 @@ class ObjectFile:
 
     def _lay_out(self) -> None:
         addresses: dict[int, int] = {}
-        cursor = _START
+        start = cursor = _behind(self._beside.values())
         for index, section in enumerate(self._sections):
             flags, size = section["sh_flags"], section["sh_size"]
             if not flags & _ALLOC:
                 continue
             if self.relocatable:
-                if size > _LIMIT or cursor - _START > _LIMIT:
+                if size > _LIMIT or cursor - start > _LIMIT:
                     raise PmuconfError(f"{self.name} is too large for a module", cause="elf-broken")
                 align = min(max(section["sh_addralign"], 1), 4096)
                 cursor = -(-cursor // align) * align
@@ -155,7 +162,7 @@ class ObjectFile:
                 kind = info & 15
                 address: int | None
                 if section_index == 0:
-                    address, outside = outside, outside + 16
+                    address, outside = self._beside.get(name, outside), outside + 16
                 elif section_index in addresses:
                     address = value + (addresses[section_index] if self.relocatable else 0)
                 else:
@@ -233,6 +240,12 @@ def sections_of(elf: ELFFile) -> list[Section]:
     if elf["e_shoff"] and (elf["e_shentsize"] != _SECTION_HEADER or elf.num_sections() > _MAX_SECTIONS):
         raise ELFError("its section headers are not those of a 64-bit file")
     return list(elf.iter_sections())
+
+
+def _behind(addresses: Iterable[int]) -> int:
+    """Where to begin behind these addresses, among those that are made up."""
+    own = (address for address in addresses if _START <= address < _START + 2 * _LIMIT)
+    return max(own, default=_START - _GAP) + _GAP & -_GAP
 
 
 def _broken(name: str, error: BaseException) -> PmuconfError:

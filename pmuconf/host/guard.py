@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, Verdict
 from pmuconf.host.btf import Btf
-from pmuconf.host.code import FUNCTION, Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
-from pmuconf.host.image import Image, bare
+from pmuconf.host.code import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
+from pmuconf.host.image import Image
 from pmuconf.host.machine import Offsets
+from pmuconf.host.names import FUNCTION, VENDORS, is_callee, may_be_copy, replaces, vendors_among
 from pmuconf.host.root import Root
-from pmuconf.host.x86 import PADDING, Event, Kind, Walk, is_callee, walk
+from pmuconf.host.x86 import PADDING, Event, Kind, Walk, walk
 
 if TYPE_CHECKING:
     from pmuconf.host.elf import ObjectFile
 
 __all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 
-# They count instructions and branches themselves, in every kernel: no copies of the function.
-_NOT_COPIES: Final = frozenset({FUNCTION, "x86_emulate_instruction", "nested_vmx_run"})
 _MAX_COPIES: Final = 200  # there are about 15; a broken file may have any number
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 _NEAR_CALL: Final = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=...[\x00\xff])", re.DOTALL)
@@ -41,8 +40,9 @@ _MESSAGES: Final = {
     "no-pmu-call": "nothing of the PMU is called",
     "no-test": "the PMU's work is done without a test of enable_pmu",
     "test-does-not-decide": "enable_pmu is tested, but the PMU's work is done whatever the outcome",
-    "unguarded-copies": "the function is guarded, copies of it inlined into others are not",
-    "unread-copies": "the function is guarded, but there is a livepatch, and not every copy of it could be read",
+    "unguarded-copies": "the function is guarded, other functions of KVM do the PMU's work without a test",
+    "unread-copies": "the function is guarded, but not every copy of it that may differ could be read",
+    "unread-modules": "the function is guarded, but KVM's vendor module may have copies of it and could not be read",
     "livepatched": "a livepatch replaces functions that do this work, and only live text would show by what",
     "test-not-understood": "there may be a test of enable_pmu, but not one that is understood",
     "no-offsets": "it is not known where enable_pmu is in struct kvm",
@@ -68,6 +68,7 @@ _REMEDIES: Final = {
     "kvm-not-loaded": "modprobe kvm_amd or kvm_intel",
     "no-offsets": "Boot a kernel with BTF (CONFIG_DEBUG_INFO_BTF), install its debug package, or give --btf",
     "hooked": "Stop tracing KVM (trace-cmd, perf probe, bpftrace) and ask again",
+    "unread-modules": "Run as root; make a record anew, for older ones are without KVM's vendor module",
     "livepatch-transition": "Wait until the livepatch's transition is over",
 }
 
@@ -80,6 +81,8 @@ def judge_host(root: Root) -> GuardFinding:
     found = find_code(root)
     notes = tuple(str(reason) for reason in found.reasons)
     if found.code is not None:
+        if found.code.unread:
+            notes += (f"not read: {', '.join(found.code.unread)}, which may call what counts without a test",)
         return judge_code(found.code, notes)
     last = found.reasons[-1]
     broken = next((r for r in found.reasons if r.cause in _ERRORS), None)
@@ -102,7 +105,10 @@ def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
     if offsets is None:
         found, where = dwarf_offsets(Root(), file.build_id, file)
         offsets, origin = (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
-    return judge_code(in_file(file, offsets, origin, Source(str(module), observed=False, build_id=file.build_id)))
+    code = in_file(file, offsets, origin, Source(str(module), observed=False, build_id=file.build_id))
+    absent = sorted(set(VENDORS) - vendors_among(file.symbols))
+    notes = (f"not read, for the file has none of it: {', '.join(absent)}, which may call what counts without a test",)
+    return judge_code(code, notes if absent else ())
 
 
 def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
@@ -154,19 +160,19 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         both = walk(code.image, code.entry, code.offsets, watched=code.watched, switched=True)
         if judge(both, code.offsets) != (verdict, cause):
             verdict, cause = Verdict.UNKNOWN, "switched"
-    copies, whole = Copies(), True
-    if verdict is not Verdict.NO_CALL:
-        decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"
-        copies, whole = _copies(
-            code,
-            callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
-            deciding=frozenset(found.entered) if decides else frozenset(),
-        )
-    if verdict is Verdict.GUARDED and copies.unguarded:
+    decides = verdict is Verdict.EARLY_OUT or cause == "guard-in-callee"
+    copies, whole = _copies(
+        code,
+        callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
+        deciding=frozenset(found.entered) if decides else frozenset(),
+    )
+    if verdict in (Verdict.GUARDED, Verdict.NO_CALL) and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
     elif verdict is Verdict.GUARDED and not whole:
         verdict, cause = Verdict.UNKNOWN, "unread-copies"
-    elif verdict.severity == 0 and _replaced(code):
+    elif verdict is Verdict.GUARDED and code.unread:
+        verdict, cause = Verdict.UNKNOWN, "unread-modules"
+    elif verdict.severity == 0 and _replaced(code, found):
         verdict, cause = Verdict.UNKNOWN, "livepatched"
     return GuardFinding(
         verdict,
@@ -208,12 +214,12 @@ def _shown(image: Image, found: Walk) -> Iterator[str]:
 
 
 def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> tuple[Copies, bool]:
-    """What becomes of the code where it was inlined into other functions of KVM, or of livepatches that replace those.
+    """What becomes of the code where others call what counts: functions of KVM, of its vendor modules, of livepatches.
 
-    The second is whether all was read that has to be: a copy that the compiler made of the same source as the function
-    is as that is, read or not; where a livepatch is in between, nothing but its code tells.
+    The second is whether all was read that has to be. A copy in KVM itself was made of the same source as the function,
+    so it is as that is, read or not. Of one in a vendor module or a livepatch nothing but its code tells.
     """
-    images = (code.patched or code.image, *code.patches)
+    images = (code.patched or code.image, *code.patches, *code.vendors)
     callees = {at: start for image in images for at, start in _callees(image)}
     deciding = frozenset(callees.get(at, at) for at in deciding)
     each = [_copies_in(code, image, callees, deciding, callee_works) for image in images]
@@ -237,7 +243,7 @@ def _copies_in(
     guarded: set[str] = set()
     unguarded: set[str] = set()
     unread: set[str] = set()
-    sites = {owner: calls for owner, calls in _owners(image, callees).items() if _may_be_copy(owner)}
+    sites = {owner: calls for owner, calls in _owners(image, callees).items() if may_be_copy(owner)}
     for number, (owner, calls) in enumerate(sorted(sites.items())):
         places = image.symbols.addresses(owner)
         if deciding.issuperset(calls.values()):
@@ -258,19 +264,21 @@ def _copies_in(
     return guarded, unguarded, unread
 
 
-def _may_be_copy(owner: str) -> bool:
-    """Whether the function may have a copy; those of livepatches may have something before their names (klpp_)."""
-    name = bare(owner)
-    return not is_callee([owner]) and not any(name == other or name.endswith(f"_{other}") for other in _NOT_COPIES)
+def _replaced(code: Code, found: Walk) -> bool:
+    """Whether a function that the verdict stands on runs in the version of a livepatch that could not be read.
 
-
-def _replaced(code: Code) -> bool:
-    """Whether a function that does this work, or calls what does, runs in the version of a livepatch not read."""
+    Those are the ones that were followed, what they call, and whatever calls the function or what counts.
+    """
     if not code.replaced:
         return False
-    wanted = dict(_callees(code.image))
-    wanted.update({address: address for address in code.image.symbols.addresses(FUNCTION)})
-    return not code.replaced.isdisjoint(_owners(code.image, wanted))
+    starts = {code.image.symbols.start(address) for address in found.instructions}
+    names = {FUNCTION, *found.called}
+    names.update(name for start in starts if start is not None for name in code.image.symbols.names(start))
+    for image in (code.image, *code.vendors):
+        wanted = dict(_callees(image))
+        wanted.update({address: address for address in image.symbols.addresses(FUNCTION)})
+        names.update(_owners(image, wanted))
+    return is_callee(code.replaced) or replaces(code.replaced, names)
 
 
 def _callees(image: Image) -> Iterator[tuple[int, int]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol
+from itertools import chain
+from typing import Protocol
 
-__all__ = ["Image", "Symbols", "bare"]
-
-_SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*")
+__all__ = ["Beside", "Image", "Symbols"]
 
 
 class Image(Protocol):
@@ -71,6 +69,18 @@ class Symbols:
         return name if start == address else f"{name}+{address - start:#x}"
 
 
-def bare(name: str) -> str:
-    """The name as the source has it: without .isra.0, .cold and the like."""
-    return _SUFFIX.sub("", name)
+class Beside:
+    """A module beside the one that it calls: both can be followed, and the text to search is the module's own."""
+
+    def __init__(self, module: Image, called: Image) -> None:
+        self._module, self._called = module, called
+        self.symbols = Symbols(chain(module.symbols, called.symbols))
+        self.switches: Mapping[int, int] = {**called.switches, **module.switches}
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to so many bytes of either."""
+        return self._module.read(address, size) or self._called.read(address, size)
+
+    def text(self) -> Iterator[tuple[int, bytes]]:
+        """All code of the module."""
+        return self._module.text()

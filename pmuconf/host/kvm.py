@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pmuconf.host.names import VENDORS
 from pmuconf.host.root import Root
 
 __all__ = ["Kvm", "read_kvm"]
-
-_VENDORS = ("kvm_amd", "kvm_intel")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Kvm:
 
 def read_kvm(root: Root) -> Kvm:
     """The settings of the KVM on the host below ``root``."""
-    vendor = next((name for name in _VENDORS if root.exists(f"/sys/module/{name}")), None)
+    vendor = next((name for name in VENDORS if root.exists(f"/sys/module/{name}")), None)
 
     def switch(module: str | None, parameter: str) -> bool | None:
         text = root.text(f"/sys/module/{module}/parameters/{parameter}") if module else None

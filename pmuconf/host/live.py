@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.image import Symbols
+from pmuconf.host.names import FUNCTION, is_kvms
 from pmuconf.host.root import Root
 
 __all__ = ["Kallsyms", "Kcore", "LiveText"]
@@ -255,9 +256,9 @@ def _pages(addresses: Sequence[int]) -> range:
 
 
 def _of_kvm(symbols: list[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
-    """Of all that is built in, what lies among the functions whose names begin with kvm_."""
-    centre = next((address for address, name, _ in symbols if name == "kvm_skip_emulated_instruction"), 0)
-    near = [a for a, name, code in symbols if code and name.startswith("kvm_") and abs(a - centre) < _NEAR]
+    """Of all that is built in, what lies among the functions that are named as KVM's are."""
+    centre = next((address for address, name, _ in symbols if name == FUNCTION), 0)
+    near = [a for a, name, code in symbols if code and is_kvms(name) and abs(a - centre) < _NEAR]
     first, last = min(near, default=0), max(near, default=-1)
     return [one for one in symbols if first <= one[0] <= last]
 

@@ -20,7 +20,10 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import GuardFinding, Verdict
+from pmuconf.host.live import Kallsyms
 from pmuconf.host.microvm import CODE, can_disable_pmu, micro_vm
+from pmuconf.host.names import KVM, callees_of
+from pmuconf.host.root import Root
 
 __all__ = ["EXITS", "Proof", "agrees", "prove"]
 
@@ -29,7 +32,6 @@ EXITS: Final = 200
 
 _TRACING: Final = Path("/sys/kernel/tracing")
 _GROUP: Final = "pmuconf"
-_CALLEES: Final = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_event")
 _NAME: Final = re.compile(r"pmuconf-(\d+)")
 
 # mov esi, EXITS; again: xor eax, eax; xor ecx, ecx; cpuid; dec esi; jnz again; hlt
@@ -123,18 +125,26 @@ def _counter() -> Iterator[tuple[str, Path]]:
 
 def _place_probe(event: str) -> str:
     refused = OSError(errno.ENOENT, "no function of KVM's PMU can be probed")
-    for callee in _CALLEES:
-        try:
-            _append(f"p:{_GROUP}/{event} kvm:{callee}")
-        except OSError as error:
-            refused = error
-            continue
-        return callee
-    try:  # built in
-        _append(f"p:{_GROUP}/{event} {_CALLEES[-1]}")
-    except OSError:
-        raise refused from None
-    return _CALLEES[-1]
+    for callee in _candidates():
+        for where in (f"{KVM}:{callee}", callee):  # the second is of a KVM that is built in
+            try:
+                _append(f"p:{_GROUP}/{event} {where}")
+            except OSError as error:
+                refused = error
+                continue
+            return callee
+    raise refused
+
+
+def _candidates() -> Iterator[str]:
+    """What may be probed: the functions that count, then the compiler's clones of them."""
+    yield from callees_of()
+    try:
+        kallsyms = Kallsyms(Root())
+    except PmuconfError:
+        return
+    names = {name for module in (KVM, None) for _, name, code in kallsyms.of_module(module) if code}
+    yield from (name for name in callees_of(names) if name in names)
 
 
 def _append(line: str) -> None:

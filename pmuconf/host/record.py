@@ -22,6 +22,7 @@ _FILES: Final = (
     *("/proc/version", "/proc/modules", "/proc/sys/kernel/osrelease", "/proc/sys/kernel/arch", "/sys/kernel/notes"),
     *("/proc/sys/kernel/kptr_restrict", "/sys/kernel/security/lockdown", "/sys/kernel/tracing/enabled_functions"),
     *("/sys/kernel/btf/vmlinux", "/sys/kernel/btf/kvm", "/sys/module/kvm/notes/.note.gnu.build-id"),
+    *("/sys/module/kvm_amd/notes/.note.gnu.build-id", "/sys/module/kvm_intel/notes/.note.gnu.build-id"),
     *("/sys/module/kvm/initstate", "/sys/module/kvm_amd/initstate", "/sys/module/kvm_intel/initstate"),
 )
 _DIRECTORIES: Final = (
@@ -42,7 +43,7 @@ def record(root: Root, target: Path) -> GuardFinding:
     if found.code is None or not isinstance(found.code.image, LiveText):
         raise found.reasons[0]
     finding = judge_code(found.code)
-    read = (found.code.image, found.code.patched, *found.code.patches)
+    read = (found.code.image, found.code.patched, *found.code.patches, *found.code.vendors)
     images = [image for image in read if isinstance(image, LiveText)]
     try:
         with place(target) as at:

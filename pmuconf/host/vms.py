@@ -19,6 +19,7 @@ from pmuconf.host.btf import Btf
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.live import Kallsyms, Kcore
+from pmuconf.host.names import VM_LIST
 from pmuconf.host.process import VmProcess, initial_namespace, vm_processes
 from pmuconf.host.qemu import qemu_of_process
 from pmuconf.host.root import Root
@@ -94,10 +95,10 @@ def open_list(root: Root) -> KvmList:
         raise PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86")
     built_in = not root.exists("/sys/module/kvm/notes") and not root.exists("/sys/module/kvm/initstate")
     kallsyms, kcore = Kallsyms(root), Kcore(root)
-    heads = [address for address, where in kallsyms.data("vm_list") if where == (None if built_in else "kvm")]
+    heads = [address for address, where in kallsyms.data(VM_LIST) if where == (None if built_in else "kvm")]
     if len(heads) != 1:
         raise PmuconfError(
-            f"/proc/kallsyms has {len(heads)} variables vm_list of KVM",
+            f"/proc/kallsyms has {len(heads)} variables {VM_LIST} of KVM",
             cause="list-not-found",
             hint="It lists variables only if the kernel was built with CONFIG_KALLSYMS_ALL",
         )

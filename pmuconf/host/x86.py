@@ -13,8 +13,7 @@ exceptions; it enters the callee that does the counting and any helper that it d
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,28 +21,22 @@ import capstone
 from capstone import x86_const as x86
 
 from pmuconf.host.effects import CONDITIONS, Effects
-from pmuconf.host.image import Image, bare
+from pmuconf.host.image import Image
 from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
-
-__all__ = ["PADDING", "Event", "Kind", "Walk", "is_callee", "walk"]
-
-# Since Linux kernel commit 9cd803d496e7 ("KVM: x86: Update vPMCs when retiring instructions") (in v5.17) the callee
-# is kvm_pmu_trigger_event; since 43f5bea2639c (in v6.18) kvm_pmu_instruction_retired, which ends in a jump to it.
-_CALLEES: Final = frozenset({"kvm_pmu_trigger_event", "kvm_pmu_instruction_retired", "kvm_pmu_branch_retired"})
-_PMU: Final = re.compile(r"pmu|pmc|perf_event|reprogram_counter|trigger_event|instruction_retired")
-_RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
-_THUNK: Final = re.compile(r"__x86_indirect_(?:call_|jump_)?thunk_(r\w+)")
-_INSTRUMENTATION: Final = re.compile(
-    r"__fentry__|mcount|__sanitizer_cov_\w+|__[akm]san_\w+|__[akt]san_\w+|__stack_chk_fail|__warn_printk"
+from pmuconf.host.names import (
+    HOOKS,
+    INSTRUMENTATION,
+    KVM_OPS,
+    RETURNS,
+    THUNK,
+    is_callee,
+    is_cold,
+    is_known,
+    is_of_pmu,
 )
-_HOOKS: Final = re.compile(r"ftrace_\w*caller\w*|ftrace_trampoline|bpf_trampoline_\w+|arch_ftrace_ops_list_func")
-# What KVM's exit path calls beside the PMU: its vendor module, by static call or directly, and exceptions.
-_KNOWN: Final = re.compile(
-    r"__SCT__(?:kvm_x86_\w+|might_resched|cond_resched|preempt_schedule\w*)|(?:svm|vmx|vt|tdx)_\w+|skip_emulated_instruction"
-    r"|__?kvm_[sg]et_rflags|kvm_[sg]et_rflags|kvm_get_linear_rip|kvm_is_linear_rip|kvm_vcpu_do_singlestep"
-    r"|kvm_(?:re)?queue_exception\w*|kvm_multiple_exception|kvm_deliver_exception_payload|kvm_make_request"
-    r"|__kvm_make_request|kvm_update_dr7|__traceiter_\w+|trace_\w+|lockdep_\w+|lock_\w+|__rcu_\w+|rcu_\w+"
-)
+
+__all__ = ["PADDING", "Event", "Kind", "Walk", "walk"]
+
 _DEPTH: Final = 4
 _STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
 _STACK: Final = 4096  # a quarter of the kernel's stack: nobody on this path takes more
@@ -89,17 +82,14 @@ class Walk:
     loads: set[int] = field(default_factory=set)
     entered: set[int] = field(default_factory=set)
     """Where the callees begin that the function itself called with nothing found out: they decide on their own."""
+    called: set[str] = field(default_factory=set)
+    """What is called or jumped to by name, followed or not."""
     hooks: set[str] = field(default_factory=set)
     instructions: dict[int, str] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> list[Event]:
         """The events of a kind, in order of their addresses."""
         return sorted((e for e in self.events if e.kind is kind), key=lambda e: (e.at, e.note, e.murky))
-
-
-def is_callee(names: Iterable[str]) -> bool:
-    """Whether one of the names is that of the function that counts an event."""
-    return any(bare(name) in _CALLEES for name in names)
 
 
 def walk(
@@ -268,7 +258,7 @@ class _Path:
         if names and following != self.entry and not any(n.startswith("__pfx_") for n in names):
             inner = self.walker.image.symbols.start(following - 1)
             padding = inner is not None and any(n.startswith("__pfx_") for n in self.walker.image.symbols.names(inner))
-            if not padding and not all(_cold(n) for n in names):
+            if not padding and not all(is_cold(n) for n in names):
                 if not silently:
                     self._unresolved(following, state, "falls-through")
                 return
@@ -297,9 +287,9 @@ class _Path:
     def _go(self, at: int, target: int, state: State) -> None:
         """Jump: within the function, to its cold part, or to another function in its last call."""
         names = self.walker.names(target)
-        if any(_RETURNS.fullmatch(name) for name in names):
+        if any(RETURNS.fullmatch(name) for name in names):
             self._return(at, state)
-        elif not names or target == self.entry or all(_cold(name) for name in names):
+        elif not names or target == self.entry or all(is_cold(name) for name in names):
             self._arrive(target, state)
         else:
             for after in self._enter(at, target, names, state):
@@ -319,7 +309,7 @@ class _Path:
         # Where ftrace puts its call: at the start, or behind endbr64 (a nop of that size once it is sealed).
         first = self.walker.decode(self.entry)
         behind = self.entry + 4 if first.mnemonic in ("endbr64", "nop") and first.size == 4 else self.entry
-        hook = not names or any(_HOOKS.fullmatch(name) for name in names)
+        hook = not names or any(HOOKS.fullmatch(name) for name in names)
         if hook and insn.address in (self.entry, behind):
             self.walker.found.hooks.add(self.walker.image.symbols.show(self.entry))
             if self.walker.watched.isdisjoint(self.walker.image.symbols.names(self.entry)):
@@ -332,11 +322,12 @@ class _Path:
     def _enter(self, at: int, target: int, names: tuple[str, ...], state: State) -> list[State]:
         """A call of another function: the states in which it comes back."""
         walker = self.walker
-        if any(_INSTRUMENTATION.fullmatch(name) for name in names):
+        walker.found.called.update(names)
+        if any(INSTRUMENTATION.fullmatch(name) for name in names):
             return [state]
         if is_callee(names):
             return self._callee(at, target, state)
-        thunk = next((m for m in map(_THUNK.fullmatch, names) if m), None)
+        thunk = next((m for m in map(THUNK.fullmatch, names) if m), None)
         if thunk is not None:
             if not self._vendor(state.registers.get(thunk.group(1))):
                 self._indirect(at, state)
@@ -346,13 +337,13 @@ class _Path:
             self._event(Kind.WORK, at, state, "call")
         elif walker.copy:
             pass
-        elif any(_PMU.search(name) for name in names):
+        elif any(map(is_of_pmu, names)):
             # Some function of the PMU's that is not the callee: a test in one of its own, or the callee inlined.
             if not any(name.startswith("__SCT__") for name in names) and self._enterable(target):
                 self._event(Kind.TOUCH, at, state, "pmu-function")
                 return self._follow(target, state, inside=True)
             self._event(Kind.WORK, at, state, "inlined")
-        elif any(_KNOWN.fullmatch(bare(name)) for name in names):
+        elif any(map(is_known, names)):
             pass
         elif not names:
             self._unresolved(at, state, "unresolved-call")
@@ -413,7 +404,7 @@ class _Path:
         if not isinstance(target, Loaded):
             return False
         start = self.walker.image.symbols.start(target.address)
-        return start is not None and "kvm_x86_ops" in self.walker.image.symbols.names(start)
+        return start is not None and KVM_OPS in self.walker.image.symbols.names(start)
 
     def _indirect(self, at: int, state: State) -> None:
         if self.inside:
@@ -435,7 +426,3 @@ def _called(state: State) -> State:
         after.registers.pop(name, None)
     after.flags = None
     return after
-
-
-def _cold(name: str) -> bool:
-    return ".cold" in name or name.endswith(("_cold", "-cold"))

@@ -13,9 +13,11 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 TEXT = 0xFFFFFFFFC0A01000
+VENDOR_TEXT = 0xFFFFFFFFC0B01000
 PATCH_TEXT = 0xFFFFFFFFC0C01000
 CORE_TEXT = 0xFFFFFFFF81000000
 BUILD_ID = "00112233445566778899aabbccddeeff00112233"
+VENDOR_BUILD_ID = BUILD_ID[::-1]
 PAGE = 4096
 
 
@@ -102,9 +104,15 @@ def kallsyms(modules: dict[str, Linked]) -> str:
     return "\n".join(dict.fromkeys(lines)) + "\n"
 
 
-def host(root: Path, linked: Linked, btf: bytes, patches: dict[str, Linked] | None = None) -> Path:
-    """Write a host that runs the code as its KVM module, with livepatches that are modules of their own."""
-    modules = {"kvm": linked, **(patches or {})}
+def host(
+    root: Path,
+    linked: Linked,
+    btf: bytes,
+    patches: dict[str, Linked] | None = None,
+    vendors: dict[str, Linked] | None = None,
+) -> Path:
+    """Write a host that runs the code as its KVM module, with modules of vendors and of livepatches."""
+    modules = {"kvm": linked, **(vendors or {}), **(patches or {})}
     pieces = sorted((one.address, bytes(one.text)) for one in modules.values())
     write(root, "/proc/kallsyms", kallsyms(modules).encode())
     write(root, "/proc/kcore", core(pieces))
@@ -115,6 +123,9 @@ def host(root: Path, linked: Linked, btf: bytes, patches: dict[str, Linked] | No
     write(root, "/sys/module/kvm/initstate", b"live\n")
     write(root, "/sys/module/kvm/parameters/enable_pmu", b"Y\n")
     write(root, "/sys/module/kvm/notes/.note.gnu.build-id", note())
+    for vendor in vendors or {}:
+        write(root, f"/sys/module/{vendor}/initstate", b"live\n")
+        write(root, f"/sys/module/{vendor}/notes/.note.gnu.build-id", note(VENDOR_BUILD_ID))
     for patch in patches or {}:
         base = f"/sys/kernel/livepatch/{patch}"
         write(root, f"{base}/enabled", b"1\n")

@@ -281,10 +281,10 @@ class TestTheFileWithTheBuildId:
         return self.with_build_id(tmp_path, BY_NAME["unlikely"].source)
 
     @staticmethod
-    def with_build_id(tmp_path: Path, source: str) -> bytes:
+    def with_build_id(tmp_path: Path, source: str, build_id: str = BUILD_ID) -> bytes:
         path = tmp_path / "kvm.ko"
         path.write_bytes(compiled(source, KERNEL_FLAGS))
-        (tmp_path / "note").write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes.fromhex(BUILD_ID))
+        (tmp_path / "note").write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes.fromhex(build_id))
         subprocess.run(
             ["objcopy", "--add-section", f".note.gnu.build-id={tmp_path}/note", str(path)], check=True, timeout=60
         )

@@ -1,0 +1,162 @@
+"""What the kernel calls things: every function, member, module and parameter that pmuconf knows by name.
+
+Names change: each stands with the commit that made it. Compilers change them too: a C identifier has no dot, so what
+follows one is theirs (``kvm_pmu_trigger_event.isra.0``, ``.constprop.0``, ``.part.0.cold``, ``.llvm.123``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = [
+    "FUNCTION",
+    "HOOKS",
+    "INSTRUMENTATION",
+    "KERNEL",
+    "KVM",
+    "KVM_OPS",
+    "NOT_COPIES",
+    "OBJECTS",
+    "RETURNS",
+    "THUNK",
+    "VENDORS",
+    "VM_LIST",
+    "bare",
+    "callees_of",
+    "is_callee",
+    "is_cold",
+    "is_known",
+    "is_kvms",
+    "is_of_pmu",
+    "may_be_copy",
+    "replaces",
+    "vendors_among",
+]
+
+KVM: Final = "kvm"
+VENDORS: Final = ("kvm_amd", "kvm_intel")
+"""The modules that bring the CPU's part of KVM: one of them is loaded where VMs can run."""
+_VENDORS_NAMES: Final = {"kvm_amd": "svm_", "kvm_intel": "vmx_"}
+KERNEL: Final = "vmlinux"
+OBJECTS: Final = (KVM, *VENDORS, KERNEL)
+"""What a livepatch may replace functions of KVM in, as /sys/kernel/livepatch/PATCH names it."""
+
+FUNCTION: Final = "kvm_skip_emulated_instruction"
+"""Ends every exit that KVM finishes by skipping an instruction."""
+
+_CALLEES: Final = (
+    # Since Linux kernel commit 43f5bea2639c (in v6.18).
+    "kvm_pmu_instruction_retired",
+    # Since the same. It counts branches, for instructions that KVM emulates.
+    "kvm_pmu_branch_retired",
+    # Since Linux kernel commit 9cd803d496e7 ("KVM: x86: Update vPMCs when retiring instructions") (in v5.17). Since
+    # v6.18 it is static, the compiler makes a clone of it, and the two above end in a jump to that.
+    "kvm_pmu_trigger_event",
+)
+_COUNTS_INSTRUCTIONS: Final = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_event")
+
+NOT_COPIES: Final = frozenset(
+    {
+        FUNCTION,
+        # They count instructions and branches themselves, in every kernel: no copies of the function. The last three
+        # are in the vendor modules: nested_svm_vmrun of 7.3; nested_vmx_run may be inlined into its two callers.
+        "x86_emulate_instruction",
+        "nested_vmx_run",
+        "handle_vmlaunch",
+        "handle_vmresume",
+        "nested_svm_vmrun",
+    }
+)
+
+VM_LIST: Final = "vm_list"
+"""The head of KVM's list of its VMs."""
+# The table of vendor functions: called through pointers until Linux kernel commit b3646477d458 ("KVM: x86: use static
+# calls to reduce kvm_x86_ops overhead") (in v5.12).
+KVM_OPS: Final = "kvm_x86_ops"
+
+_PMU: Final = re.compile(r"pmu|pmc|perf_event|reprogram_counter|trigger_event|instruction_retired")
+RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
+"""What a return was replaced by."""
+THUNK: Final = re.compile(r"__x86_indirect_(?:call_|jump_)?thunk_(r\w+)")
+"""What an indirect call or jump was replaced by, and through which register."""
+INSTRUMENTATION: Final = re.compile(
+    r"__fentry__|mcount|__sanitizer_cov_\w+|__[akm]san_\w+|__[akt]san_\w+|__stack_chk_fail|__warn_printk"
+)
+"""What the compiler calls by itself."""
+HOOKS: Final = re.compile(r"ftrace_\w*caller\w*|ftrace_trampoline|bpf_trampoline_\w+|arch_ftrace_ops_list_func")
+"""What ftrace makes the start of a function call."""
+# What KVM's exit path calls beside the PMU: its vendor module, by static call or directly, and exceptions.
+_KNOWN: Final = re.compile(
+    r"__SCT__(?:kvm_x86_\w+|might_resched|cond_resched|preempt_schedule\w*)|(?:svm|vmx|vt|tdx)_\w+|skip_emulated_instruction"
+    r"|__?kvm_[sg]et_rflags|kvm_[sg]et_rflags|kvm_get_linear_rip|kvm_is_linear_rip|kvm_vcpu_do_singlestep"
+    r"|kvm_(?:re)?queue_exception\w*|kvm_multiple_exception|kvm_deliver_exception_payload|kvm_make_request"
+    r"|__kvm_make_request|kvm_update_dr7|__traceiter_\w+|trace_\w+|lockdep_\w+|lock_\w+|__rcu_\w+|rcu_\w+"
+)
+# What names of KVM's own code begin with, its vendor part's included: together in a kernel that has KVM built in.
+_KVMS: Final = ("kvm_", "svm_", "vmx_", "vt_", "nested_svm_", "nested_vmx_")
+_STATIC_CALL: Final = re.compile(r"__SCT__kvm_x86_(?=.)")
+_VENDOR: Final = re.compile(r"(?:__)?(?:svm|vmx|vt|tdx)_(?=.)")
+
+
+def bare(name: str) -> str:
+    """The name as the source has it: without .isra.0, .cold and the like, alone or several of them."""
+    stem, dot, _ = name.partition(".")
+    return stem if stem and dot else name
+
+
+def is_callee(names: Iterable[str]) -> bool:
+    """Whether one of the names is that of a function that counts an event, or of a compiler's clone of one."""
+    return any(bare(name) in _CALLEES for name in names)
+
+
+def callees_of(names: Iterable[str] = ()) -> tuple[str, ...]:
+    """The functions that may count instructions, the likeliest first: as the source names them, then clones of them.
+
+    :param names: the symbols among which to look for clones.
+    """
+    clones = sorted({name for name in names if bare(name) in _COUNTS_INSTRUCTIONS and not is_cold(name)})
+    return (*_COUNTS_INSTRUCTIONS, *(name for name in clones if name not in _COUNTS_INSTRUCTIONS))
+
+
+def is_cold(name: str) -> bool:
+    """Whether it is what a compiler moved out of a function, for it is seldom run."""
+    return ".cold" in name or name.endswith(("_cold", "-cold"))
+
+
+def is_of_pmu(name: str) -> bool:
+    """Whether the name is that of something of the PMU's."""
+    return _PMU.search(name) is not None
+
+
+def is_known(name: str) -> bool:
+    """Whether the exit path calls it for something else than the PMU."""
+    return _KNOWN.fullmatch(bare(name)) is not None
+
+
+def is_kvms(name: str) -> bool:
+    """Whether it is named as KVM's own code is, or its vendor part's."""
+    return name.startswith(_KVMS)
+
+
+def may_be_copy(owner: str) -> bool:
+    """Whether the function may have a copy of FUNCTION; those of livepatches may have something before their names."""
+    name = bare(owner)
+    return not is_callee([owner]) and not any(name == other or name.endswith(f"_{other}") for other in NOT_COPIES)
+
+
+def replaces(replaced: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a livepatch that replaces some functions replaces one of those named, a clone of it, or what it is of.
+
+    A static call is named for what every vendor calls alike: svm_skip_emulated_instruction is what
+    __SCT__kvm_x86_skip_emulated_instruction leads to.
+    """
+    ours = {_STATIC_CALL.sub("", bare(name)) for name in names}
+    return any(name in ours or _VENDOR.sub("", name) in ours for name in map(bare, replaced))
+
+
+def vendors_among(symbols: Iterable[tuple[int, str]]) -> frozenset[str]:
+    """The vendor modules that these symbols have code of."""
+    found = {prefix for _, name in symbols for prefix in _VENDORS_NAMES.values() if name.startswith(prefix)}
+    return frozenset(vendor for vendor, prefix in _VENDORS_NAMES.items() if prefix in found)
