@@ -26,6 +26,11 @@ class PmuconfError(Exception):
         self.cause = cause
         self.hint = hint
 
+    def bare(self) -> PmuconfError:
+        """This error, to be kept: without the frames that it went through, which hold all that they had read."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """How it comes out of another process: as a plain PmuconfError."""
         return partial(PmuconfError, cause=self.cause, hint=self.hint), (self.message,)

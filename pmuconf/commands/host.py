@@ -61,7 +61,7 @@ class ShowHost(Record):
         if args.prove_qemu:
             return self._prove_qemu(args)
         try:
-            from pmuconf.host import cpu, guard, kvm, package
+            from pmuconf.host import cpu, guard, kvm
             from pmuconf.host.root import Root
         except ImportError as error:
             raise PmuconfError(
@@ -119,7 +119,6 @@ class ShowHost(Record):
                 "resembles": like.value,
                 "expected_cycles_per_exit": like.cycles,
             }
-            record["hint"] = list(package.hint(root))
             if settings.enable_pmu is False:
                 answer.append("kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel")
             if like.cycles is not None:
@@ -142,8 +141,6 @@ class ShowHost(Record):
                 self.status = max(self.status, 1)
         if finding.remedy:
             answer.append(finding.remedy)
-        if record.get("hint"):
-            answer.append(f"hint, which decides nothing: {': '.join(record['hint'][:2])}")
         return [printable(line) for line in answer], record
 
     def _prove_qemu(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:

@@ -16,7 +16,10 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["Btf", "Member"]
+__all__ = ["MAX_BTF", "Btf", "Member"]
+
+MAX_BTF: Final = 32 << 20
+"""The largest BTF that is read, in bytes: that of a distribution's kernel has 5 to 12 MB."""
 
 _MAGIC: Final = 0xEB9F
 _HEADER: Final = struct.Struct("<HBBIIIII")
@@ -33,6 +36,10 @@ _KNOWN: Final[dict[int, tuple[int, int]]] = {
 }
 _DEPTH: Final = 32
 _REPEATS: Final = 16
+_MAX_NAMED: Final = 64
+"""How many structures of one name there may be: of a kernel's, fewer than ten."""
+_MAX_LOOKS: Final = 2_000_000
+"""How many places are looked at in all: for a kernel, some thousands."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,16 @@ class Btf:
         self._starts = _walk(self._words, layout)
         self._end: int = self._first + len(self._starts)
         self._found: dict[str, list[int]] = {}
+        self._looks = 0
 
     def structs(self, name: str) -> list[int]:
         """The ids of all structures of that name, the base's included."""
         if name not in self._found:
             mine = sorted(i for offset in self._string_offset(name) for i in self._structs_named(offset))
-            self._found[name] = (self._base.structs(name) if self._base is not None else []) + mine
+            found = (self._base.structs(name) if self._base is not None else []) + mine
+            if len(found) > _MAX_NAMED:
+                raise _broken(f"it has {len(found)} struct {name}")
+            self._found[name] = found
         return self._found[name]
 
     def _structs_named(self, name_offset: int) -> Iterator[int]:
@@ -72,6 +83,7 @@ class Btf:
         wanted = struct.pack("<I", name_offset)
         place = self._types.find(wanted)
         while place >= 0:
+            self._look(1)
             at = place // 4
             index = bisect.bisect_left(self._starts, at)
             begins = place % 4 == 0 and index < len(self._starts) and self._starts[index] == at
@@ -108,6 +120,11 @@ class Btf:
         if len(sizes) > 1:
             raise PmuconfError(f"BTF has several struct {structure} of different sizes", cause="btf-ambiguous")
         return sizes.pop() if sizes else None
+
+    def _look(self, times: int) -> None:
+        self._looks += times
+        if self._looks > _MAX_LOOKS:
+            raise _broken("it takes too long to find anything in it")
 
     def _string_offset(self, name: str) -> set[int]:
         """Every offset, in this section or its base, at which exactly that string begins."""
@@ -173,6 +190,7 @@ class Btf:
         if (info >> 24) & 0x1F not in (_STRUCT, _UNION):
             return None
         wanted = name.encode() + b"\0"
+        self._look(info & 0xFFFF)
         for here in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
             bits = words[here + 2]
             if info >> 31:  # kind_flag: the upper 8 bits are the width of a bit field

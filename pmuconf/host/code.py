@@ -6,25 +6,24 @@ way that is not open leaves its reason. Files are told by build-id alone, never 
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import re
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Btf
+from pmuconf.host.btf import MAX_BTF, Btf
 from pmuconf.host.image import Beside, Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.machine import Offsets
 from pmuconf.host.names import FUNCTION, KVM, VENDORS, vendors_among
 from pmuconf.host.notes import build_id_of_notes
-from pmuconf.host.root import MAX_FILE, Root
+from pmuconf.host.root import Root
+from pmuconf.host.unpack import Budget, unpacked
 
 if TYPE_CHECKING:  # pyelftools takes a tenth of the time that a verdict takes, and live text does not need it
     from pmuconf.host.dwarf import Dwarf
@@ -43,7 +42,7 @@ __all__ = [
     "running_build_id",
 ]
 
-_MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x7fELF": "elf"}
+_MAX_FILES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def find_code(root: Root) -> Found:
         patches = livepatches_of_kvm(root, built_in)
         patch = replacement(patches)
     except PmuconfError as error:
-        return Found(None, (error,))
+        return Found(None, (error.bare(),))
     reasons: list[PmuconfError] = []
     try:
         return Found(_live(root, built_in, patch, [one.name for one in patches]))
     except PmuconfError as error:
-        reasons.append(error)
+        reasons.append(error.bare())
     if patch is not None:
         reasons.append(
             PmuconfError(
@@ -118,7 +117,7 @@ def find_code(root: Root) -> Found:
         replaced = frozenset(function for one in patches for function in one.functions)
         return Found(replace(code, replaced=replaced), tuple(reasons))
     except PmuconfError as error:
-        reasons.append(error)
+        reasons.append(error.bare())
     return Found(None, tuple(reasons))
 
 
@@ -135,23 +134,17 @@ def _build_id(root: Root, name: str) -> str | None:
         return None
 
 
-def load_file(path: Path, beside: ObjectFile | None = None) -> ObjectFile:
+def load_file(path: Path, budget: Budget | None = None, beside: ObjectFile | None = None) -> ObjectFile:
     """An ELF file for x86-64, decompressed if it is compressed.
 
+    :param budget: what files like this may take together.
     :param beside: a module that it calls: its addresses are other ones, and what it lacks is taken from there.
     :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
     """
     from pmuconf.host.elf import ObjectFile
 
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
-    if len(data) > MAX_FILE:
-        raise PmuconfError(f"{path} is too large", cause="file-unreadable")
-    data = _decompressed(data, str(path))
-    return ObjectFile(data, str(path)) if beside is None else ObjectFile(data, str(path), beside=beside)
+    file = unpacked(path, budget)
+    return ObjectFile(file, str(path)) if beside is None else ObjectFile(file, str(path), beside=beside)
 
 
 def offsets_of(types: Btf | Dwarf) -> Offsets:
@@ -254,7 +247,8 @@ def _from_file(root: Root, built_in: bool) -> Code:
     wanted = running_build_id(root, built_in)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
-    name, file = _with_build_id(root, _kernels(root) if built_in else _modules(root, KVM), wanted)
+    budget = Budget()
+    name, file = _with_build_id(root, _kernels(root) if built_in else _modules(root, KVM), wanted, budget)
     offsets, origin = _host_offsets(root, built_in, file)
     code = in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
     vendors: list[Image] = []
@@ -265,13 +259,13 @@ def _from_file(root: Root, built_in: bool) -> Code:
             unread += [vendor] if inside and vendor not in vendors_among(file.symbols) else []
             continue
         try:
-            vendors.append(_vendor_file(root, vendor, file))
+            vendors.append(_vendor_file(root, vendor, file, budget))
         except PmuconfError:
             unread.append(vendor)
     return replace(code, vendors=tuple(vendors), unread=tuple(unread))
 
 
-def _vendor_file(root: Root, vendor: str, kvm: ObjectFile) -> Image:
+def _vendor_file(root: Root, vendor: str, kvm: ObjectFile, budget: Budget) -> Image:
     """The running vendor module, read from a file, beside the file of KVM that it calls.
 
     :raises PmuconfError: it has no build-id, or no file with that is to be had.
@@ -279,12 +273,12 @@ def _vendor_file(root: Root, vendor: str, kvm: ObjectFile) -> Image:
     wanted = _build_id(root, f"/sys/module/{vendor}/notes/.note.gnu.build-id")
     if wanted is None:
         raise PmuconfError(f"the running {vendor} tells no build-id", cause="no-build-id")
-    _, file = _with_build_id(root, _modules(root, vendor), wanted, kvm)
+    _, file = _with_build_id(root, _modules(root, vendor), wanted, budget, kvm)
     return Beside(file, kvm)
 
 
 def _with_build_id(
-    root: Root, names: Iterable[str], wanted: str, beside: ObjectFile | None = None
+    root: Root, names: Iterable[str], wanted: str, budget: Budget, beside: ObjectFile | None = None
 ) -> tuple[str, ObjectFile]:
     """The first of the files that has this build-id, and its name.
 
@@ -293,9 +287,9 @@ def _with_build_id(
     errors: list[PmuconfError] = []
     for name in names:
         try:
-            file = load_file(root.at(name), beside)
+            file = load_file(root.at(name), budget, beside)
         except PmuconfError as error:
-            errors.append(error)
+            errors.append(error.bare())
             continue
         if file.build_id == wanted:
             return name, file
@@ -378,7 +372,8 @@ def _modules(root: Root, module: str) -> list[str]:
     listed = root.text(f"{base}/modules.dep") or ""
     for match in re.finditer(rf"^(\S*/)?{file}\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
         names.append(match.group() if match.group().startswith("/") else f"{base}/{match.group()}")
-    return [name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name)]
+    found = (name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name))
+    return list(islice(found, _MAX_FILES))
 
 
 def _host_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
@@ -393,11 +388,11 @@ def _host_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[
 def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets, and where from; without any, None and why."""
     try:
-        types = Btf(root.read("/sys/kernel/btf/vmlinux"))
+        types = Btf(root.read("/sys/kernel/btf/vmlinux", MAX_BTF))
         origin = "/sys/kernel/btf/vmlinux"
         if not built_in:
             if root.exists("/sys/kernel/btf/kvm"):
-                split: bytes | None = root.read("/sys/kernel/btf/kvm")
+                split: bytes | None = root.read("/sys/kernel/btf/kvm", MAX_BTF)
                 origin = "/sys/kernel/btf/kvm"
             else:
                 split = file.section(".BTF") if file is not None else None
@@ -409,37 +404,3 @@ def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[O
         return None, f"no BTF: {error.strerror}"
     except PmuconfError as error:
         return None, error.message
-
-
-def _decompressed(data: bytes, name: str) -> bytes:
-    kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "elf")
-    try:
-        if kind == "gzip":
-            inflate = zlib.decompressobj(31)
-            return _bounded(inflate.decompress(data, MAX_FILE), inflate.unconsumed_tail, name)
-        if kind == "xz":
-            unpack = lzma.LZMADecompressor()
-            return _bounded(unpack.decompress(data, MAX_FILE), b"" if unpack.eof else b"more", name)
-        if kind == "zstd":
-            try:
-                import zstandard
-            except ImportError:
-                raise PmuconfError(
-                    f"{name} is compressed with zstd, and Python's zstandard is not there",
-                    cause="cannot-decompress",
-                    hint="Install it with 'pip install zstandard'",
-                ) from None
-            try:
-                with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-                    return _bounded(reader.read(MAX_FILE), b"", name)
-            except zstandard.ZstdError as error:
-                raise PmuconfError(f"{name}: {error}", cause="cannot-decompress") from None
-    except (zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
-        raise PmuconfError(f"{name}: {error}", cause="cannot-decompress") from None
-    return data
-
-
-def _bounded(data: bytes, rest: bytes, name: str) -> bytes:
-    if rest:
-        raise PmuconfError(f"{name} is truncated or too large when decompressed", cause="cannot-decompress")
-    return data

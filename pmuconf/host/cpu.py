@@ -16,6 +16,7 @@ from pmuconf.host.root import Root
 __all__ = ["Cpu", "Resemblance", "read_cpu"]
 
 _VULNERABILITIES = "/sys/devices/system/cpu/vulnerabilities"
+_MAX_DIGITS = 10
 
 
 class Resemblance(enum.Enum):
@@ -60,11 +61,11 @@ class Cpu:
 def read_cpu(root: Root) -> Cpu:
     """The CPU of the host below ``root``; what can't be read is empty or None."""
     first = (root.text("/proc/cpuinfo") or "").split("\n\n")[0]
-    fields = dict(re.findall(r"^([^\t:]+)\t*: ?(.*)$", first, re.MULTILINE))
+    fields = dict(re.findall(r"^([^\t:\n]+)\t*: ?(.*)$", first, re.MULTILINE))
 
     def number(name: str) -> int | None:
         text = fields.get(name, "")
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() and len(text) < _MAX_DIGITS else None
 
     return Cpu(
         vendor=fields.get("vendor_id", ""),

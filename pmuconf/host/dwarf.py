@@ -15,16 +15,15 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-from elftools.common.exceptions import DWARFError
+from elftools.common.exceptions import DWARFError, ELFError
 from elftools.dwarf.aranges import ARanges
 from elftools.dwarf.die import DIE
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import Section
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import Member
-from pmuconf.host.elf import BREAKAGE, RELA, SYMBOL, build_id_of_notes, sections_of
+from pmuconf.host.elf import RELA, SYMBOL
+from pmuconf.host.sections import Section, Sections
 
 __all__ = ["Dwarf"]
 
@@ -32,10 +31,11 @@ _WANTED: Final = (
     *(".debug_info", ".debug_abbrev", ".debug_str", ".debug_line_str", ".debug_str_offsets", ".debug_addr"),
     *(".debug_aranges", ".debug_rnglists", ".debug_loclists"),
 )
-_COMPRESSED: Final = 0x800
 _ZLIB, _ZSTD = 1, 2
-_MAX_HELD: Final = 256 << 20
-"""How much of a section is held in memory, in bytes, where it is compressed or has to be relocated."""
+_MAX_HELD: Final = 192 << 20
+"""How much of a file's sections is held in memory, in bytes, where they are compressed or have to be relocated."""
+_MAX_ARANGES: Final = 4 << 20
+_PIECE: Final = 1 << 20
 _MAX_UNITS: Final = 256
 _MAX_ENTRIES: Final = 200_000
 _DEPTH: Final = 32
@@ -44,7 +44,11 @@ _MODIFIERS: Final = frozenset(
     f"DW_TAG_{name}" for name in ("typedef", "const_type", "volatile_type", "restrict_type", "atomic_type")
 )
 _LOCAL: Final = frozenset(f"DW_FORM_{name}" for name in ("ref1", "ref2", "ref4", "ref8", "ref_udata"))
-_BREAKAGE: Final = (*BREAKAGE, DWARFError, zlib.error, NotImplementedError)
+_BREAKAGE: Final = (
+    *(DWARFError, ELFError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(MemoryError, RecursionError, AssertionError, OSError, zlib.error, NotImplementedError),
+)
+"""What pyelftools raises for broken debug information, its own errors first."""
 
 
 class Dwarf:
@@ -94,27 +98,24 @@ class Dwarf:
             raise self._broken(str(error) or type(error).__name__) from None
 
     def _open(self, stream: BinaryIO, unit_of: str) -> None:
-        elf = ELFFile(stream)
-        if elf["e_machine"] != "EM_X86_64" or elf.elfclass != 64 or not elf.little_endian:
-            raise PmuconfError(f"{self._name} is not for x86-64", cause="not-x86")
-        sections = sections_of(elf)
-        by_name = {section.name: section for section in reversed(sections)}
-        note = by_name.get(".note.gnu.build-id") or by_name.get(".notes")
-        self.build_id = build_id_of_notes(_held(note).read()) if note is not None else None
+        sections = Sections(stream, self._name)
+        by_name = {section.name: section for section in reversed(list(sections))}
+        self.build_id = sections.build_id()
+        holding = _Holding(sections)
         # Not elf.get_dwarf_info(): that reads every debug section of the file into memory.
         given: dict[str, Any] = dict.fromkeys(inspect.signature(DWARFInfo.__init__).parameters)
         del given["self"]
         given["config"] = DwarfConfig(little_endian=True, machine_arch="x64", default_address_size=8)
         for name in _WANTED:
             if name in by_name:
-                relocations = by_name.get(f".rela{name}") if elf["e_type"] == "ET_REL" else None
-                data = _contents(by_name[name], relocations, sections)
+                relocations = by_name.get(f".rela{name}") if sections.relocatable else None
+                data = holding.relocated(by_name[name], relocations)
                 size = data.seek(0, io.SEEK_END)
                 given[f"{name[1:]}_sec"] = DebugSectionDescriptor(data, name, 0, size, 0)
         if given["debug_info_sec"] is None or given["debug_abbrev_sec"] is None:
             raise PmuconfError(f"{self._name} has no debug information", cause="no-dwarf")
         self._info, self._stream = DWARFInfo(**given), given["debug_info_sec"].stream
-        for unit in self._candidates(_address(sections, unit_of) if elf["e_type"] != "ET_REL" else None):
+        for unit in self._candidates(None if sections.relocatable else holding.address(unit_of)):
             self._unit = unit
             self._structs = self._complete()
             if self._structs:
@@ -123,7 +124,7 @@ class Dwarf:
     def _candidates(self, address: int | None) -> Iterator[Any]:
         """The compilation unit that the address lies in, if the file can tell; else the first ones."""
         section = self._info.debug_aranges_sec
-        if address is not None and section is not None and section.size <= _MAX_HELD:
+        if address is not None and section is not None and section.size <= _MAX_ARANGES:
             try:
                 offset = ARanges(section.stream, section.size, self._info.structs).cu_offset_at_addr(address)
             except IndexError:
@@ -271,65 +272,102 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def _held(section: Section) -> BinaryIO:
-    """A section's contents as a stream, decompressed if they are compressed.
+class _Holding:
+    """The sections of a file as streams. What has to be held in memory is counted."""
 
-    :raises PmuconfError: they are too large for that, or broken; cause dwarf-broken.
-    """
-    start, size = section["sh_offset"], section["sh_size"]
-    if section["sh_type"] == "SHT_NOBITS":
-        return io.BytesIO()
-    file: Any = section.stream
-    window = io.BufferedReader(_Window(file, start, size))
-    if not section["sh_flags"] & _COMPRESSED:
-        return window
-    kind, _, whole, _ = struct.unpack("<IIQQ", window.read(24))
-    if whole > _MAX_HELD or size > _MAX_HELD:
-        raise PmuconfError(f"{section.name} has {whole} bytes: too many", cause="dwarf-broken")
-    packed = window.read(size - 24)
-    if kind == _ZLIB:
-        return io.BytesIO(zlib.decompressobj().decompress(packed, _MAX_HELD))
-    if kind == _ZSTD:
-        import zstandard
+    def __init__(self, sections: Sections) -> None:
+        self._sections, self._left = sections, _MAX_HELD
 
+    def stream(self, section: Section) -> BinaryIO:
+        """A section's contents, decompressed if they are compressed.
+
+        :raises PmuconfError: they are too large for that, or broken; cause dwarf-broken.
+        """
+        if section.empty:
+            return io.BytesIO()
+        window = io.BufferedReader(_Window(self._sections.stream, section.offset, section.size))
+        if not section.compressed:
+            return window
+        kind, _, whole, _ = struct.unpack("<IIQQ", window.read(24))
+        if kind not in (_ZLIB, _ZSTD):
+            raise _broken(f"{section.name} is compressed in a way that is not known")
+        self._take(section, whole)
+        data = bytearray()
         try:
-            with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-                return io.BytesIO(reader.read(_MAX_HELD))
-        except zstandard.ZstdError as error:
-            raise PmuconfError(f"{section.name}: {error}", cause="dwarf-broken") from None
-    raise PmuconfError(f"{section.name} is compressed in a way that is not known", cause="dwarf-broken")
+            for piece in (_inflated if kind == _ZLIB else _unpacked)(window, section.size - 24):
+                data += piece
+                if len(data) > whole:
+                    raise _broken(f"{section.name} has more than the {whole} bytes that it says")
+        except Exception as error:
+            if type(error).__name__ != "ZstdError":  # of a module that need not be there
+                raise
+            raise _broken(f"{section.name}: {error}") from None
+        return io.BytesIO(data)
 
+    def relocated(self, section: Section, relocations: Section | None) -> BinaryIO:
+        """A debug section with the relocations applied that a module's has: references to other debug sections."""
+        stream = self.stream(section)
+        if relocations is None:
+            return stream
+        self._take(section, 0 if section.compressed else section.size)
+        data = bytearray(stream.read())
+        table = self._sections[relocations.link]
+        self._take(table, table.size)
+        symbols = self.stream(table).read()
+        self._left += table.size  # they are let go again
+        stream = self.stream(relocations)
+        while piece := stream.read(RELA.size << 15):
+            for offset, info, addend in RELA.iter_unpack(piece[: len(piece) - len(piece) % RELA.size]):
+                kind, symbol = info & 0xFFFFFFFF, info >> 32
+                if kind in (1, 10):  # R_X86_64_64, R_X86_64_32
+                    (*_, value, _) = SYMBOL.unpack_from(symbols, symbol * SYMBOL.size)
+                    width = 8 if kind == 1 else 4
+                    if offset + width > len(data):
+                        raise _broken(f"{section.name} has a relocation outside of it")
+                    data[offset : offset + width] = ((value + addend) & ((1 << 8 * width) - 1)).to_bytes(
+                        width, "little"
+                    )
+        return io.BytesIO(data)
 
-def _contents(section: Section, relocations: Section | None, sections: list[Section]) -> BinaryIO:
-    """A debug section with the relocations applied that a module's has: references to other debug sections."""
-    stream = _held(section)
-    if relocations is None:
-        return stream
-    if section["sh_size"] > _MAX_HELD or relocations["sh_size"] > _MAX_HELD:
-        raise PmuconfError(f"{section.name} is too large to be relocated", cause="dwarf-broken")
-    data = bytearray(stream.read())
-    symbols = _held(sections[relocations["sh_link"]]).read(_MAX_HELD)
-    entries = _held(relocations).read()
-    for offset, info, addend in RELA.iter_unpack(entries[: len(entries) - len(entries) % RELA.size]):
-        kind, symbol = info & 0xFFFFFFFF, info >> 32
-        if kind in (1, 10):  # R_X86_64_64, R_X86_64_32
-            (*_, value, _) = SYMBOL.unpack_from(symbols, symbol * SYMBOL.size)
-            width = 8 if kind == 1 else 4
-            if offset + width > len(data):
-                raise PmuconfError(f"{section.name} has a relocation outside of it", cause="dwarf-broken")
-            data[offset : offset + width] = ((value + addend) & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-    return io.BytesIO(data)
-
-
-def _address(sections: list[Section], function: str) -> int | None:
-    """Where the symbol table of a linked file has a function."""
-    table = next((s for s in sections if s["sh_type"] == "SHT_SYMTAB"), None)
-    if table is None or table["sh_size"] > _MAX_HELD:
+    def address(self, function: str) -> int | None:
+        """Where the symbol table of a linked file has a function."""
+        table = next((section for section in self._sections if section.symbols), None)
+        if table is None or table.size > _MAX_HELD // 2 or self._sections[table.link].size > _MAX_HELD // 2:
+            return None
+        names = self.stream(self._sections[table.link]).read()
+        # Linkers let a name begin in the middle of a longer one that ends in it.
+        places = {match.start() for match in re.finditer(re.escape(function.encode()) + rb"\0", names)}
+        del names
+        stream = self.stream(table)
+        while piece := stream.read(SYMBOL.size << 15):
+            for name, *_, value, _ in SYMBOL.iter_unpack(piece[: len(piece) - len(piece) % SYMBOL.size]):
+                if name in places:
+                    return int(value)
         return None
-    names, raw = _held(sections[table["sh_link"]]).read(_MAX_HELD), _held(table).read(_MAX_HELD)
-    # Linkers let a name begin in the middle of a longer one that ends in it.
-    places = {match.start() for match in re.finditer(re.escape(function.encode()) + rb"\0", names)}
-    for name, *_, value, _ in SYMBOL.iter_unpack(raw[: len(raw) - len(raw) % SYMBOL.size]):
-        if name in places:
-            return int(value)
-    return None
+
+    def _take(self, section: Section, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise _broken(f"{section.name} with {size} bytes is too large to be held in memory")
+
+
+def _inflated(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    inflate = zlib.decompressobj()
+    while size > 0 and not inflate.eof and (piece := stream.read(min(size, _PIECE))):
+        size -= len(piece)
+        while piece and not inflate.eof:
+            yield inflate.decompress(piece, _PIECE)
+            piece = inflate.unconsumed_tail
+
+
+def _unpacked(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    import zstandard
+
+    window = io.BufferedReader(_Window(stream, 24, size))
+    with zstandard.ZstdDecompressor().stream_reader(window) as reader:
+        while piece := reader.read(_PIECE):
+            yield piece
+
+
+def _broken(why: str) -> PmuconfError:
+    return PmuconfError(why, cause="dwarf-broken")

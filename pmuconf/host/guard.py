@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, Verdict
-from pmuconf.host.btf import Btf
+from pmuconf.host.btf import MAX_BTF, Btf
 from pmuconf.host.code import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
 from pmuconf.host.image import Image
 from pmuconf.host.machine import Offsets
 from pmuconf.host.names import FUNCTION, VENDORS, is_callee, may_be_copy, replaces, vendors_among
 from pmuconf.host.root import Root
 from pmuconf.host.x86 import PADDING, Event, Kind, Walk, walk
+from pmuconf.inputs import open_regular, read_descriptor
 
 if TYPE_CHECKING:
     from pmuconf.host.elf import ObjectFile
@@ -323,12 +324,13 @@ def _file_offsets(file: ObjectFile, btf: Path | None) -> tuple[Offsets | None, s
     origin = ""
     if btf is not None:
         try:
-            with btf.open("rb") as opened:
+            with open(open_regular(btf), "rb", buffering=0) as opened:
                 raw = opened.read(2)
+                raw = raw + read_descriptor(opened.fileno(), MAX_BTF) if raw == b"\x9f\xeb" else b""
         except OSError as error:
             raise PmuconfError(f"{btf}: {error.strerror}", cause="file-unreadable") from None
-        if raw == b"\x9f\xeb":
-            base = Btf(btf.read_bytes())
+        if raw:
+            base = Btf(raw)
         else:
             section = load_file(btf).section(".BTF")
             if section is None:

@@ -7,6 +7,7 @@ CAP_SYS_RAWIO, is refused under lockdown=confidentiality, and some kernels are b
 from __future__ import annotations
 
 import bisect
+import errno
 import os
 import re
 import struct
@@ -21,6 +22,9 @@ from pmuconf.host.root import Root
 __all__ = ["Kallsyms", "Kcore", "LiveText"]
 
 _LINE: Final = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z?]) (\S+)(?:\t\[([^\]\n]+)\])?$", re.MULTILINE)
+_ADDRESS: Final = re.compile(rb"^([0-9a-f]{16}) ", re.MULTILINE)
+_SHIFT: Final = 32
+_MAX_ALIASES: Final = 10_000
 _CODE: Final = frozenset(b"tTwW")
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
@@ -28,8 +32,17 @@ _LOAD: Final = 1
 _X86_64: Final = 62
 _CORE: Final = 4
 _MAX_SEGMENTS: Final = 4096
-_MAX_TEXT: Final = 64 << 20
-_MAX_SYMBOLS: Final = 64 << 20
+_MAX_TEXT: Final = 32 << 20
+_MAX_PAGES: Final = 96 << 8
+"""How much text is read and kept of all images together, in pages of 4 KB: KVM and a livepatch have 2 MB."""
+_MAX_BYTES: Final = 32 << 20
+_MAX_LINES: Final = 1_000_000
+"""A distribution's kernel with its modules has 250,000."""
+_MAX_LINE: Final = 1024
+"""Names have up to 512 bytes since 6.1."""
+_MAX_OWN: Final = 250_000
+_SCANS: Final = 64
+"""So many addresses are searched for one by one, which is fast for few; for more an index is made."""
 _PAGE: Final = 4096
 _NEAR: Final = 8 << 20
 
@@ -43,20 +56,24 @@ class Kallsyms:
 
     def __init__(self, root: Root) -> None:
         try:
-            self._data = root.read("/proc/kallsyms")
+            self._data = root.read("/proc/kallsyms", _MAX_BYTES)
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise _broken_symbols(f"it is {error.strerror}") from None
             raise PmuconfError(
                 f"/proc/kallsyms can't be read: {error.strerror}", cause="no-kallsyms", hint="Run pmuconf host as root"
             ) from None
         first = _LINE.match(self._data)
-        if first is None or len(self._data) > _MAX_SYMBOLS:
-            raise PmuconfError("/proc/kallsyms has not the lines that it should", cause="kallsyms-broken")
+        if first is None:
+            raise _broken_symbols("it does not begin with a symbol")
+        self._check_lines()
         if re.search(rb"^(?!0+ )[0-9a-f]+ [tTwW] ", self._data, re.MULTILINE) is None:
             restrict = root.text("/proc/sys/kernel/kptr_restrict")
             why = f"kernel.kptr_restrict is {restrict}" if restrict in ("1", "2") else "not root"
             hint = "Set kernel.kptr_restrict to 1 or 0 for the moment" if restrict == "2" else "Run as root"
             raise PmuconfError(f"/proc/kallsyms shows no addresses: {why}", cause="kallsyms-hidden", hint=hint)
         self._by_address: dict[int, tuple[str, ...]] = {}
+        self._index: list[int] | None = None
 
     def find(self, name: str) -> list[tuple[int, str | None]]:
         """Address and module (None: built in) of every code symbol of exactly that name."""
@@ -80,11 +97,12 @@ class Kallsyms:
         wanted = b" " + name.encode()
         at = self._data.find(wanted)
         while at >= 0:
-            match = _LINE.match(self._data, self._data.rfind(b"\n", 0, at) + 1)
+            match = _LINE.match(self._data, self._line_of(at))
             if match and match.group(3) == wanted[1:] and match.group(2)[0] not in _CODE:
                 module = match.group(4)
                 found.append((int(match.group(1), 16), module.decode("utf-8", "replace") if module else None))
-            at = self._data.find(wanted, at + 1)
+            end = self._data.find(b"\n", at)
+            at = self._data.find(wanted, end) if end >= 0 else -1
         return found
 
     def of_module(self, module: str | None) -> list[tuple[int, str, bool]]:
@@ -95,7 +113,7 @@ class Kallsyms:
             lines = self._data if self._data.endswith(b"\n") else self._data + b"\n"
             at = lines.find(tag)
             while at >= 0:
-                start = lines.rfind(b"\n", 0, at) + 1
+                start = self._line_of(at)
                 match = _LINE.match(lines[start : at + len(tag)])
                 if match:
                     pairs.append(_symbol(match))
@@ -124,13 +142,45 @@ class Kallsyms:
         return lines
 
     def _lines_at(self, address: int) -> Iterator[re.Match[bytes]]:
+        if self._index is None and len(self._by_address) >= _SCANS:
+            self._index = sorted(
+                int(match.group(1), 16) << _SHIFT | match.start() for match in _ADDRESS.finditer(self._data)
+            )
         pattern = b"%016x " % address
+        if self._index is not None:
+            first = bisect.bisect_left(self._index, address << _SHIFT)
+            for place in self._index[first : first + _MAX_ALIASES]:
+                match = _LINE.match(self._data, place & ((1 << _SHIFT) - 1)) if place >> _SHIFT == address else None
+                if match:
+                    yield match
+            return
         at = self._data.find(pattern)
-        while at >= 0:
+        for _ in range(_MAX_ALIASES):
+            if at < 0:
+                return
             match = _LINE.match(self._data, at)
             if match and (at == 0 or self._data[at - 1] == 10):
                 yield match
             at = self._data.find(pattern, at + 1)
+
+    def _line_of(self, at: int) -> int:
+        """Where the line begins that a place is in."""
+        return self._data.rfind(b"\n", max(0, at - _MAX_LINE), at) + 1
+
+    def _check_lines(self) -> None:
+        """Refuse lines that are longer, or more, than any kernel's: what looks for a line's start goes back to it."""
+        at, size = 0, len(self._data)
+        while size - at > _MAX_LINE:
+            end = self._data.rfind(b"\n", at, at + _MAX_LINE)
+            if end < 0:
+                raise _broken_symbols(f"a line has more than {_MAX_LINE} bytes")
+            at = end + 1
+        if self._data.count(b"\n") > _MAX_LINES:
+            raise _broken_symbols(f"it has more than {_MAX_LINES} lines")
+
+
+def _broken_symbols(why: str) -> PmuconfError:
+    return PmuconfError(f"/proc/kallsyms is not what it should be: {why}", cause="kallsyms-broken")
 
 
 def _symbol(match: re.Match[bytes]) -> tuple[int, str, bool]:
@@ -149,6 +199,7 @@ class Kcore:
                 "there is no /proc/kcore: this kernel is built without CONFIG_PROC_KCORE", cause="no-kcore"
             )
         try:
+            self._pages = _MAX_PAGES
             self._file: BinaryIO = root.open("/proc/kcore")
             self._segments = self._read_segments()
         except PermissionError as error:
@@ -171,6 +222,16 @@ class Kcore:
                 except (OSError, OverflowError, ValueError):
                     return b""
         return b""
+
+    def page(self, address: int) -> bytes:
+        """A page of code, which will be kept.
+
+        :raises PmuconfError: it is one too many; cause kcore-broken.
+        """
+        self._pages -= 1
+        if self._pages < 0:
+            raise PmuconfError("KVM and the livepatches have more code than any kernel", cause="kcore-broken")
+        return self.read(address, _PAGE)
 
     def _read_segments(self) -> list[tuple[int, int, int]]:
         descriptor = self._file.fileno()
@@ -199,6 +260,8 @@ class LiveText:
 
     def __init__(self, kallsyms: Kallsyms, kcore: Kcore, module: str | None, *, patch: bool = False) -> None:
         own = kallsyms.of_module(module) if module is not None else _of_kvm(kallsyms.of_module(None))
+        if len(own) > _MAX_OWN:
+            raise _broken_symbols(f"{module or 'KVM'} has {len(own)} symbols")
         self._kallsyms, self._kcore, self._module = kallsyms, kcore, module
         self.switches: Mapping[int, int] = {}  # a running kernel's code is as it has switched it
         self._cache: dict[int, bytes] = {}
@@ -210,7 +273,7 @@ class LiveText:
         """Up to so many bytes, read page by page and kept."""
         page = address & -_PAGE
         if page not in self._cache:
-            self._cache[page] = self._kcore.read(page, _PAGE)
+            self._cache[page] = self._kcore.page(page)
         data = self._cache[page][address - page :][:size]
         if data and len(data) < size and address + len(data) == page + _PAGE:
             return data + self.read(page + _PAGE, size - len(data))

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Evidence, Qemu
 from pmuconf.files import trusted
-from pmuconf.host.elf import build_id_of_notes
+from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of
 from pmuconf.host.root import MAX_FILE, Root
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import GuardFinding
+from pmuconf.host.btf import MAX_BTF
 from pmuconf.host.code import find_code
 from pmuconf.host.guard import judge_code
 from pmuconf.host.live import LiveText
@@ -70,7 +71,7 @@ def record(root: Root, target: Path) -> GuardFinding:
 
 def _copy(root: Root, name: str, folder: int) -> None:
     try:
-        data = root.read(name)
+        data = root.read(name, MAX_BTF)
     except OSError:
         return
     _write(folder, name, data)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import open_regular, read_descriptor
 
-__all__ = ["MAX_FILE", "Root"]
+__all__ = ["MAX_FILE", "MAX_SMALL", "Root"]
 
 MAX_FILE: Final = 1 << 30
-"""The largest file that is read whole, in bytes: a vmlinux with debug information stays below it."""
+"""The largest file that is looked into, in bytes: a vmlinux with debug information stays below it."""
+MAX_SMALL: Final = 8 << 20
+"""The largest file that is read whole, in bytes, where no other limit is given: modules.dep has 1 MB, and
+/proc/cpuinfo of 512 CPUs too."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +67,18 @@ class Root:
 
         :raises OSError: as open() does; for a FIFO or a device too.
         """
-        descriptor = os.open(self.at(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(0, "not a regular file", str(self.at(name)))
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return os.fdopen(open_regular(self.at(name)), "rb", buffering=0)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = MAX_SMALL) -> bytes:
         """The whole file.
 
-        :raises OSError: it isn't there, can't be read, or is larger than MAX_FILE.
+        :raises OSError: it isn't there, can't be read, or is larger than ``most`` bytes.
         """
         with self.open(name) as file:
-            pieces, size = [], 0
-            while piece := file.read(1 << 20):  # not all at once: sysfs and procfs don't tell their sizes
-                size += len(piece)
-                if size > MAX_FILE:
-                    raise OSError(0, "too large", name)
-                pieces.append(piece)
-        return b"".join(pieces)
+            return read_descriptor(file.fileno(), most, name)
 
     def text(self, name: str) -> str | None:
-        """A small text file without its line end; None if it isn't there or can't be read."""
+        """A small text file without its line end; None if it isn't there, can't be read, or is over MAX_SMALL."""
         try:
             return self.read(name).decode("utf-8", "replace").strip()
         except OSError:

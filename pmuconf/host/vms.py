@@ -15,7 +15,7 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import KernelPmu, LiveVm
-from pmuconf.host.btf import Btf
+from pmuconf.host.btf import MAX_BTF, Btf
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.live import Kallsyms, Kcore
@@ -103,10 +103,10 @@ def open_list(root: Root) -> KvmList:
             hint="It lists variables only if the kernel was built with CONFIG_KALLSYMS_ALL",
         )
     try:
-        types = Btf(root.read("/sys/kernel/btf/vmlinux"))
+        types = Btf(root.read("/sys/kernel/btf/vmlinux", MAX_BTF))
         if not built_in:
             # Without BTF of its own the module was refused as not being of this kernel: no other types will do.
-            types = Btf(root.read("/sys/kernel/btf/kvm"), types)
+            types = Btf(root.read("/sys/kernel/btf/kvm", MAX_BTF), types)
     except OSError as error:
         raise PmuconfError(f"no BTF of KVM: {error.strerror}", cause="no-offsets") from None
     return KvmList(kcore, heads[0], Layout(types))
