@@ -281,7 +281,8 @@ def look(
         image = hypervisor.saved_xml(listed) if listed.saved else None
         saved = read(image) if image is not None else None
         snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
-        kept = [domain.read_snapshot(xml, source=f"a snapshot of {listed.name!r}") for xml in snapshots]
+        source = f"a snapshot of {listed.name!r}"
+        kept = [domain.read_snapshot(xml, source=source, max_bytes=max_bytes) for xml in snapshots]
         vm = judge(policy, live=live, next_boot=next_boot, saved=saved, snapshots=kept)
         return vm if listed.persistent else replace(vm, transient=True)
     except DomainVanished:

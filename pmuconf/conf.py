@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 from pmuconf.domain import MAX_XML_BYTES, X86
 from pmuconf.errors import PmuconfError
@@ -33,6 +33,7 @@ _MODES = [
     ("enforce", "write the PMU state of the next boot"),
 ]
 _RULE_PREFIX = "rule:"
+_QUOTED_LIST = re.compile(r"""(\w+)\s*[:=]\s*(["'])(.*(?<!\\),.*)\2""")
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 _POLICY_OPTS: Final[list[cfg.Opt]] = [
@@ -67,31 +68,47 @@ _POLICY_OPTS: Final[list[cfg.Opt]] = [
     ),
 ]
 
+
+class _Value(types.String):
+    """One value of a list, in which ``\\,`` is a comma that separates nothing.
+
+    oslo.config gives a value that is refused once more, joined with what stands behind the comma.
+    """
+
+    def __call__(self, value: str) -> str:
+        if value[:1] in ('"', "'"):
+            raise ValueError("quotes mean nothing here: write a comma in a name as \\, and leave the quotes out")
+        if value.endswith("\\") or "," in value.replace("\\,", ""):
+            raise ValueError("its last backslash has nothing behind it")
+        return str(super().__call__(value.replace("\\,", ",")))
+
+
+def _list(name: str, help: str) -> cfg.Opt:
+    return cfg.ListOpt(name, item_type=_Value(), default=[], help=help)
+
+
 _RULE_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt("pmu", choices=_STATES, help="What this rule wants. Required."),
     cfg.StrOpt("reason", default="", help="Why, in your words: shown in every report beside the decision."),
-    cfg.ListOpt("flavor", default=[], help="Flavor names, as globs: perf.*, *.dedicated"),
-    cfg.ListOpt(
+    _list("flavor", help="Flavor names, as globs: perf.*, *.dedicated. A comma in a name is written \\,"),
+    _list(
         "flavor_id",
-        default=[],
         help="Flavor ids. A domain that a Nova before 32 wrote does not carry its flavor's id.",
     ),
-    cfg.ListOpt(
+    _list(
         "extra_spec",
-        default=[],
         help="Extra specs of the flavor, as KEY or KEY=GLOB. A domain that a Nova before 32 wrote does not carry "
         "them. hw:pmu beats every rule and so can't stand here.",
     ),
-    cfg.ListOpt(
+    _list(
         "image_property",
-        default=[],
         help="Properties of the image, as KEY or KEY=GLOB. A domain that a Nova before 32 wrote does not carry "
         "them. hw_pmu beats every rule and so can't stand here.",
     ),
-    cfg.ListOpt("project", default=[], help="Project ids, as Keystone has them."),
-    cfg.ListOpt("domain", default=[], help="Domain names, as globs, or domain UUIDs."),
-    cfg.ListOpt("arch", default=[], help=f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
-    cfg.ListOpt("virt_type", default=[], help=f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),
+    _list("project", help="Project ids, as Keystone has them."),
+    _list("domain", help="Domain names, as globs, or domain UUIDs. A comma in a name is written \\,"),
+    _list("arch", help=f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
+    _list("virt_type", help=f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),
     cfg.StrOpt(
         "mode",
         choices=_MODES,
@@ -449,6 +466,7 @@ class _Written:
             sections: dict[str, dict[str, Any]] = {}
             try:
                 cfg.ConfigParser(path, sections).parse()
+                written._refuse_quoted_lists(path)
             except cfg.ParseError as error:
                 raise PmuconfError(f"{path}:{error.lineno}: {error.msg}", cause="config-invalid") from None
             except UnicodeDecodeError:
@@ -460,6 +478,17 @@ class _Written:
                 raise PmuconfError(f"{path}: {error.strerror}", cause="config-unreadable") from None
             written._sections[path] = sections
         return written
+
+    def _refuse_quoted_lists(self, path: str) -> None:
+        """oslo.config takes quotes around a whole value away, so that they hold no comma together."""
+        group = ""
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            if line.startswith("["):
+                group = line.strip()[1:-1]
+            found = _QUOTED_LIST.fullmatch(line.rstrip())
+            if found and group.startswith(_RULE_PREFIX) and found[1] in CRITERIA:
+                problem = f"the quotes are taken away, and {found[3]!r} is a list: a comma in a name is written \\,"
+                self._refuse_in(path, group, found[1], problem)
 
     def rule_names(self) -> list[str]:
         names: dict[str, None] = {}

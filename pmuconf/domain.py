@@ -39,7 +39,8 @@ __all__ = [
 
 X86: Final = frozenset({"x86_64", "i686"})
 
-_NOVA = "{http://openstack.org/xmlns/libvirt/nova/1.1}"
+# Nova writes the second up to 22 (Victoria), the first since. A domain keeps what it was started with.
+_NOVAS = ("{http://openstack.org/xmlns/libvirt/nova/1.1}", "{http://openstack.org/xmlns/libvirt/nova/1.0}")
 _PMU_LINE = re.compile(r"    <pmu state='(on|off)'/>")
 
 
@@ -62,7 +63,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 
 @dataclass(frozen=True)
 class Nova:
-    """What Nova wrote into a domain's metadata (namespace nova/1.1).
+    """What Nova wrote into a domain's metadata (namespace nova/1.1, or nova/1.0 of Nova 22 and earlier).
 
     Up to 31.x the flavor has a name and sizes only; from 32.0.0 it carries its id, extra specs and the image's
     properties (the elements are there even if empty). What the version does not write is ``UNKNOWN``.
@@ -83,6 +84,7 @@ class Domain:
     uuid: str | None
     virt_type: str
     arch: str
+    """Empty if the text leaves it to libvirt, which fills it in when it takes the domain."""
     pmu: PmuState
     cpu_mode: str | None
     nova: Nova | None
@@ -235,23 +237,28 @@ def pmu_state(element: etree._Element, source: str) -> PmuState:
 
 
 def _nova(metadata: etree._Element) -> Nova | None:
-    instance = next(metadata.iterchildren(f"{_NOVA}instance"), None)
-    if instance is None:
-        return None
+    for nova in _NOVAS:
+        instance = next(metadata.iterchildren(f"{nova}instance"), None)
+        if instance is not None:
+            return _instance(instance, nova)
+    return None
+
+
+def _instance(instance: etree._Element, nova: str) -> Nova:
     # By the first of each, in one pass: an audit spends a third of its time here.
     parts: dict[str, etree._Element] = {}
-    for child in instance.iterchildren(f"{_NOVA}flavor", f"{_NOVA}image", f"{_NOVA}owner"):
-        parts.setdefault(str(child.tag)[len(_NOVA) :], child)
+    for child in instance.iterchildren(f"{nova}flavor", f"{nova}image", f"{nova}owner"):
+        parts.setdefault(str(child.tag)[len(nova) :], child)
     flavor = parts.get("flavor")
-    specs = None if flavor is None else next(flavor.iterchildren(f"{_NOVA}extraSpecs"), None)
-    properties = next(parts["image"].iterchildren(f"{_NOVA}properties"), None) if "image" in parts else None
-    project = next(parts["owner"].iterchildren(f"{_NOVA}project"), None) if "owner" in parts else None
+    specs = None if flavor is None else next(flavor.iterchildren(f"{nova}extraSpecs"), None)
+    properties = next(parts["image"].iterchildren(f"{nova}properties"), None) if "image" in parts else None
+    project = next(parts["owner"].iterchildren(f"{nova}project"), None) if "owner" in parts else None
     return Nova(
         flavor=None if flavor is None else flavor.get("name"),
         flavor_id=UNKNOWN if flavor is None or specs is None else flavor.get("id"),
         project_id=None if project is None else project.get("uuid"),
-        extra_specs=UNKNOWN if specs is None else _named(specs.iterchildren(f"{_NOVA}extraSpec")),
-        image_properties=UNKNOWN if properties is None else _named(properties.iterchildren(f"{_NOVA}property")),
+        extra_specs=UNKNOWN if specs is None else _named(specs.iterchildren(f"{nova}extraSpec")),
+        image_properties=UNKNOWN if properties is None else _named(properties.iterchildren(f"{nova}property")),
     )
 
 

@@ -28,7 +28,10 @@ from uuid import UUID, uuid4
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 
-__all__ = ["Entry", "Intent", "Journal", "Kind", "Status", "oldest_kept", "writer_lock"]
+__all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "oldest_kept", "writer_lock"]
+
+# What the identity of a cloud begins with, where that of a libvirt connection has its URI.
+CLOUD: Final = "openstack:"
 
 _ROOM: Final = "Make room on the file system of {}"
 _VERSION: Final = 1
@@ -109,6 +112,11 @@ class Entry:
     def standing(self) -> bool:
         """Whether there is something in it to be taken back."""
         return self.status is Status.DONE and self.kind is not Kind.ROLLBACK and not self.undone
+
+    @property
+    def of_flavor(self) -> bool:
+        """Whether it is one of a cloud's flavor; otherwise it is one of a domain."""
+        return self.uri.startswith(CLOUD)
 
     def record(self) -> dict[str, Any]:
         """The same as data, for tables, programs and other hosts."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import SPEC, Embedded, Flavor, Image
+from pmuconf.journal import CLOUD
 from pmuconf.policy import explicit_choice
 
 __all__ = ["Cloud"]
@@ -53,7 +54,7 @@ class Cloud:
     def identity(self) -> str:
         """What tells this region from every other, for the journal."""
         region = self._connection.config.get_region_name() or ""
-        return f"openstack:{self._connection.auth.get('auth_url', '')}#{region}"
+        return f"{CLOUD}{self._connection.auth.get('auth_url', '')}#{region}"
 
     def flavors(self) -> list[Flavor]:
         """Every flavor, those of single projects too."""

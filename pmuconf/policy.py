@@ -3,7 +3,7 @@
 Pure: facts in, a ruling out. Every front end (command, service, Nova plugin, Ansible module) asks here and holds
 no rule of its own. In order:
 
-1. Outside x86 KVM and QEMU: keep.
+1. Outside x86 KVM and QEMU: keep. A domain that names no architecture is undecided: libvirt has not filled it in yet.
 2. An explicit ``hw:pmu`` (flavor) or ``hw_pmu`` (image) beats every rule, read exactly as Nova reads it.
 3. Where an explicit choice cannot be seen (Nova before 32 writes no extra specs into a domain's metadata) but the
    domain says ``on``: somebody chose that, so keep.
@@ -47,8 +47,11 @@ VIRT_TYPES: Final = frozenset({"kvm", "qemu"})
 
 # The names under which the steps other than a rule appear where a rule's name would.
 DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE = "default", "out-of-scope", "written-on", "hidden-choice"
+NO_ARCH = "no-arch"
 FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED = "hw:pmu", "hw_pmu", "requested"
-RESERVED: Final = frozenset({DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED})
+RESERVED: Final = frozenset(
+    {DEFAULT, OUT_OF_SCOPE, NO_ARCH, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED}
+)
 
 CONFLICT: Final = "flavor-image-conflict"
 
@@ -145,7 +148,8 @@ class Rule:
     """One exception from the default: matches if every criterion that it names has one value that matches.
 
     ``flavor`` and ``domain`` hold globs (``domain`` also uuids), ``extra_spec`` and ``image_property`` hold
-    ``KEY`` or ``KEY=GLOB``, the others exact words. An empty criterion asks nothing.
+    ``KEY`` or ``KEY=GLOB``, the others exact words. A glob also matches the text that is written exactly like it, so
+    that a name with ``[`` in it can be given as it is. An empty criterion asks nothing.
     """
 
     name: str
@@ -219,6 +223,12 @@ def decide(policy: Policy, subject: Subject) -> Ruling:
 
     :raises FlavorImageConflict: the flavor's and the image's explicit choices differ.
     """
+    if subject.virt_type in VIRT_TYPES and not subject.arch:
+        return Ruling(
+            Decision.UNDECIDED,
+            NO_ARCH,
+            "the XML names no architecture (<os><type arch=...>): libvirt fills it in when it takes the domain",
+        )
     if subject.virt_type not in VIRT_TYPES or subject.arch not in X86:
         what = f"{subject.virt_type or 'no type'} on {subject.arch or 'no architecture'}"
         return Ruling(Decision.KEEP, OUT_OF_SCOPE, f"{what}: the policy speaks of x86 KVM and QEMU domains only")
@@ -299,14 +309,14 @@ def _matches(criterion: str, values: Iterable[str], subject: Subject) -> bool | 
     if fact is None:
         return False
     if criterion == "flavor":
-        return any(fnmatchcase(fact, glob) for glob in values)
+        return any(_fits(fact, glob) for glob in values)
     return fact in values
 
 
 def _matches_domain(values: Iterable[str], subject: Subject) -> bool | None:
     name, uuid = subject.name, subject.uuid
     for value in values:
-        if isinstance(name, str) and fnmatchcase(name, value):
+        if isinstance(name, str) and _fits(name, value):
             return True
         if isinstance(uuid, str) and uuid.lower() == value.lower():
             return True
@@ -315,7 +325,11 @@ def _matches_domain(values: Iterable[str], subject: Subject) -> bool | None:
 
 def _has(mapping: Mapping[str, str], wanted: str) -> bool:
     key, equals, glob = wanted.partition("=")
-    return key in mapping and (not equals or fnmatchcase(mapping[key], glob))
+    return key in mapping and (not equals or _fits(mapping[key], glob))
+
+
+def _fits(text: str, glob: str) -> bool:
+    return text == glob or fnmatchcase(text, glob)
 
 
 def _covers(criterion: str, values: Sequence[str], others: Sequence[str]) -> bool:
@@ -341,7 +355,7 @@ def _is_narrower(other: str, glob: str) -> bool:
         return True
     if glob.endswith("*") and not _is_glob(glob[:-1]):
         return other.startswith(glob[:-1])
-    return not _is_glob(other) and fnmatchcase(other, glob)
+    return not _is_glob(other) and fnmatchcase(other, glob)  # the same text was asked for above
 
 
 def _is_uuid(text: str) -> bool:

@@ -5,6 +5,7 @@ What the commands and the Ansible modules share: both give a Run what was asked 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -76,8 +77,10 @@ class Run:
 
         What was taken back already is so, and no error.
 
-        :raises PmuconfError: no-such-change, not-to-be-undone, locked, ...
+        :raises PmuconfError: no-such-change, not-to-be-undone, flavor-change, locked, ...
         """
+        if change is not None:
+            self._refuse_flavor(change)
         with self._begun() as (hypervisor, journal):
             known = [] if journal is None else self._known(hypervisor, journal)
             if change is not None:
@@ -101,7 +104,7 @@ class Run:
         :param records: as Entry.record() makes them; those of domains that are not here are passed over.
         :raises PmuconfError: change-invalid, locked, ...
         """
-        carried = [entry for entry in map(Entry.of_record, records) if entry.standing]
+        carried = [entry for entry in map(Entry.of_record, records) if entry.standing and not entry.of_flavor]
         with self._begun() as (hypervisor, journal):
             there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
             entries = [entry for entry in carried if entry.uuid in there]
@@ -127,6 +130,18 @@ class Run:
             for sentence in settled:
                 self.warn(sentence)
             yield hypervisor, journal
+
+    def _refuse_flavor(self, change: int) -> None:
+        """A flavor's change is no matter of libvirt's, which is not even asked."""
+        with self._found() as journal:
+            entries = [] if journal is None else journal.entries()
+        for entry in entries:
+            if entry.id == change and entry.of_flavor:
+                raise PmuconfError(
+                    f"change {change} is one of flavor {entry.name!r}, not of a domain",
+                    cause="flavor-change",
+                    hint=f"Take it back with: pmuconf flavors rollback {shlex.quote(entry.name)}",
+                )
 
     def _found(self) -> AbstractContextManager[Journal | None]:
         """The journal, if there is one."""
@@ -164,8 +179,10 @@ class Run:
 
     def _now(self, hypervisor: Hypervisor, uuid: str) -> tuple[Listed, Vm] | None:
         listed = hypervisor.find(uuid)
-        vm = None if listed is None else look(hypervisor, self.settings.policy, listed)
-        return None if listed is None or vm is None else (listed, vm)
+        if listed is None:
+            return None
+        vm = look(hypervisor, self.settings.policy, listed, max_bytes=self.settings.max_xml_bytes)
+        return None if vm is None else (listed, vm)
 
     def _carried_out(
         self, hypervisor: Hypervisor, journal: Journal | None, plans: Sequence[Plan], limits: Limits, kind: Kind

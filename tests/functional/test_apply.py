@@ -105,6 +105,18 @@ class TestWhatChanges:
         assert host.xml("web") == before.replace(is_on, is_off)
         assert "<![CDATA[" in host.xml("web")
 
+    def test_with_prefixes_in_its_metadata_that_nobody_declared(self, host: Host) -> None:
+        """libvirt keeps them, and hands them out."""
+        nested = '<kept:x xmlns:kept="urn:kept" lab:colour="red"><lab:tier>gold</lab:tier></kept:x>'
+        host.define(plain_domain("web", pmu="on").replace("</uuid>", f"</uuid><metadata>{nested}</metadata>"))
+        before = host.xml("web")
+        assert "<lab:tier>gold</lab:tier>" in before
+        assert host.json("audit").by_name("decision") == {"web": "off"}
+        assert host.json("apply").by_name("outcome") == {"web": "changed"}
+        assert host.xml("web") == before.replace("<pmu state='on'/>", "<pmu state='off'/>")
+        assert host.json("rollback", "web").by_name("outcome") == {"web": "changed"}
+        assert host.xml("web") == before
+
     def test_it_is_on_the_disk(self, host: Host) -> None:
         host.define(plain_domain("web", vnc_password=SECRET))
         host.pmuconf("apply")
@@ -184,10 +196,10 @@ class TestWhatIsLeftAlone:
 
     def test_novas_domains_if_they_are_only_to_be_observed(self, host: Host) -> None:
         host.configure("[policy]\nnova_domains = observe\n")
-        host.define(plain_domain("web"), nova_domain("nova"))
+        host.define(plain_domain("web"), nova_domain("nova"), nova_domain("old-nova", version="20.6.1"))
         ran = host.json("apply")
-        assert ran.by_name("outcome") == {"web": "changed", "nova": "observed"}
-        assert host.pmus() == {"web": "off", "nova": "default"}
+        assert ran.by_name("outcome") == {"web": "changed", "nova": "observed", "old-nova": "observed"}
+        assert host.pmus() == {"web": "off", "nova": "default", "old-nova": "default"}
         assert ran.status == 2
 
     def test_how_long_a_rewrite_lasts_with_nova_is_said(self, host: Host) -> None:

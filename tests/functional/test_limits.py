@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 
+import libvirt
 import pytest
 
 from pmuconf.journal import writer_lock
@@ -179,6 +180,34 @@ class TestFailure:
         assert ran.by_name("cause")["vm-000"] == "xml-too-large"
         assert changed(host) == ["vm-001"]
         assert ran.status == 2
+
+    def test_nor_does_one_whose_snapshot_is_too_large(self, host: Host) -> None:
+        host.define(plain_domain("vm-000"), plain_domain("vm-001"))
+        host.domain("vm-000").snapshotCreateXML(
+            f"<domainsnapshot><name>s</name><description>{'x' * 5000}</description><state>shutoff</state>"
+            f"<creationTime>1</creationTime><memory snapshot='no'/>{plain_domain('vm-000')}</domainsnapshot>",
+            libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE,
+        )
+        assert host.json("apply", "--dry-run").by_name("outcome") == {"vm-000": "planned", "vm-001": "planned"}
+        host.configure(f"{OFF}[libvirt]\nmax_xml_bytes = 4096\n")
+        ran = host.json("apply")
+        assert ran.by_name("outcome") == {"vm-000": "not-judged", "vm-001": "changed"}
+        assert ran.by_name("cause")["vm-000"] == "xml-too-large"
+
+    @pytest.mark.parametrize("how", [["--all"], ["vm-000", "vm-001"]])
+    @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+    def test_nor_does_one_that_grew_too_large_to_be_taken_back(
+        self, host: Host, how: list[str], dry: list[str]
+    ) -> None:
+        host.define(plain_domain("vm-000"), plain_domain("vm-001"))
+        host.configure(f"{OFF}[libvirt]\nmax_xml_bytes = 4096\n")
+        assert host.pmuconf("apply").status == 0
+        grown = host.xmls()["vm-000"].replace("</uuid>", f"</uuid><description>{'x' * 4096}</description>")
+        host.define(grown)
+        ran = host.json("rollback", *how, *dry)
+        assert ran.by_name("outcome") == {"vm-000": "not-judged", "vm-001": "planned" if dry else "changed"}
+        assert ran.by_name("cause")["vm-000"] == "xml-too-large"
+        assert host.pmus() == {"vm-000": "off", "vm-001": "off" if dry else "default"}
 
 
 class TestOneWriter:

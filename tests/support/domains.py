@@ -15,6 +15,9 @@ __all__ = ["NOVA_NS", "domain_uuid", "nova_domain", "plain_domain"]
 
 NOVA_NS = "http://openstack.org/xmlns/libvirt/nova/1.1"
 
+_OLD_NOVA_NS = "http://openstack.org/xmlns/libvirt/nova/1.0"
+_LAST_OLD = 22
+
 # Since Nova 32.0.0 the metadata has the flavor's extra specs and the image's properties.
 _FIRST_WITH_SPECS = 32
 
@@ -207,11 +210,12 @@ def _nova_metadata(
     project: str,
 ) -> list[str]:
     """Return nova:instance; `key` seeds the UUIDs in it."""
-    with_specs = int(version.split(".", 1)[0]) >= _FIRST_WITH_SPECS
+    major = int(version.split(".", 1)[0])
+    with_specs = major >= _FIRST_WITH_SPECS
     image = _id("cirros", "image")
     flavor_id = {"id": _id(flavor, "flavor")} if with_specs else {}
     lines = [
-        f"<nova:instance xmlns:nova='{NOVA_NS}'>",
+        f"<nova:instance xmlns:nova='{NOVA_NS if major > _LAST_OLD else _OLD_NOVA_NS}'>",
         f"  <nova:package version={quoteattr(version)}/>",
         f"  <nova:name>{escape(name)}</nova:name>",
         "  <nova:creationTime>2024-05-14 09:21:37</nova:creationTime>",

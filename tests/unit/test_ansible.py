@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
 import pmuconf
+from pmuconf import conf
+from pmuconf.conf import Settings
+from pmuconf.policy import Decision
 
 _TREE = Path(__file__).resolve().parents[2]
 _COLLECTION = _TREE / "ansible"
@@ -79,3 +84,67 @@ def test_each_default_of_the_role_is_explained() -> None:
     for name, value in defaults.items():
         if "default" in options[name]:
             assert options[name]["default"] == value, name
+
+
+def configured(tmp_path: Path, variables: str) -> Settings:
+    """What pmuconf reads from the file that the role writes for these variables."""
+    engine = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)
+    engine.filters["combine"] = lambda one, *others, recursive: _combined(one, *others)
+    template = engine.from_string((_COLLECTION / "roles/pmuconf/templates/pmuconf.conf.j2").read_text())
+    given = {**read("roles/pmuconf/defaults/main.yml"), **yaml.safe_load(variables), "ansible_managed": "by Ansible"}
+    path = tmp_path / "pmuconf.conf"
+    path.write_text(template.render(given))
+    return conf.load([str(path)])
+
+
+def _combined(one: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    for other in others:
+        one = {
+            **one,
+            **{
+                key: _combined(one.get(key, {}), value) if isinstance(value, dict) else value
+                for key, value in other.items()
+            },
+        }
+    return one
+
+
+@pytest.mark.parametrize(
+    ("written", "decision"), [("off", "off"), ("on", "on"), ("'off'", "off"), ("'on'", "on"), ("keep", "keep")]
+)
+def test_on_and_off_need_no_quotes_in_the_role_s_variables(tmp_path: Path, written: str, decision: str) -> None:
+    settings = configured(
+        tmp_path,
+        f"""
+        pmuconf_settings:
+          policy:
+            default: {written}
+          service:
+            listen_beyond_loopback: {"on" if decision == "on" else "off"}
+        pmuconf_rules:
+          - name: a
+            pmu: {written}
+            domain: [a]
+        """,
+    )
+    assert settings.policy.default is Decision(decision)
+    assert settings.policy.rules[0].decision is Decision(decision)
+
+
+def test_a_name_in_a_list_of_the_role_s_is_one_name_whatever_is_in_it(tmp_path: Path) -> None:
+    names = ["a, b", "[win10] work", "x,", "web", "7", "$5", "DOM\\user", "it's"]
+    listed = "".join(f"\n              - {json.dumps(name)}" for name in names)
+    settings = configured(
+        tmp_path,
+        f"""
+        pmuconf_rules:
+          - name: a
+            pmu: on
+            domain:{listed}
+          - name: b
+            pmu: keep
+            flavor: m1.*, m2.*
+        """,
+    )
+    assert settings.policy.rules[0].domain == (*names,)
+    assert settings.policy.rules[1].flavor == ("m1.*", "m2.*")

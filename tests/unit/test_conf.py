@@ -176,6 +176,27 @@ def test_a_rule_that_is_not_listed_is_told_and_does_not_decide(write: Write) -> 
     assert chosen.unused_rules == ("b", "c")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("a, b", ("a", "b")),
+        ("a\\, b", ("a, b",)),
+        ("a\\,b,c", ("a,b", "c")),
+        ("x, a\\, b\\, c , y", ("x", "a, b, c", "y")),
+        ("\\,a", (",a",)),
+        ("DOM\\user, [win10] work", ("DOM\\user", "[win10] work")),
+        ('"a"', ("a",)),
+        ('"a\\, b"', ("a, b",)),
+        ("bob's", ("bob's",)),
+    ],
+)
+def test_a_comma_that_belongs_to_a_name_is_written_with_a_backslash(
+    write: Write, written: str, meant: tuple[str, ...]
+) -> None:
+    (rule,) = conf.load([write(f"[policy]\nrules = a\n[rule:a]\npmu = on\ndomain = {written}\n")]).policy.rules
+    assert rule.domain == meant
+
+
 @pytest.mark.parametrize("name", ["a", "A", "9", "profilers-2.old_x"])
 def test_names_that_a_rule_may_have(write: Write, name: str) -> None:
     (rule,) = conf.load([write(f"[policy]\nrules = {name}\n[rule:{name}]\npmu = on\nflavor = x\n")]).policy.rules

@@ -162,7 +162,9 @@ def test_a_rule_that_is_listed_twice(path: Path) -> None:
     assert refused(path, RULE.replace("rules = a", "rules = a, a")) == "[policy] rules: lists a twice"
 
 
-@pytest.mark.parametrize("name", ["default", "out-of-scope", "written-on", "hidden-choice", "hw:pmu", "hw_pmu"])
+@pytest.mark.parametrize(
+    "name", ["default", "out-of-scope", "no-arch", "written-on", "hidden-choice", "hw:pmu", "hw_pmu"]
+)
 def test_a_rule_named_as_a_step_of_the_decision(path: Path, name: str) -> None:
     message = refused(path, f"[policy]\nrules = {name}\n[rule:{name}]\npmu = on\nflavor = x\n")
     assert message.startswith(f"[policy] rules: '{name}' is no name for a rule")
@@ -229,6 +231,26 @@ def test_a_word_that_never_matches(path: Path, option: str, value: str, allowed:
     message = refused(path, f"[policy]\nrules = a\n[rule:a]\npmu = on\n{option} = {value}\n")
     wrong = value.rpartition(", ")[2]
     assert message == f"[rule:a] {option}: {wrong!r} never matches; allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("value", "because"),
+    [
+        ('"a, b"', "a comma in a name is written \\,"),
+        ("'a, b'", "a comma in a name is written \\,"),
+        ('"a\\, b, c"', "a comma in a name is written \\,"),
+        ('"a, b", c', "quotes mean nothing here"),
+        ("c, 'a'", "quotes mean nothing here"),
+        ("a\\", "its last backslash has nothing behind it"),
+        ("a\\ , b", "its last backslash has nothing behind it"),
+        ("a\\,", "its last backslash has nothing behind it"),
+    ],
+)
+@pytest.mark.parametrize("option", ["domain", "flavor", "project"])
+def test_a_list_that_would_not_mean_what_it_seems_to(path: Path, option: str, value: str, because: str) -> None:
+    message = refused(path, f"[policy]\nrules = a\n[rule:a]\npmu = on\n{option} = {value}\n")
+    assert f"[rule:a] {option}" in message
+    assert because in message
 
 
 def test_a_rule_that_can_never_decide(path: Path) -> None:

@@ -152,6 +152,24 @@ def test_nova_metadata_is_read_whole() -> None:
     )
 
 
+def test_the_metadata_of_nova_up_to_22_says_the_same_as_that_of_later_ones() -> None:
+    old = nova_domain("instance-1", version="20.6.1", flavor="m1.small")
+    assert "nova/1.0" in old
+    assert read(old).nova == read(old.replace("nova/1.0", "nova/1.1")).nova
+    assert read(old).nova is not None
+
+
+def test_of_two_instances_of_nova_s_the_newer_one_counts() -> None:
+    both = "".join(
+        f"<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/{version}'>"
+        f"<nova:flavor name='{version}'/></nova:instance>"
+        for version in ("1.0", "1.1")
+    )
+    nova = read(guest("", f"<metadata>{both}</metadata>")).nova
+    assert nova is not None
+    assert nova.flavor == "1.1"
+
+
 def test_metadata_that_is_not_of_nova_makes_no_nova_domain() -> None:
     other = "<metadata><nova:instance xmlns:nova='urn:other'><nova:flavor name='m1'/></nova:instance></metadata>"
     assert read(guest("", other)).nova is None

@@ -230,6 +230,35 @@ def test_a_plain_domain_has_no_flavor_and_hides_nothing() -> None:
     assert decided(subject, rule(flavor=("*",)), rule("p", project=("*",))) == (Decision.OFF, "default")
 
 
+@pytest.mark.parametrize("more", ["", "<pmu state='on'/>", "<pmu state='off'/>"])
+@pytest.mark.parametrize("type_", ["<type>hvm</type>", "<type machine='pc'>hvm</type>", "<type arch=''>hvm</type>", ""])
+def test_a_domain_that_names_no_architecture_is_undecided(type_: str, more: str) -> None:
+    """libvirt fills it in when it takes the domain: then it may be one that the policy speaks of."""
+    xml = f"<domain type='kvm'><name>web</name><os>{type_}</os><features>{more}</features></domain>"
+    subject = Subject.of_domain(read(xml))
+    ruling = decide(Policy(rules=(rule(domain=("*",)),)), subject)
+    assert (ruling.decision, ruling.rule) == (Decision.UNDECIDED, "no-arch")
+    assert "libvirt fills it in" in ruling.reason
+    torn = replace(subject, extra_specs={"hw:pmu": "true"}, image_properties={"hw_pmu": "false"})
+    assert decided(torn) == (Decision.UNDECIDED, "no-arch")
+
+
+@pytest.mark.parametrize("version", ["20.6.1", "22.4.0"])
+def test_nova_up_to_22_a_domain_as_it_is_found(version: str) -> None:
+    """Its metadata is in the namespace nova/1.0, and may live on for years."""
+
+    def ruling(pmu: str | None) -> tuple[Decision, str]:
+        xml = nova_domain("instance-1", version=version, pmu=pmu, flavor="m1.small")
+        assert "nova/1.0" in xml
+        return decided(
+            Subject.of_domain(read(xml.replace("<type ", "<type arch='x86_64' "))), rule("m1", flavor=("m1.*",))
+        )
+
+    assert ruling("on") == (Decision.KEEP, "written-on")
+    assert ruling("off") == (Decision.UNDECIDED, "hidden-choice")
+    assert ruling(None) == (Decision.ON, "m1")
+
+
 # ---- criteria ------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +271,11 @@ EXAMPLES: list[tuple[str, str, dict[str, object], list[dict[str, object]]]] = [
         [{"flavor": "m1.perf.x"}, {"flavor": "Perf.large"}, {"flavor": None}],
     ),
     ("flavor", "m[12].?", {"flavor": "m2.x"}, [{"flavor": "m3.x"}, {"flavor": "m1.xx"}]),
+    # A name that looks like a glob can be given as it is.
+    ("flavor", "perf[1]", {"flavor": "perf[1]"}, [{"flavor": "perf[2]"}, {"flavor": "perf"}]),
+    ("domain", "[win10] work", {"name": "[win10] work"}, [{"name": "[win11] work"}, {"name": "win10 work"}]),
+    ("extra_spec", "hw:a=[x", {"extra_specs": {"hw:a": "[x"}}, [{"extra_specs": {"hw:a": "x"}}]),
+    ("image_property", "os=[a]b", {"image_properties": {"os": "[a]b"}}, [{"image_properties": {"os": "[b]b"}}]),
     ("flavor_id", "42", {"flavor_id": "42"}, [{"flavor_id": "421"}, {"flavor_id": None}]),
     ("extra_spec", "hw:a", {"extra_specs": {"hw:a": ""}}, [{"extra_specs": {"hw:ab": "x"}}, {"extra_specs": None}]),
     ("extra_spec", "hw:a=d*", {"extra_specs": {"hw:a": "dedicated"}}, [{"extra_specs": {"hw:a": "shared"}}]),
@@ -277,7 +311,7 @@ def test_a_rule_matches_if_every_criterion_does() -> None:
 
 
 def test_no_rule_can_have_the_name_of_a_step() -> None:
-    steps = {"default", "out-of-scope", "written-on", "hidden-choice", "hw:pmu", "hw_pmu", "requested"}
+    steps = {"default", "out-of-scope", "no-arch", "written-on", "hidden-choice", "hw:pmu", "hw_pmu", "requested"}
     assert steps == RESERVED
 
 
