@@ -215,6 +215,13 @@ _SERVICE_OPTS: Final[list[cfg.Opt]] = [
         default=False,
         help="Allow listen to name an address that other machines reach.",
     ),
+    cfg.ListOpt(
+        "host_names",
+        default=[],
+        help="Names of this host that readers of /metrics and /healthz use instead of its address, such as "
+        "compute1.example.org. A request whose Host header has another name is refused (421), so that no page in "
+        "somebody's browser can read the metrics. Addresses, localhost and the host's own name are always allowed.",
+    ),
     cfg.StrOpt(
         "textfile",
         default="",
@@ -265,6 +272,7 @@ class ServiceSettings:
 
     :param rule_modes: of the rules that have a mode of their own, by name.
     :param listen: address and port, None for no HTTP.
+    :param host_names: what readers call this host, in lower case.
     """
 
     mode: Mode = Mode.OBSERVE
@@ -274,6 +282,7 @@ class ServiceSettings:
     changes_per_minute: int = 60
     max_failures: int = 3
     listen: tuple[str, int] | None = ("127.0.0.1", 9754)
+    host_names: tuple[str, ...] = ()
     textfile: Path | None = None
     html: Path | None = None
     host_facts: Path | None = Path("/run/pmuconf/host-facts.json")
@@ -390,6 +399,7 @@ def _service(conf: cfg.ConfigOpts, listed: Sequence[str], written: _Written) -> 
         changes_per_minute=group.changes_per_minute,
         max_failures=group.max_failures,
         listen=listen,
+        host_names=tuple(name.lower().rstrip(".") for name in group.host_names),
         textfile=Path(group.textfile) if group.textfile else None,
         html=Path(group.html) if group.html else None,
         host_facts=Path(group.host_facts) if group.host_facts else None,

@@ -180,7 +180,7 @@ class Connection:
             except RuntimeError as error:
                 with _lock:
                     _all.discard(connection)
-                raise no_threads() from error
+                raise events.no_threads() from error
         if not _waited(connection._opened.wait, _OPEN_SECONDS, alive):
             with _lock:
                 _opening.setdefault((uri, read_only), []).append(connection)
@@ -314,15 +314,6 @@ def fence(raw: libvirt.virConnect) -> None:
         raw.getLibVersion()
     for _ in range(2):
         events.await_turn()
-
-
-def no_threads() -> PmuconfError:
-    """The system gives this process no more threads."""
-    return PmuconfError(
-        "no more threads can be started",
-        cause="threads-exhausted",
-        hint="Allow more (TasksMax= of the unit, ulimit -u), or set [libvirt] parallel lower",
-    )
 
 
 _HINT_HANGING: Final = "Is libvirtd, virtqemud or a QEMU hanging? Their logs tell; 'virsh domcontrol VM' shows which VM"

@@ -9,13 +9,13 @@ import libvirt
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["await_turn", "be_prompt", "start"]
+__all__ = ["await_turn", "be_prompt", "no_threads", "start"]
 
 _LEISURE_SECONDS: Final = 0.05
 _TURN_SECONDS: Final = 10.0
 
 _starting = threading.Lock()
-_started = False
+_registered = _started = False
 _prompt = threading.Event()
 _awaiting = threading.Lock()
 _turned = threading.Event()
@@ -27,14 +27,21 @@ def start() -> None:
 
     Keepalive and events need it, and the embedded driver does not work without. It can't be registered after a
     connection was opened (https://libvirt.org/html/libvirt-libvirt-event.html).
+
+    :raises PmuconfError: threads-exhausted.
     """
-    global _started
+    global _registered, _started
     with _starting:
         if _started:
             return
-        libvirt.registerErrorHandler(lambda _data, _error: None, None)  # it would print what we raise
-        libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_run, name="libvirt-events", daemon=True).start()
+        if not _registered:
+            libvirt.registerErrorHandler(lambda _data, _error: None, None)  # it would print what we raise
+            libvirt.virEventRegisterDefaultImpl()
+            _registered = True
+        try:
+            threading.Thread(target=_run, name="libvirt-events", daemon=True).start()
+        except RuntimeError:
+            raise no_threads() from None
         _started = True
 
 
@@ -62,6 +69,15 @@ def await_turn() -> None:
                 cause="libvirt-timeout",
                 hint="Start the command or the service again",
             )
+
+
+def no_threads() -> PmuconfError:
+    """The system gives this process no more threads."""
+    return PmuconfError(
+        "no more threads can be started",
+        cause="threads-exhausted",
+        hint="Allow more (TasksMax= of the unit, ulimit -u), or set [libvirt] parallel lower",
+    )
 
 
 def _turn(timer: int, _data: object) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import libvirt
 
 from pmuconf import events
-from pmuconf.connection import Connection, Line, fence, no_threads
+from pmuconf.connection import Connection, Line, fence
 from pmuconf.errors import DefineRefused, PmuconfError
 
 __all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
@@ -429,7 +429,7 @@ class Hypervisor:
         except RuntimeError as error:
             if "start new thread" not in str(error):
                 raise
-            raise no_threads() from error
+            raise events.no_threads() from error
         finally:
             enough.set()
             for future in futures:

@@ -15,6 +15,7 @@ __all__ = ["Cloud"]
 
 # A server's copy of its flavor with extra specs: 2.47; extra specs in the list of flavors: 2.61. Nova 26 has 2.93.
 _MICROVERSION: Final = "2.61"
+_SECONDS: Final = 60.0  # without a byte of an answer
 _RETRIES: Final = {"connect_retries": 3, "status_code_retries": 3, "retriable_status_codes": [429, 500, 502, 503, 504]}
 # To change a flavor is not repeated after an answer that may come after it was done; the change is read back instead.
 _RETRIES_OF_WRITES: Final = {"connect_retries": 3, "status_code_retries": 3, "retriable_status_codes": [429, 503]}
@@ -45,6 +46,8 @@ class Cloud:
             connection = openstack.connect(cloud=name, app_name="pmuconf")
         try:
             with _translated():
+                if connection.session.timeout is None:  # api_timeout of clouds.yaml; without it, it waits for ever
+                    connection.session.timeout = _SECONDS
                 connection.authorize()
             yield cls(connection)
         finally:

@@ -73,8 +73,12 @@ Exit status of every command: 0 all as wanted, 1 a warning (something waits for 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; the exit status. Without arguments it is that of the process, and may end it."""
     arguments = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        from pmuconf.commands import interrupt
+
+        interrupt.watch()
     if sys.stdout is None:  # closed by whoever started us
         print("pmuconf: standard output is closed (output-unwritable)", file=sys.stderr)
         return ERROR

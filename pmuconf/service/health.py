@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ __all__ = ["AREAS", "Health"]
 AREAS: Final = ("libvirt", "configuration", "changes", "failures", "host-facts", "output", "loop")
 """Where trouble can be. That of host-facts makes a report weaker, and the service is well all the same."""
 
+_STUCK_SECONDS: Final = 30.0
 _REACTION: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -30,9 +31,14 @@ class _Problem:
 
 
 class Health:
-    """May be read and written by several threads. ``registry`` has all of it as metrics."""
+    """May be read and written by several threads. ``registry`` has all of it as metrics.
 
-    def __init__(self) -> None:
+    :param clock: the time in seconds; only differences count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beaten: float | None = None
         self._lock = threading.Lock()
         self._problems: dict[str, _Problem] = {}
         self._passed: float | None = None
@@ -78,9 +84,16 @@ class Health:
         """Whether libvirt answers."""
         self._connected.set(yes)
 
+    def beat(self) -> None:
+        """The loop lives: called every few seconds, while it waits, between two steps, and in each wait with a limit.
+
+        Whoever calls this must not be the one that answers for health: a loop that stands still calls nothing.
+        """
+        self._beaten = self._clock()
+
     def passed(self) -> None:
         """A look at all VMs is complete."""
-        self._passed = time.monotonic()
+        self._passed = self._clock()
         self.passes.inc()
 
     def began(self, at: float) -> None:
@@ -124,10 +137,13 @@ class Health:
     def _current(self) -> dict[str, _Problem]:
         with self._lock:
             problems = dict(self._problems)
-        passed = self._passed
-        if passed is not None and time.monotonic() - passed > self._patience:
-            age = time.monotonic() - passed
-            problems["loop"] = _Problem("stale", f"the last look at all VMs was {age:.0f} s ago", time.time())
+        now, passed, beaten = self._clock(), self._passed, self._beaten
+        if passed is not None and now - passed > self._patience:
+            message = f"the last look at all VMs was {now - passed:.0f} s ago"
+            problems["loop"] = _Problem("stale", message, time.time())
+        if beaten is not None and now - beaten > _STUCK_SECONDS:
+            message = f"the loop stands still for {now - beaten:.0f} s: nothing is looked at or changed"
+            problems["loop"] = _Problem("stuck", message, time.time() - (now - beaten))
         return problems
 
     def _forget(self, area: str, problem: _Problem | None) -> None:

@@ -1,8 +1,9 @@
 """The loop of the service: when to look, at what, and what follows.
 
 All of it runs in one thread. Signals, libvirt's events and readers of /metrics come in others, and leave a note and
-wake it. Looking is done on one read-only connection that stays; for changes a read-write one is opened, and the lock
-of all writers held, only while there is something to change.
+wake it. It gives a sign of life every few seconds, whatever it does; without that, health and systemd's watchdog see
+that it stands still. Looking is done on one read-only connection that stays; for changes a read-write one is opened,
+and the lock of all writers held, only while there is something to change.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _LOCKED_SECONDS: Final = 2.0
 _REST_SECONDS: Final = 1.0  # until those are tried that a failure kept from their turn
 _AGAIN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 10  # changes that are worth a connection, where the allowance is used up
+_SIGN_SECONDS: Final = 5.0
 _PUBLISHING: Final = 50  # publishing may take a fiftieth of the processor's time,
 _FRESH_SECONDS: Final = 15.0  # or what it takes to be so fresh
 _CONNECTION: Final = frozenset({"libvirt-lost", "libvirt-unreachable", "libvirt-timeout"})
@@ -47,16 +49,22 @@ class Service:
 
     :param load: reads the configuration anew, and raises PmuconfError if it is wrong.
     :param survey: finds the facts of this host: from the file that is given, or by probes where it is None.
+    :param clock: what health measures with how long the loop stands still.
     """
 
     def __init__(
-        self, load: Callable[[], Settings], survey: Callable[[Path | None], HostFacts], log: Log, systemd: Systemd
+        self,
+        load: Callable[[], Settings],
+        survey: Callable[[Path | None], HostFacts],
+        log: Log,
+        systemd: Systemd,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._survey = survey
         self._log = log
         self._systemd = systemd
-        self.health = Health()
+        self.health = Health(clock)
         self.outputs = Outputs(self.health)
         self._noted = threading.Condition()
         self._stopping = self._reloading = self._lost = False
@@ -85,6 +93,7 @@ class Service:
 
     def run(self) -> None:
         """Serve until stop(). Trouble with libvirt is told and waited for, never raised."""
+        self._alive()
         self._systemd.ready()
         place = self.outputs.address
         self._log.info(
@@ -97,7 +106,7 @@ class Service:
         while not self._stopping:
             self._reload()
             try:
-                with Hypervisor.open(self._chosen.uri, read_only=True) as hypervisor:
+                with Hypervisor.open(self._chosen.uri, read_only=True, alive=self._alive) as hypervisor:
                     self._serve(hypervisor, backoff)
             except PmuconfError as error:
                 self.health.connected(yes=False)
@@ -112,7 +121,7 @@ class Service:
 
     def _configure(self, chosen: Settings) -> None:
         """Take this configuration; raises PmuconfError, and keeps the old one, if that is not possible."""
-        self.outputs.listen(chosen.service.listen)
+        self.outputs.listen(chosen.service.listen, chosen.service.host_names)
         self._chosen = chosen
         self._log.form = chosen.service.log_format
         self._agenda.debounce = chosen.service.debounce
@@ -214,7 +223,7 @@ class Service:
         for listed in all_listed:
             if self._stopping:
                 break
-            self._systemd.alive()
+            self._alive()
             vm = look(hypervisor, self._chosen.policy, listed, max_bytes=self._chosen.max_xml_bytes)
             if vm is not None:
                 looked.append((listed, vm))
@@ -279,12 +288,12 @@ class Service:
     def _carry_out(self, plans: Sequence[Plan], since: Mapping[str, float | None], left: set[str]) -> None:
         """Make these changes; takes out of ``left`` what was reached."""
         chosen = self._chosen
-        connecting = Hypervisor.open(chosen.uri, read_only=False, parallel=chosen.parallel)
+        connecting = Hypervisor.open(chosen.uri, read_only=False, parallel=chosen.parallel, alive=self._alive)
         with writing(connecting, chosen.journal, chosen.retention_days) as (hypervisor, journal, settled):
             for sentence in settled:
                 self._log.warning("settled", sentence)
             for result in apply(hypervisor, journal, plans, Limits(attempts=chosen.attempts)):
-                self._systemd.alive()
+                self._alive()
                 if result.outcome is not Outcome.NOT_REACHED and result.cause not in _CONNECTION:
                     left.discard(result.uuid)
                     self._account(result, since)
@@ -353,6 +362,7 @@ class Service:
 
     def _publish(self, hypervisor: Hypervisor | None) -> None:
         """Put the report out as it is now; without a connection the last one, with what troubles the service."""
+        self._alive()
         begin = time.thread_time()
         if hypervisor is not None:
             vms = tuple(sorted(self._vms.values(), key=lambda vm: vm.name))
@@ -360,6 +370,7 @@ class Service:
             report = Report(hypervisor.uri, join(vms, facts), facts, at=self._at)
             self._document = document(report, self._chosen.policy)
             self._stale = False
+        self._alive()
         try:
             self.outputs.publish(self._document, self._chosen.service)
         except PmuconfError as error:
@@ -388,6 +399,11 @@ class Service:
             self._log.error("trouble", f"{area}: {error.message}", cause=error.cause, area=area, hint=error.hint)
             self._systemd.status(f"{area}: {error.message}")
 
+    def _alive(self) -> None:
+        """A sign of life: from the loop, and from the threads that work for it while it waits for them."""
+        self.health.beat()
+        self._systemd.alive()
+
     # ---- notes from other threads
 
     def _heard(self, uuid: str, what: str) -> None:
@@ -404,7 +420,7 @@ class Service:
     def _wait(self, until: float, *, events: bool) -> None:
         """Sleep until then, or until there is something to do; events count only where they can be followed up."""
         while True:
-            self._systemd.alive()
+            self._alive()
             with self._noted:
                 self.health.waiting.set(len(self._agenda))
                 if self._stopping or self._reloading or (events and self._lost):
@@ -413,7 +429,7 @@ class Service:
                 left = min(until, until if due is None else due) - time.monotonic()
                 if left <= 0:
                     return
-                self._noted.wait(min(left, self._systemd.every or left))
+                self._noted.wait(min(left, _SIGN_SECONDS))
 
 
 def to_be_changed(chosen: Settings, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:

@@ -26,7 +26,7 @@ class Systemd:
 
     @property
     def every(self) -> float | None:
-        """How often alive() has to be called, in seconds; None if nobody waits for it."""
+        """How often the watchdog is told, in seconds, if alive() is called more often; None if nobody waits for it."""
         return self._every
 
     def ready(self) -> None:

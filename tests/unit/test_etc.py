@@ -75,6 +75,32 @@ def test_the_units_and_the_defaults_name_the_same_places() -> None:
     assert f"f {chosen.journal.with_name('writer.lock')} 0600" in (ETC / "tmpfiles.d/pmuconf.conf").read_text()
 
 
+def unit_number(name: str) -> int:
+    found = re.search(rf"^{name}=(\d+)$", (ETC / "systemd/pmuconf.service").read_text(), re.MULTILINE)
+    assert found
+    return int(found.group(1))
+
+
+def test_the_unit_allows_more_threads_than_the_service_can_have() -> None:
+    """Those of map(), those of connections (hanging ones included), the loop's, signals', libvirt's events', HTTP's."""
+    from pmuconf import conf, connection
+
+    libvirt = dict(conf.list_opts())["libvirt"]
+    (parallel,) = [opt for opt in libvirt if opt.dest == "parallel"]
+    others = 4
+    most = int(getattr(parallel.type, "max"))  # noqa: B009
+    assert most + 2 + connection._HANGING <= connection.MOST
+    assert most + connection.MOST + others + 16 <= unit_number("TasksMax")
+
+
+def test_the_watchdog_sees_within_half_a_minute_and_waits_for_two_signs_of_life() -> None:
+    from pmuconf.service import loop
+
+    seconds = unit_number("WatchdogSec")
+    assert seconds <= 30
+    assert seconds / 3 + 2 * loop._SIGN_SECONDS < seconds
+
+
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="needs systemd-tmpfiles")
 def test_the_user_and_the_directories_are_made(tmp_path: Path) -> None:
     """By the real tools, in a root of the test's own."""

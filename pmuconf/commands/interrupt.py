@@ -1,0 +1,51 @@
+"""SIGINT ends a command within two seconds, whatever it is doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Final
+
+__all__ = ["STATUS", "watch"]
+
+STATUS: Final = 255
+_GRACE_SECONDS: Final = 1.5
+_SIGNALS: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+
+
+def watch() -> None:
+    """From now on an interrupt ends this process, if not by itself, then soon.
+
+    Python raises KeyboardInterrupt only between two steps of the main thread, and waits at its end for threads of
+    pools. A call into C (SQLite that waits for a lock, the resolver, a write to a disk that hangs) may never come back.
+    What Python does is left to it for a while; then a thread ends the process as it stands. A change that is cut off
+    so is in the journal, and settled by the next run, as after kill -9.
+
+    Not where the interrupt is ignored or handled otherwise, and only in the main thread.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    if threading.current_thread() is not threading.main_thread():
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they are for the main thread, and for serve's own
+    try:
+        threading.Thread(target=_end, args=(reading,), name="interrupt", daemon=True).start()
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    except RuntimeError:  # no thread is to be had: an interrupt is what it is without us
+        os.close(reading)
+        os.close(writing)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(reading: int) -> None:
+    """Wait for the interrupt, and a while for what Python makes of it; then end."""
+    while signal.SIGINT not in os.read(reading, 64):
+        continue
+    time.sleep(_GRACE_SECONDS)
+    os.write(2, b"pmuconf: interrupted while it waited: what was under way is settled by the next run (interrupted)\n")
+    os._exit(STATUS)

@@ -1,0 +1,252 @@
+"""What hangs holds nobody: a QEMU that does not answer, a daemon that does not, and an interrupt meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+
+import libvirt
+import pytest
+
+from pmuconf import connection, hypervisor
+from pmuconf.hypervisor import Hypervisor
+from tests.functional.host import OFF, Host, ended, journal_bytes, until
+from tests.functional.served import Threaded, service_settings
+from tests.support.domains import plain_domain
+
+INTERRUPTED = "(interrupted)"
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def three(host: Host) -> Iterator[Host]:
+    """A host with three guests that run."""
+    for name in ("one", "hung", "two"):
+        host.define(plain_domain(name, pmu="off"))[0].create()
+    yield host
+    for name in ("one", "hung", "two"):
+        with contextlib.suppress(libvirt.libvirtError):
+            host.domain(name).destroy()
+
+
+# ---- a QEMU that does not answer -----------------------------------------------------------------------------------
+
+
+def test_exits_of_the_others_are_counted_and_the_silent_one_is_named(
+    three: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypervisor, "_STATS_SECONDS", 2.5)
+
+    def exits(raw: libvirt.virConnect) -> hypervisor.Exits:
+        """TCG counts none, so all that have their figures stand for it."""
+        answers = raw.getAllDomainStats(
+            libvirt.VIR_DOMAIN_STATS_VCPU,
+            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+        )
+        silent = hypervisor._occupied(handle for handle, _ in answers)
+        counted = {handle.UUIDString(): 1 for handle, _ in answers if handle.name() not in silent}
+        return hypervisor.Exits(counted, frozenset(silent))
+
+    monkeypatch.setattr(hypervisor, "_exits", exits)
+    with Hypervisor.open(three.daemon.uri, read_only=True) as opened, stopped(three.guest_pid("hung")):
+        found = opened.exits()
+        uuids = {listed.name: listed.uuid for listed in opened.domains()}
+    assert found.silent == {"hung"}
+    assert found.counted == {uuids["one"]: 1, uuids["two"]: 1}
+    until(lambda: not any(one.given_up for one in connection._all), "the call to come back")
+
+
+@pytest.mark.parametrize("command", [["audit"], ["report", "-f", "json"], ["explain", "hung"]])
+def test_a_sample_goes_on_without_it_and_says_so(three: Host, command: list[str]) -> None:
+    """All of it as a process: neither the command nor its end waits for the call that hangs."""
+    with stopped(three.guest_pid("hung")):
+        ran = three.process(*command, "--sample", "0.1s")
+    assert "domain 'hung' were not counted: its QEMU does not answer (qemu-silent)" in ran.err
+    assert "'one'" not in ran.err
+    assert ran.status in (0, 1)
+    assert "hung" in ran.out
+
+
+def test_nothing_else_asks_a_qemu(three: Host) -> None:
+    """The whole of an audit and an apply, with a QEMU that is silent: they have no deadline to wait for."""
+    three.define(plain_domain("three"))
+    with stopped(three.guest_pid("hung")):
+        assert three.process("audit").status == 2
+        ran = three.process("apply")
+        assert (ran.status, three.pmu("three")) == (0, "off")
+        assert three.process("rollback", "--all").status == 0
+
+
+# ---- a call that libvirt never ends --------------------------------------------------------------------------------
+
+
+def block(monkeypatch: pytest.MonkeyPatch, method: str, name: str) -> threading.Event:
+    """Let a method of virDomain never end for one domain, as where its storage hangs; until the event is set."""
+    real, go_on = getattr(libvirt.virDomain, method), threading.Event()
+
+    def blocked(self: libvirt.virDomain, *arguments: object) -> object:
+        if self.name() == name:
+            go_on.wait()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(libvirt.virDomain, method, blocked)
+    return go_on
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_one_domain_whose_call_hangs_is_named_and_the_others_are_judged(
+    host: Host, monkeypatch: pytest.MonkeyPatch, parallel: int
+) -> None:
+    monkeypatch.setattr(connection, "_CALL_SECONDS", 0.5)
+    host.policy.write_text(host.policy.read_text().replace("[libvirt]\n", f"[libvirt]\nparallel = {parallel}\n"))
+    host.define(*(plain_domain(f"vm-{number:02}", pmu="off") for number in range(20)))
+    go_on = block(monkeypatch, "XMLDesc", "vm-07")
+    try:
+        ran = host.json("audit")
+        causes = {row["name"]: row["cause"] for row in ran.rows if row["status"] != "ok"}
+    finally:
+        go_on.set()
+    assert set(causes) == {"vm-07"}
+    assert "domain-timeout" in str(ran.rows)
+    assert ran.status == 2
+
+
+def test_the_service_goes_on_and_is_well_when_the_call_comes_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CALL_SECONDS", 0.5)
+    host.configure(OFF + service_settings(mode="enforce", interval=1))
+    host.define(plain_domain("hung"), plain_domain("web"))
+    go_on = block(monkeypatch, "XMLDesc", "hung")
+    try:
+        with Threaded(host.policy) as served:
+            served.until_passes(4)
+            assert host.pmu("web") == "off"
+            assert sum(one.given_up for one in connection._all) <= 2  # one to look, one to change
+            go_on.set()
+            until(lambda: host.pmu("hung") == "off", "the other to be changed")
+            until(lambda: served.causes() == set(), "all to be well")
+    finally:
+        go_on.set()
+
+
+# ---- closing -------------------------------------------------------------------------------------------------------
+
+
+def test_no_handle_outlives_a_connection(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """virConnectClose() tells how many references are left: the last of them would close it, whenever that is."""
+    left: list[int] = []
+    real: Callable[[libvirt.virConnect], int] = libvirt.virConnect.close
+
+    def close(self: libvirt.virConnect) -> int:
+        left.append(real(self))
+        return left[-1]
+
+    host.define(*(plain_domain(f"vm-{number:02}") for number in range(20)))
+    monkeypatch.setattr(libvirt.virConnect, "close", close)
+    assert host.pmuconf("audit").status == 2
+    assert host.pmuconf("apply").status == 0
+    assert len(left) > 2
+    assert set(left) == {0}
+
+
+# ---- an interrupt --------------------------------------------------------------------------------------------------
+
+
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """Interrupt it; what it said. It ends with 255, by itself."""
+    process.send_signal(signal.SIGINT)
+    ran = ended(process)
+    assert ran.status == 255
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
+    return ran.err
+
+
+@pytest.mark.parametrize(
+    "command", [["audit"], ["report"], ["explain", "web"], ["apply"], ["rollback", "--all"], ["apply", "--dry-run"]]
+)
+def test_while_a_daemon_hangs(host: Host, command: list[str]) -> None:
+    """libvirt itself would wait half a minute, and say so."""
+    host.define(plain_domain("web"))
+    with stopped(host.daemon.pid):
+        process = host.start(*command)
+        until(lambda: _connects(process.pid), "the command to connect", every=0.02)
+        assert "libvirt" not in interrupted(process)
+
+
+def test_while_a_qemu_is_asked_that_does_not_answer(three: Host) -> None:
+    with stopped(three.guest_pid("hung")):
+        process = three.start("audit", "--sample", "1s")
+        until(lambda: _asks(three, "hung"), "the QEMU to be asked", every=0.02)
+        assert "qemu-silent" not in interrupted(process)
+
+
+def test_while_the_journal_is_locked(host: Host) -> None:
+    """SQLite waits in C; the next run finds all as it was."""
+    host.define(plain_domain("web"))
+    assert host.pmuconf("apply").status == 0
+    host.define(plain_domain("other", vnc_password="geheim"))
+    before = host.xmls()
+    with contextlib.closing(sqlite3.connect(host.journal)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        process = host.start("apply")
+        until(lambda: _has_open(process.pid, str(host.journal)), "the journal to be opened", every=0.02)
+        interrupted(process)
+        other.rollback()
+    assert host.xmls() == before
+    assert host.pmuconf("apply").status == 0
+    assert host.pmu("other") == "off"
+
+
+def test_a_define_that_was_under_way_is_settled_by_the_next_run(host: Host) -> None:
+    host.define(*(plain_domain(f"vm-{number}", vnc_password="geheim") for number in range(200)))
+    process = host.start("apply", "--max-changes", "0")
+    left = 0
+    while left == 0 and process.poll() is None:
+        with stopped(host.daemon.pid):
+            left = _in_flight(host)
+            if left:
+                interrupted(process)
+    assert left == _in_flight(host)
+    assert left > 0
+    assert host.pmuconf("apply", "--max-changes", "0").status == 0
+    assert set(host.pmus().values()) == {"off"}
+    assert b"geheim" not in journal_bytes(host.journal_dir)
+
+
+def _in_flight(host: Host) -> int:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(host.journal)) as journal:
+        return int(journal.execute("SELECT count(*) FROM change WHERE status = 'in-flight'").fetchone()[0])
+    return 0
+
+
+def _has_open(pid: int, what: str) -> bool:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                if what in os.readlink(f"{folder}/{name}"):
+                    return True
+    return False
+
+
+def _connects(pid: int) -> bool:
+    """Whether the process has a socket: it talks to libvirt."""
+    return _has_open(pid, "socket:")
+
+
+def _asks(host: Host, name: str) -> bool:
+    return bool(host.domain(name).controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
