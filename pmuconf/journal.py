@@ -200,7 +200,7 @@ class Journal:
                 raise PmuconfError(f"there is no journal at {path}", cause="journal-missing")
             elif not os.access(path, os.R_OK | os.W_OK):
                 raise PermissionError(f"{path} belongs to another user")
-            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=20)
         try:
             with _translated(path):
                 _prepare(connection, path)

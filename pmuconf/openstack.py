@@ -159,6 +159,7 @@ def _translated() -> Iterator[None]:
             f"no cloud to ask: {error}", cause="openstack-config", hint="Name one of clouds.yaml with --os-cloud"
         ) from None
     except (sdk.SDKException, keystone.ClientException) as error:
-        # openstacksdk makes an exception of its own of refused credentials, without the status.
+        # openstacksdk makes an exception of its own of refused credentials, without the status, and of silence.
         cause = "openstack-auth" if "HTTP 401" in str(error) else "openstack-error"
+        cause = "openstack-unreachable" if isinstance(error.__context__, keystone.ConnectFailure) else cause
         raise PmuconfError(f"the cloud's API failed: {error}", cause=cause) from None

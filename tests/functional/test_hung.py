@@ -7,8 +7,10 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -187,6 +189,47 @@ def test_while_a_daemon_hangs(host: Host, command: list[str]) -> None:
         assert "libvirt" not in interrupted(process)
 
 
+_HANGS = """\
+import itertools, os, signal, sys
+from pmuconf import connection, hypervisor
+from pmuconf.commands.main import main
+number, daemon = int(sys.argv[1]), int(sys.argv[2])
+real, calls = hypervisor.Hypervisor.next_boot_xml, itertools.count(1)
+def hangs(self, *arguments, **named):
+    if next(calls) == number:
+        os.kill(daemon, signal.SIGSTOP)
+    return real(self, *arguments, **named)
+hypervisor.Hypervisor.next_boot_xml = hangs
+connection._KEEPALIVE_SECONDS = 600  # so that nothing but the interrupt ends it
+connection._CALL_SECONDS = 600
+sys.argv[1:] = sys.argv[3:]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "number"), [(["audit"], 20), (["report"], 1), (["explain", "vm-1"], 1), (["apply"], 60)]
+)
+def test_while_a_daemon_hangs_in_the_middle(host: Host, command: list[str], number: int) -> None:
+    """In threads of a pool or without one: nothing waits for the calls that are under way."""
+    host.define(*(plain_domain(f"vm-{at}") for at in range(40)))
+    program = [sys.executable, "-c", _HANGS, str(number), str(host.daemon.pid), "--config-file", str(host.policy)]
+    process = subprocess.Popen(
+        [*program, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        until(lambda: _is_stopped(host.daemon.pid) or process.poll() is not None, "the daemon to be stopped")
+        assert INTERRUPTED in interrupted(process)
+    finally:
+        os.kill(host.daemon.pid, signal.SIGCONT)
+    assert host.pmuconf("apply").status == 0
+    assert set(host.pmus().values()) == {"off"}
+
+
 def test_while_a_qemu_is_asked_that_does_not_answer(three: Host) -> None:
     with stopped(three.guest_pid("hung")):
         process = three.start("audit", "--sample", "1s")
@@ -241,6 +284,10 @@ def _has_open(pid: int, what: str) -> bool:
                 if what in os.readlink(f"{folder}/{name}"):
                     return True
     return False
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _connects(pid: int) -> bool:

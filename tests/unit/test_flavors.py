@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pmuconf import openstack as cloud_api
 from pmuconf.domain import UNKNOWN, PmuState, read
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import Embedded, Flavor, FlavorMap, Image, Standing, audit
+from pmuconf.openstack import Cloud
 from pmuconf.policy import Decision, Policy, Rule
 from tests.support.domains import nova_domain
 from tests.unit.conftest import Run
@@ -214,3 +217,34 @@ def test_an_audit_takes_an_old_domain_s_extra_specs_from_the_map(run: Run, confi
     outcome = run("audit", "--xml", tmp_path / "one.xml", "--flavors", tmp_path / "missing", config=config)
     assert outcome.status == 255
     assert "flavors-unreadable" in outcome.err
+
+
+@pytest.mark.parametrize("wanted", [None, "7"])
+def test_a_cloud_that_takes_the_connection_and_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    """After a time of ours, or after what clouds.yaml says."""
+    import openstack
+
+    waited: list[float | None] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in FakeCloud().environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OS_AUTH_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/v3")
+        if wanted is not None:
+            monkeypatch.setenv("OS_API_TIMEOUT", wanted)
+        real = openstack.connect
+
+        def connect(**named: Any) -> Any:
+            connection = real(**named)
+            waited.append(connection.session.timeout)
+            if wanted is not None:
+                connection.session.timeout = 0.05
+            return connection
+
+        monkeypatch.setattr(openstack, "connect", connect)
+        monkeypatch.setattr(cloud_api, "_SECONDS", 0.05)
+        with pytest.raises(PmuconfError) as caught, Cloud.open(None):
+            pass
+    assert caught.value.cause == "openstack-unreachable"
+    assert waited == [None if wanted is None else 7.0]
