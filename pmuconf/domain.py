@@ -90,6 +90,8 @@ class Domain:
     nova: Nova | None
     running: bool = False
     """Whether this is the definition of a running guest: only that carries an id."""
+    tdx: bool = False
+    """Whether it is a TDX guest, by ``<launchSecurity>``."""
 
     @property
     def x86(self) -> bool:
@@ -123,9 +125,10 @@ def read_libvirt(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_X
 
     libvirt writes all that read() looks at before ``<devices>``, which it puts on a line of its own. The text up to
     the first such line, closed with ``</domain>``, is well-formed only if that line really opens the domain's
-    devices: inside metadata, a comment or CDATA something else would still be open. If it is not, all is parsed.
+    devices: inside metadata, a comment or CDATA something else would still be open. If it is not, all is parsed; so it
+    is where a ``<launchSecurity>`` may come behind the devices.
     """
-    head = libvirt_head(xml, source, max_bytes)
+    head = None if "<launchSecurity" in xml else libvirt_head(xml, source, max_bytes)
     return read(xml, source=source, max_bytes=max_bytes) if head is None else _facts(head[1], source)
 
 
@@ -199,7 +202,8 @@ def _facts(root: etree._Element, source: str) -> Domain:
     cpu_mode: str | None = None
     nova: Nova | None = None
     pmu = PmuState.DEFAULT
-    for child in root.iterchildren("name", "uuid", "metadata", "os", "features", "cpu"):
+    tdx = False
+    for child in root.iterchildren("name", "uuid", "metadata", "os", "features", "cpu", "launchSecurity"):
         tag = child.tag
         if tag == "name":
             name = child.text
@@ -215,9 +219,13 @@ def _facts(root: etree._Element, source: str) -> Domain:
                 pmu = pmu_state(element, source)
         elif tag == "cpu":
             cpu_mode = child.get("mode", "custom")
+        elif tag == "launchSecurity":
+            tdx = child.get("type") == "tdx"
     if not name:
         raise DomainXmlError("the domain has no <name>", cause="no-name", source=source, line=root.sourceline)
-    return Domain(name, uuid, root.get("type", ""), arch, pmu, cpu_mode, nova, running=root.get("id") is not None)
+    return Domain(
+        name, uuid, root.get("type", ""), arch, pmu, cpu_mode, nova, running=root.get("id") is not None, tdx=tdx
+    )
 
 
 def pmu_state(element: etree._Element, source: str) -> PmuState:

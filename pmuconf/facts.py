@@ -74,6 +74,7 @@ class GuardFinding:
     :param instructions: the deciding instructions, as text, in the order of their addresses.
     :param offset: of enable_pmu in struct kvm, in bytes; None if there is none or it is not known.
     :param notes: why better sources were not to be had, and what else is worth knowing.
+    :param protected_pmu: KVM here disables the PMU of TDX guests when it makes them; None: not known.
     """
 
     verdict: Verdict
@@ -89,6 +90,7 @@ class GuardFinding:
     hooks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     remedy: str = ""
+    protected_pmu: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class LiveVm:
     :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
     :param incoming: it was started to take a migration or a saved state in.
     :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
+    :param tdx: it is a TDX guest; None: it may be one.
     :param next_qemu: the binary that is now where ``qemu`` was started from: under it, the VM would start next.
     """
 
@@ -135,6 +138,7 @@ class LiveVm:
     pmu_property: bool | None = None
     incoming: bool = False
     remade: bool = False
+    tdx: bool | None = False
     qemu: Qemu | None = None
     next_qemu: Qemu | None = None
 
@@ -144,7 +148,9 @@ class HostFacts:
     """All that was found of one host.
 
     :param enable_pmu: KVM's module parameter; None if there is none.
-    :param mediated_pmu: since 7.0, guests are given the hardware's counters.
+    :param mediated_pmu: since 7.0, guests are given the hardware's counters, which KVM switches at every exit that
+        leaves its inner loop; None: not known.
+    :param nmi_watchdog: it runs, and holds a counter of each CPU; None: not known.
     :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
     :param qemus: those that libvirt here would start a new VM with, all that it might; empty if none was found.
     :param vms_cause: why ``vms`` may be without what kernel memory says; empty if all was read.
@@ -155,6 +161,7 @@ class HostFacts:
     kvm_build_id: str | None = None
     enable_pmu: bool | None = None
     mediated_pmu: bool | None = None
+    nmi_watchdog: bool | None = None
     release: str | None = None
     cpu: str = ""
     mitigations: Mapping[str, str] = field(default_factory=dict)

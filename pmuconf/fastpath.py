@@ -2,8 +2,9 @@
 
 Pure. KVM spares a VM the PMU's work at an exit if the VM's PMU is disabled in the kernel (``kvm->arch.enable_pmu`` is
 false) and the kernel asks for that; or if there is no such work (before 5.17); or, since 6.18, as long as nothing of
-the VM counts instructions. Everything else is the slow path, and what is not known stays unknown: a yes stands on
-facts about this kernel and this VM, each observed or inferred, and its evidence is that of the weakest.
+the VM counts instructions. The last two only where KVM does not switch the hardware's counters for it: a mediated PMU
+(7.0) is work of its own. Everything else is the slow path, and what is not known stays unknown: a yes stands on facts
+about this kernel and this VM, each observed or inferred, and its evidence is that of the weakest.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ CASES: Final = {
     "migrated-in": Case(_YES, "it came by migration or restore, to a QEMU that disables its PMU in the kernel", 0),
     "early-out-disabled": Case(_YES, "its PMU is disabled in the kernel, which returns while nothing counts", 0),
     "early-out-idle": Case(_YES, "its PMU is there but counts nothing now, so the kernel returns at once", 0),
+    "mediated-pmu": Case(_NO, "it has a PMU, and KVM switches the hardware's counters at its exits, idle or not", 2),
     "partial-guard": Case(_PARTIAL, "the kernel asks in one place, copies of the code elsewhere do not", 1),
     "not-x86": Case(_NO, "it is no x86 VM", 0),
     "not-kvm": Case(_NO, "KVM does not run it", 0),
@@ -78,6 +80,7 @@ CASES: Final = {
     "kernel-unknown": Case(_UNKNOWN, "it is not known what this kernel does", 1),
     "pmu-unknown": Case(_UNKNOWN, "it is not known whether its PMU is disabled in the kernel", 1),
     "depends-on-guest": Case(_UNKNOWN, "the kernel returns early only while this guest counts nothing", 1),
+    "mediated-unknown": Case(_UNKNOWN, "it has a PMU, and whether KVM switches counters for it can't be said", 1),
     "remote-host": Case(_UNKNOWN, "it runs on another host, whose kernel can't be looked at from here", 1),
 }
 """Every cause there is, by its code."""
@@ -186,18 +189,22 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
     if not host.enable_pmu:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "module-parameter")
+    if vm.tdx and host.guard.protected_pmu:  # from birth, whatever its QEMU asks for
+        return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "tdx-guest")
+    if vm.tdx is not False or guest.domain.tdx:
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "tdx-guest")
     if vm.pmu_property is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "cpu-unknown")
+    if not vm.pmu_property and vm.qemu is not None and vm.qemu.disables and not vm.remade:
+        return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
+    if host.mediated_pmu is not False:  # it takes the PMU from VMs without an in-kernel irqchip, whatever QEMU does
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "mediated-pmu")
     if vm.pmu_property:
-        if host.mediated_pmu:  # which takes the PMU from VMs without an in-kernel irqchip
-            return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "mediated-pmu")
         return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-property")
     if vm.qemu is None or vm.qemu.disables is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
-    if vm.qemu.disables and vm.remade:  # QEMU makes the call before its first vCPU; not, as far as is known, once more
+    if vm.qemu.disables:  # QEMU makes the call before its first vCPU; not, as far as is known, once more
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "vm-remade")
-    if vm.qemu.disables:
-        return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
     return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-keeps")
 
 
@@ -215,7 +222,7 @@ def loses_pmu(host: HostFacts, guest: Guest, qemu: Qemu) -> bool | None:
         held = in_kernel_pmu(host, guest).pmu
         has_pmu = guest.vm.pmu_property if guest.vm is not None else has_pmu
     else:
-        leaves = None if guest.next_qemu is None else guest.next_qemu.disables
+        leaves = None if guest.next_qemu is None or guest.domain.tdx else guest.next_qemu.disables
         held = {True: KernelPmu.DISABLED, False: KernelPmu.ENABLED, None: KernelPmu.UNKNOWN}[leaves]
     if has_pmu is True or held is KernelPmu.DISABLED:
         return False
@@ -237,8 +244,11 @@ def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, 
     if host is None:
         return ("remote-host",)
     verdict = host.guard.verdict
-    if verdict is Verdict.NO_CALL:  # whatever its PMU is, but of this kernel only: it must be seen to run here
-        return ("no-call",) if guest.vm is not None else ("pmu-unknown",)
+    if verdict is Verdict.NO_CALL:
+        if guest.vm is None:  # whatever its PMU is, but of this kernel only: it must be seen to run here
+            return ("pmu-unknown",)
+        if host.mediated_pmu is False or held.pmu is KernelPmu.DISABLED:
+            return ("no-call",)
     in_the_way = _in_the_way(guest) if held.pmu is KernelPmu.ENABLED else ()
     if verdict is Verdict.UNKNOWN:
         return ("kernel-unknown", *in_the_way)
@@ -248,12 +258,27 @@ def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, 
         return ("kernel-unguarded", *in_the_way)
     if held.pmu is KernelPmu.DISABLED:
         return (_why_disabled(host, guest, verdict),)
-    if verdict is Verdict.EARLY_OUT:
-        idle = guest.vm is not None and guest.vm.in_use is False
-        return ("early-out-idle",) if idle else ("depends-on-guest", *in_the_way)
+    if verdict in (Verdict.EARLY_OUT, Verdict.NO_CALL):
+        return _though_enabled(host, guest, held, in_the_way)
     if held.pmu is KernelPmu.UNKNOWN:
         return ("pmu-unknown",)
     return in_the_way
+
+
+def _though_enabled(host: HostFacts, guest: Guest, held: InKernel, in_the_way: tuple[str, ...]) -> tuple[str, ...]:
+    """The cases of a kernel that may spare a VM the counting though its PMU is not known to be disabled.
+
+    Counting is not all that there is: since 7.0 a mediated PMU is switched at every exit that leaves KVM's inner loop,
+    for every VM that has one, whatever it counts (kvm_mediated_pmu_load, kvm_mediated_pmu_put).
+    """
+    if host.mediated_pmu and held.pmu is KernelPmu.ENABLED:
+        return in_the_way if in_the_way[:1] and in_the_way[0] in _WANTED else ("mediated-pmu", *in_the_way)
+    if host.mediated_pmu:
+        return ("pmu-unknown",)
+    idle = host.guard.verdict is Verdict.NO_CALL or (guest.vm is not None and guest.vm.in_use is False)
+    if idle and host.mediated_pmu is None:
+        return ("mediated-unknown", *in_the_way)
+    return ("early-out-idle",) if idle else ("depends-on-guest", *in_the_way)
 
 
 def _why_disabled(host: HostFacts, guest: Guest, verdict: Verdict) -> str:
@@ -308,6 +333,8 @@ def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKer
         return host.guard.evidence  # whatever the VM's PMU is
     if cause == "early-out-idle":
         return host.guard.evidence  # what counts is observed, or it is not this case
+    if cause == "mediated-pmu":
+        return held.evidence  # whatever the kernel does beside
     return host.guard.evidence.weaker(held.evidence)
 
 
@@ -317,7 +344,8 @@ _WHY_UNKNOWN: Final = {
     "several-vms": "its process has several VMs in KVM, which differ",
     "kernel-memory-odd": "what kernel memory holds of it contradicts itself, or kvm.enable_pmu",
     "cpu-unknown": "its QEMU's command line does not tell",
-    "mediated-pmu": "with mediated PMUs that depends on its interrupt controller",
+    "mediated-pmu": "with mediated PMUs, or where that is not known, it depends on its interrupt controller",
+    "tdx-guest": "it is a TDX guest, or may be one: newer kernels give those no PMU, older ones may",
     "qemu-unknown": "its QEMU may disable the PMU or not",
     "vm-remade": "a reset may have given this confidential guest another VM of KVM, with its PMU enabled",
 }
@@ -340,6 +368,11 @@ def _remedies(
             steps.append(_SETTLE.get(held.cause, "run pmuconf as root, who can read kernel memory"))
         elif cause == "qemu-keeps-pmu":
             steps.append(_qemu_remedy(needing))
+        elif cause == "mediated-pmu":
+            steps.append("its PMU must be off in KVM")
+        elif cause == "mediated-unknown":
+            steps.append("run pmuconf as root: enable_mediated_pmu of kvm_amd or kvm_intel can't be read")
+            steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
         elif cause == "depends-on-guest":
             steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
         elif cause == "undecided":
@@ -389,7 +422,7 @@ def delivers(facts: HostFacts) -> bool:
     guard = facts.guard
     if guard.evidence is Evidence.NONE or guard.verdict.severity:
         return False
-    if guard.verdict is Verdict.NO_CALL or facts.enable_pmu is False:
+    if facts.enable_pmu is False or (guard.verdict is Verdict.NO_CALL and facts.mediated_pmu is False):
         return True
     return bool(facts.qemus) and all(qemu.disables is True for qemu in facts.qemus)
 

@@ -71,7 +71,8 @@ def _fast(facts: Any, root: Path, written: int) -> bool:
     verdict, evidence = facts["guard"]["verdict"], facts["guard"]["evidence"]
     if evidence not in ("observed", "inferred") or verdict not in (*_SPARING, _NO_WORK):
         return False
-    if verdict == _NO_WORK or facts["enable_pmu"] is False:
+    # A mediated PMU is work of its own, but for a VM whose PMU is disabled in KVM.
+    if facts["enable_pmu"] is False or (verdict == _NO_WORK and facts["mediated_pmu"] is False):
         return True
     qemus = facts["qemus"]
     if not qemus or not all(qemu["disables"] is True for qemu in qemus):

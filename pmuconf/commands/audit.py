@@ -12,9 +12,11 @@ from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Severity, Vm, audit, audit_files
 from pmuconf.commands.base import Table, add_connect, settings, warning
 from pmuconf.conf import Settings
+from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
 from pmuconf.flavors import FlavorMap
+from pmuconf.mediated import start_hazard
 from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
 from pmuconf.report.groups import KINDS
@@ -161,6 +163,9 @@ def opening(report: Report) -> list[str]:
     lines = [f"kernel {facts.release or ''}: {guard.verdict.value} ({guard.evidence.value}): {guard.message}"]
     if facts.enable_pmu is False:
         lines.append("kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel")
+    hazard = start_hazard(facts, sum(vm.effective_pmu is PmuState.ON for vm in report.vms))
+    if hazard:
+        lines.append(hazard)
     if facts.vms_cause:
         lines.append(f"what KVM holds was not read ({facts.vms_cause}), so it is inferred")
     running = [vm for vm in report.vms if vm.live is not None and vm.answer is not None]

@@ -87,6 +87,8 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
         yield f"kernel {facts.release or ''}: {guard.verdict.value} ({guard.evidence.value}): {guard.message}"
         if facts.enable_pmu is False:
             yield "kvm.enable_pmu: N, the PMU of every VM on this host is disabled in the kernel"
+        elif facts.mediated_pmu:
+            yield "mediated PMU: KVM switches the hardware's counters for every VM that has a PMU in the kernel"
     causes = ", ".join(answer.causes)
     yield f"fast path: {answer.fast_path.value} ({answer.evidence.value}): {answer.message} ({causes})"
     if vm.exits_per_second is not None:

@@ -121,6 +121,13 @@ class ShowHost(Record):
             }
             if settings.enable_pmu is False:
                 answer.append("kvm.enable_pmu is N: the PMU of every VM on this host is disabled in the kernel")
+            elif settings.mediated_pmu:
+                answer.append(
+                    "KVM uses a mediated PMU: a VM whose PMU is enabled in the kernel has no fast path, even while "
+                    "it counts nothing"
+                )
+            elif settings.mediated_pmu is None and settings.loaded:
+                answer.append("whether KVM uses a mediated PMU can't be read: what is said holds without one")
             if like.cycles is not None:
                 answer.append(
                     f"this host is like {like.value}, where the guard saved about {like.cycles} cycles per exit: "

@@ -13,8 +13,10 @@ from pmuconf.access import connect, surveyor
 from pmuconf.audit import Vm, audit, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
+from pmuconf.domain import PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.fastpath import Guest, loses_pmu
+from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ class PreflightQemu(Table):
         if qemu.disables is not None:
             does = "disables the PMU in KVM" if qemu.disables else "leaves the PMU enabled in KVM"
         self.opening.append(f"{args.binary} {does} ({qemu.cause})")
+        hazard = start_hazard(facts, sum(vm.effective_pmu is PmuState.ON for vm in report.vms))
+        if hazard:
+            self.opening.append(hazard)
         lost = sum(row["loses"] == "yes" for row in rows)
         users = sum(row["loses"] == "yes" and bool(row["pmu_in_use"]) for row in rows)
         self.closing.append(f"{lost} of {len(rows)} VMs would lose their PMU, {users} of them use it now")

@@ -168,6 +168,7 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
         enable_pmu=enable.offset if enable is not None else None,
         pmu=(pmu.offset, pmu.offset + pmu.size - 1) if pmu is not None and pmu.size else None,
         counting=counting.offset if counting is not None and counting.size == 8 else None,
+        protected=types.find("kvm", "arch.has_protected_pmu") is not None,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.files import trusted
-from pmuconf.host.kvm import read_kvm
+from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.root import Root
 from pmuconf.host.survey import boot_id, kvm_build_id, livepatches
 
@@ -60,7 +60,7 @@ def load(path: Path, root: Root) -> HostFacts:
         raise _stale(path, "setting of KVM's parameters")
     alive = (vm for vm in facts.vms if vm.pid is not None and _started(root, vm.pid) == vm.started is not None)
     qemus = tuple(_as_installed(root, qemu, written) for qemu in facts.qemus)
-    return replace(facts, vms=tuple(map(_lasting, alive)), qemus=qemus)
+    return replace(facts, nmi_watchdog=nmi_watchdog(root), vms=tuple(map(_lasting, alive)), qemus=qemus)
 
 
 def _as_installed(root: Root, qemu: Qemu, written: int) -> Qemu:

@@ -184,6 +184,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         build_id=code.source.build_id,
         offset=code.offsets.enable_pmu,
         offset_from=code.offsets_from,
+        protected_pmu=code.offsets.protected,
         instructions=tuple(_shown(code.image, found)),
         copies=copies,
         hooks=tuple(sorted(found.hooks)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pmuconf.host.names import VENDORS
+from pmuconf.host.names import ENABLE_PMU, KVM, MEDIATED, NESTED, VENDORS, is_other_pmu
 from pmuconf.host.root import Root
 
-__all__ = ["Kvm", "read_kvm"]
+__all__ = ["Kvm", "nmi_watchdog", "read_kvm"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Kvm:
 
     :param enable_pmu: False: the PMU of every VM is disabled in the kernel. KVM sets it so itself where the host
         has no PMU that it can use.
-    :param mediated_pmu: since 7.0, guests are given the hardware's counters.
+    :param mediated_pmu: guests are given the hardware's counters, which KVM switches at exits. False where this kernel
+        has no such parameter; None only where that can't be said.
     """
 
     loaded: bool
@@ -30,17 +33,49 @@ class Kvm:
 def read_kvm(root: Root) -> Kvm:
     """The settings of the KVM on the host below ``root``."""
     vendor = next((name for name in VENDORS if root.exists(f"/sys/module/{name}")), None)
-
-    def switch(module: str | None, parameter: str) -> bool | None:
-        text = root.text(f"/sys/module/{module}/parameters/{parameter}") if module else None
-        return {"Y": True, "1": True, "N": False, "0": False}.get(text or "")
-
-    mediated = switch("kvm", "enable_mediated_pmu")
+    loaded = root.exists("/sys/module/kvm")
     return Kvm(
-        loaded=root.exists("/sys/module/kvm"),
+        loaded=loaded,
         vendor_module=vendor,
-        enable_pmu=switch("kvm", "enable_pmu"),
-        nested=switch(vendor, "nested"),
-        mediated_pmu=mediated if mediated is not None else switch(vendor, "enable_mediated_pmu"),
+        enable_pmu=_switch(root, KVM, ENABLE_PMU),
+        nested=_switch(root, vendor, NESTED) if vendor else None,
+        mediated_pmu=_mediated(root) if loaded else None,
         release=root.text("/proc/sys/kernel/osrelease"),
     )
+
+
+def nmi_watchdog(root: Root) -> bool | None:
+    """Whether the NMI watchdog runs, which keeps a counter of every CPU for itself; None: not known."""
+    return {"1": True, "0": False}.get(root.text("/proc/sys/kernel/nmi_watchdog") or "")
+
+
+def _switch(root: Root, module: str, parameter: str) -> bool | None:
+    text = root.text(f"/sys/module/{module}/parameters/{parameter}")
+    return {"Y": True, "1": True, "N": False, "0": False}.get(text or "")
+
+
+def _mediated(root: Root) -> bool | None:
+    """Whether KVM switches the hardware's counters; None: a parameter that says so, or that may, can't be read."""
+    try:
+        said = set(_said(root))
+    except OSError:
+        return None
+    return True if True in said else None if None in said else False
+
+
+def _said(root: Root) -> Iterator[bool | None]:
+    """What each parameter says of it that this KVM has: it belongs to the vendor modules, and once did to KVM.
+
+    :raises OSError: they can't be listed.
+    """
+    for module in (KVM, *VENDORS):
+        folder = root.at(f"/sys/module/{module}/parameters")
+        try:
+            parameters = os.listdir(folder)
+        except FileNotFoundError:
+            continue
+        for parameter in parameters:
+            if parameter in MEDIATED:
+                yield _switch(root, module, parameter)
+            elif is_other_pmu(parameter):  # what it costs is not known
+                yield False if _switch(root, module, parameter) is False else None

@@ -141,12 +141,14 @@ class Offsets:
     :param enable_pmu: ``arch.enable_pmu`` in struct kvm.
     :param pmu: first and last byte of ``arch.pmu`` in struct kvm_vcpu.
     :param counting: ``arch.pmu.pmc_counting_instructions`` in struct kvm_vcpu.
+    :param protected: whether struct kvm has ``arch.has_protected_pmu``.
     """
 
     kvm: int
     enable_pmu: int | None
     pmu: tuple[int, int] | None = None
     counting: int | None = None
+    protected: bool = False
 
 
 @dataclass

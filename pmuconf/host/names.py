@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from typing import Final
 
 __all__ = [
+    "ENABLE_PMU",
     "FUNCTION",
     "HOOKS",
     "INSTRUMENTATION",
     "KERNEL",
     "KVM",
     "KVM_OPS",
+    "MEDIATED",
+    "NESTED",
     "NOT_COPIES",
     "OBJECTS",
     "RETURNS",
@@ -30,6 +33,7 @@ __all__ = [
     "is_known",
     "is_kvms",
     "is_of_pmu",
+    "is_other_pmu",
     "may_be_copy",
     "replaces",
     "vendors_among",
@@ -42,6 +46,15 @@ _VENDORS_NAMES: Final = {"kvm_amd": "svm_", "kvm_intel": "vmx_"}
 KERNEL: Final = "vmlinux"
 OBJECTS: Final = (KVM, *VENDORS, KERNEL)
 """What a livepatch may replace functions of KVM in, as /sys/kernel/livepatch/PATCH names it."""
+
+ENABLE_PMU: Final = "enable_pmu"
+"""KVM's parameter: N, and no VM has a PMU in the kernel. Since Linux kernel commit 4732f2444acd ("KVM: x86: Making the
+module parameter of vPMU more common") (in v5.17)."""
+NESTED: Final = "nested"
+MEDIATED: Final = ("enable_mediated_pmu", "enable_passthrough_pmu")
+"""The parameter, Y where KVM gives guests the hardware's counters: of the vendor modules since v7.0; and what it was
+called in the postings before, which other trees carry."""
+_OTHER_PMU: Final = re.compile(r"enable_\w*pmu")
 
 FUNCTION: Final = "kvm_skip_emulated_instruction"
 """Ends every exit that KVM finishes by skipping an instruction."""
@@ -138,6 +151,11 @@ def is_known(name: str) -> bool:
 def is_kvms(name: str) -> bool:
     """Whether it is named as KVM's own code is, or its vendor part's."""
     return name.startswith(_KVMS)
+
+
+def is_other_pmu(parameter: str) -> bool:
+    """Whether a parameter brings a PMU of a kind that is not known (AMD's enable_virtualized_pmu is in review)."""
+    return parameter not in (ENABLE_PMU, *MEDIATED) and _OTHER_PMU.fullmatch(parameter) is not None
 
 
 def may_be_copy(owner: str) -> bool:

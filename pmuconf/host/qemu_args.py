@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pmuconf.host.confidential import is_tdx
+
 __all__ = ["QemuArgs", "parse_args"]
 
 # Options without an argument. Every other takes one.
@@ -41,6 +43,7 @@ class QemuArgs:
     :param pmu: whether the CPU that the guest gets has a PMU; None: can't be said.
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
+    :param tdx: whether it is a TDX guest; None: it may be one.
     :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
     """
 
@@ -50,6 +53,7 @@ class QemuArgs:
     kvm: bool = False
     incoming: bool = False
     remade: bool = False
+    tdx: bool | None = False
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
@@ -70,6 +74,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         pmu=_pmu(options, words, names),
         kvm=_accelerator(options, by_name) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options),
+        tdx=is_tdx(words),
         remade=any(key in _REMAKING for value in _values(words, "machine", "M") for key, _, _ in _properties(value)),
     )
 

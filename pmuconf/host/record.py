@@ -22,6 +22,7 @@ __all__ = ["record"]
 _FILES: Final = (
     *("/proc/version", "/proc/modules", "/proc/sys/kernel/osrelease", "/proc/sys/kernel/arch", "/sys/kernel/notes"),
     *("/proc/sys/kernel/kptr_restrict", "/sys/kernel/security/lockdown", "/sys/kernel/tracing/enabled_functions"),
+    "/proc/sys/kernel/nmi_watchdog",
     *("/sys/kernel/btf/vmlinux", "/sys/kernel/btf/kvm", "/sys/module/kvm/notes/.note.gnu.build-id"),
     *("/sys/module/kvm_amd/notes/.note.gnu.build-id", "/sys/module/kvm_intel/notes/.note.gnu.build-id"),
     *("/sys/module/kvm/initstate", "/sys/module/kvm_amd/initstate", "/sys/module/kvm_intel/initstate"),

@@ -11,7 +11,7 @@ from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
 from pmuconf.host.installed import installed_qemus
-from pmuconf.host.kvm import read_kvm
+from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
 from pmuconf.host.process import DELETED
 from pmuconf.host.proofs import proofs, with_proof
@@ -60,6 +60,7 @@ def _look(root: Root) -> HostFacts:
         kvm_build_id=kvm_build_id(root),
         enable_pmu=settings.enable_pmu,
         mediated_pmu=settings.mediated_pmu,
+        nmi_watchdog=nmi_watchdog(root),
         release=settings.release,
         cpu=cpu.name,
         mitigations=dict(cpu.mitigations),

@@ -169,6 +169,7 @@ def _of_process(
         pmu_property=args.pmu if args else None,
         incoming=args.incoming if args else False,
         remade=args.remade if args else False,
+        tdx=args.tdx if args else False,
         qemu=qemu_of_process(root, process.pid, process.started, process.exe) if args else None,
     )
     return _told(vm, own, in_use, disabled, "") if own else vm

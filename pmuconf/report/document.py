@@ -95,6 +95,7 @@ def host_record(facts: HostFacts) -> dict[str, Any]:
         "livepatches": list(facts.livepatches),
         "enable_pmu": facts.enable_pmu,
         "mediated_pmu": facts.mediated_pmu,
+        "nmi_watchdog": facts.nmi_watchdog,
         "cpu": facts.cpu,
         "mitigations": dict(facts.mitigations),
         "cycles_per_exit": facts.cycles,

@@ -54,6 +54,7 @@ _BY_CAUSE: Final = {
     **dict.fromkeys(("not-running", "saved-image", "not-kvm", "not-x86"), "outside"),
     **dict.fromkeys(("pmu-on-by-policy", "pmu-kept"), "wanted"),
     "kernel-unguarded": "kernel",
+    "mediated-pmu": "change",
 }
 _BY_ANSWER: Final = {"yes": "fast", "partial": "partial", "unknown": "unknown", None: "error"}
 

@@ -106,7 +106,7 @@ def _of_the_host(facts: Mapping[str, Any]) -> Iterator[Metric]:
     if facts["enable_pmu"] is not None:
         yield _gauge("pmuconf_kvm_enable_pmu", "KVM's module parameter enable_pmu.", facts["enable_pmu"])
     if facts["mediated_pmu"] is not None:
-        text = "Whether KVM gives guests the hardware's own counters."
+        text = "Whether KVM gives guests the hardware's own counters, and switches them at exits."
         yield _gauge("pmuconf_kvm_mediated_pmu", text, facts["mediated_pmu"])
     text = "Whether kernel memory could be read (1), or the VMs' PMU in the kernel is inferred."
     yield _gauge("pmuconf_kernel_memory_readable", text, not facts["vms_cause"])

@@ -43,6 +43,7 @@ class Machine:
         self.memory: dict[str, KernelPmu] = {}
         self.counting: set[str] = set()
         self.asked = 0
+        self.mediated = False
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = survey.survey
@@ -50,9 +51,10 @@ class Machine:
         def look(root: Root) -> HostFacts:
             self.asked += 1
             facts = real(root)
+            facts = replace(facts, mediated_pmu=self.mediated, nmi_watchdog=True)
             return replace(facts, guard=self.guard, enable_pmu=True, cycles=57, vms=tuple(map(self.seen, facts.vms)))
 
-        loaded = replace(read_kvm(Root()), enable_pmu=True)
+        loaded = replace(read_kvm(Root()), enable_pmu=True, mediated_pmu=False)
         monkeypatch.setattr(survey, "survey", look)
         monkeypatch.setattr(factsfile, "read_kvm", lambda _: loaded)
 
@@ -198,6 +200,26 @@ class TestAudit:
         assert said.by_name("pmu_in_use")["off"] is True
         machine.memory["off"] = KernelPmu.DISABLED
         assert guests.json("preflight", "qemu", "new", "--all").by_name("loses")["off"] == "no"
+
+    def test_a_pmu_whose_counters_are_switched_is_slow_and_may_not_start_again(
+        self, guests: Host, machine: Machine
+    ) -> None:
+        machine.mediated = True
+        machine.guard = replace(GUARDED, verdict=Verdict.EARLY_OUT, cause="nothing-counted")
+        machine.memory = {"off": KernelPmu.DISABLED, "none": KernelPmu.ENABLED, "on": KernelPmu.ENABLED}
+        assert short(guests) == {
+            "off": ("yes", "early-out-disabled", "observed"),
+            "none": ("no", "mediated-pmu", "observed"),
+            "on": ("no", "mediated-pmu", "observed"),
+            "idle": ("no", "not-running", "observed"),
+        }
+        for command in (["audit"], ["preflight", "qemu", "/usr/bin/qemu-system-x86_64"]):
+            said = guests.pmuconf(*command).out
+            assert "a VM with a PMU may not start here" in said, command
+            assert "The NMI watchdog runs now" in said
+            assert "2 VMs have a PMU" in said
+        machine.mediated = False
+        assert "may not start" not in guests.pmuconf("audit").out
 
     @pytest.mark.parametrize("disables", [True, False, None])
     def test_every_front_end_gives_the_same_verdict(

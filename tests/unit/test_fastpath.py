@@ -14,7 +14,7 @@ import pytest
 
 from pmuconf.domain import Domain, Nova, PmuState
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer, loses_pmu
+from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer, delivers, in_kernel_pmu, loses_pmu
 from pmuconf.policy import Decision
 
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
@@ -31,10 +31,12 @@ def host(
     cause: str = "guard-in-caller",
     evidence: Evidence = Evidence.OBSERVED,
     parameter: bool | None = True,
+    mediated: bool | None = False,
 ) -> HostFacts:
     if verdict is Verdict.UNKNOWN:
         evidence = Evidence.NONE
-    return HostFacts(GuardFinding(verdict, cause, "said", evidence=evidence, remedy=REMEDY), enable_pmu=parameter)
+    guard = GuardFinding(verdict, cause, "said", evidence=evidence, remedy=REMEDY)
+    return HostFacts(guard, enable_pmu=parameter, mediated_pmu=mediated)
 
 
 def qemu(disables: bool | None) -> Qemu:
@@ -63,15 +65,23 @@ class World:
     has_pmu: bool
     qemu_disables: bool
     counting: bool
+    mediated: bool = False
+    irqchip: bool = True
+    """Whether the VM's interrupt controller is KVM's own."""
 
     @property
     def enabled(self) -> bool:
         """kvm->arch.enable_pmu, as kvm_arch_init_vm() and KVM_CAP_PMU_CAPABILITY leave it."""
-        return self.parameter and (self.has_pmu or not self.qemu_disables)
+        taken = self.mediated and not self.irqchip
+        return self.parameter and not taken and (self.has_pmu or not self.qemu_disables)
 
     @property
     def work(self) -> bool:
-        """Whether kvm_skip_emulated_instruction() does the PMU's work for this VM, in its own text."""
+        """Whether KVM does the PMU's work for this VM: kvm_skip_emulated_instruction() in its own text, or a switch."""
+        return self.counts or (self.mediated and self.enabled)
+
+    @property
+    def counts(self) -> bool:
         if self.kernel == "no-call":
             return False
         if self.kernel in ("guarded", "partial"):
@@ -89,9 +99,9 @@ class World:
     def seen(self) -> Iterator[tuple[HostFacts, LiveVm | None, bool]]:
         """Every way to be told of it, none of them false; and whether all was told."""
         verdicts = (Verdict(self.kernel), Verdict.UNKNOWN)
-        parameters = (self.parameter, None)
-        for verdict, parameter, found in product(verdicts, parameters, (True, False)):
-            facts = host(verdict, parameter=parameter)
+        parameters, switches = (self.parameter, None), (self.mediated, None)
+        for verdict, parameter, mediated, found in product(verdicts, parameters, switches, (True, False)):
+            facts = host(verdict, parameter=parameter, mediated=mediated)
             if not found:
                 yield facts, None, False
                 continue
@@ -103,12 +113,19 @@ class World:
                 (self.enabled and self.counting, None),
             ):
                 vm = LiveVm(1, uuid="uuid", kernel_pmu=pmu, in_use=in_use, pmu_property=has_pmu, qemu=qemu(disables))
-                told = verdict is not Verdict.UNKNOWN and pmu is truly and in_use is not None
+                told = verdict is not Verdict.UNKNOWN and pmu is truly and None not in (in_use, mediated)
                 yield facts, vm, told
 
 
 KERNELS = ("no-call", "guarded", "partial", "early-out", "unguarded")
-WORLDS = [World(kernel, *bits) for kernel in KERNELS for bits in product((False, True), repeat=4)]
+SWITCHES = ((False, True), (True, True), (True, False))
+"""Whether there is a mediated PMU, and whether the VM has KVM's interrupt controller."""
+WORLDS = [
+    replace(World(kernel, *bits), mediated=mediated, irqchip=irqchip)
+    for kernel in KERNELS
+    for bits in product((False, True), repeat=4)
+    for mediated, irqchip in SWITCHES
+]
 DECISIONS = (*Decision, None)
 
 
@@ -128,7 +145,7 @@ def judged(world: World) -> Iterator[tuple[Answer, bool]]:
 def test_the_answer_is_the_truth_or_unknown(world: World) -> None:
     for given, told in judged(world):
         assert given.fast_path in (world.truth, FastPath.UNKNOWN), given
-        if told and not (world.kernel == "early-out" and world.work):
+        if told and not (world.kernel == "early-out" and world.counts and not world.mediated):
             assert given.fast_path is world.truth, given
         assert CASES[given.cause].fast_path is given.fast_path
         assert set(given.causes) <= set(CASES)
@@ -150,6 +167,7 @@ def test_the_model_has_all_truths() -> None:
 
 DISABLED, ENABLED, UNKNOWN = KernelPmu.DISABLED, KernelPmu.ENABLED, KernelPmu.UNKNOWN
 EARLY = host(Verdict.EARLY_OUT, "nothing-counted")
+MEDIATED = replace(EARLY, mediated_pmu=True)
 HAS_PMU = process(ENABLED, has_pmu=True)
 OLD_QEMU = process(ENABLED, disables=False)
 TURNED_ON = Guest(domain(ON), True, ON, decision=Decision.ON, vm=HAS_PMU)
@@ -197,6 +215,26 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("pmu-unknown", host(), guest(process(UNKNOWN, has_pmu=None))),
     ("pmu-unknown", host(parameter=None), guest(process(UNKNOWN))),
     ("pmu-unknown", replace(host(), mediated_pmu=True), guest(process(UNKNOWN, has_pmu=True))),
+    ("pmu-unknown", replace(host(), mediated_pmu=None), guest(process(UNKNOWN, has_pmu=True))),
+    ("pmu-unknown", replace(host(), mediated_pmu=True), guest(process(UNKNOWN, disables=False))),
+    ("mediated-pmu", MEDIATED, guest(replace(HAS_PMU, in_use=False), ON)),
+    ("mediated-pmu", MEDIATED, guest(replace(HAS_PMU, in_use=True), ON)),
+    ("mediated-pmu", MEDIATED, guest(replace(OLD_QEMU, in_use=False))),
+    ("mediated-pmu", replace(MEDIATED, guard=host(Verdict.NO_CALL).guard), guest(HAS_PMU, ON)),
+    ("pmu-unknown", MEDIATED, guest(replace(process(UNKNOWN, has_pmu=None), in_use=False))),
+    ("pmu-unknown", replace(MEDIATED, guard=host(Verdict.NO_CALL).guard), guest(process(UNKNOWN, disables=None))),
+    ("early-out-disabled", MEDIATED, guest(process())),
+    ("no-call", replace(MEDIATED, guard=host(Verdict.NO_CALL).guard), guest(process())),
+    ("guarded-disabled", host(mediated=True), guest(process())),
+    ("drift", host(mediated=True), guest(HAS_PMU, ON, ON)),
+    ("partial-guard", host(Verdict.PARTIAL, mediated=True), guest(process())),
+    ("kernel-unguarded", host(Verdict.UNGUARDED, "no-test", mediated=True), guest(HAS_PMU, ON)),
+    ("pmu-on-by-policy", MEDIATED, TURNED_ON),
+    ("pmu-kept", MEDIATED, replace(TURNED_ON, decision=Decision.KEEP)),
+    ("mediated-unknown", replace(EARLY, mediated_pmu=None), guest(replace(HAS_PMU, in_use=False), ON)),
+    ("mediated-unknown", host(Verdict.NO_CALL, mediated=None), guest(HAS_PMU, ON)),
+    ("early-out-disabled", replace(EARLY, mediated_pmu=None), guest(process())),
+    ("depends-on-guest", replace(EARLY, mediated_pmu=None), guest(HAS_PMU, ON)),
     ("depends-on-guest", EARLY, guest(OLD_QEMU)),
     ("depends-on-guest", EARLY, guest(replace(OLD_QEMU, in_use=True))),
     ("remote-host", None, guest(None)),
@@ -216,6 +254,85 @@ def test_what_else_stands_in_the_way_is_said_in_the_order_in_which_to_remove_it(
     given = answer(host(Verdict.UNGUARDED, "no-test"), guest(process(ENABLED, has_pmu=True, disables=False), ON, ON))
     assert given.causes == ("kernel-unguarded", "qemu-keeps-pmu", "drift")
     assert given.remedy.index(REMEDY) < given.remedy.index("QEMU") < given.remedy.index("pmuconf apply")
+
+
+@pytest.mark.parametrize(
+    ("vm", "state", "next_boot", "nova", "words"),
+    [
+        (HAS_PMU, ON, ON, None, "pmuconf apply, then stop and start it"),
+        (HAS_PMU, ON, ON, NOVA, "pmuconf-nova, or hw:pmu=false in the flavor"),
+        (HAS_PMU, ON, OFF, None, "virsh shutdown, virsh start"),
+        (HAS_PMU, ON, OFF, NOVA, "openstack server reboot"),
+        (HAS_PMU, ON, None, None, "must ask for <pmu state='off'/>"),
+        (OLD_QEMU, OFF, OFF, None, "a QEMU that disables the PMU in KVM"),
+    ],
+)
+def test_what_ends_the_switching_of_counters_is_said_in_the_managers_words(
+    vm: LiveVm, state: PmuState, next_boot: PmuState | None, nova: Nova | None, words: str
+) -> None:
+    one = guest(replace(vm, in_use=False), state, next_boot)
+    given = answer(MEDIATED, replace(one, domain=replace(one.domain, nova=nova)))
+    assert (given.fast_path, given.evidence, given.severity) == (FastPath.NO, Evidence.OBSERVED, 2)
+    assert given.remedy.startswith("its PMU must be off in KVM; ")
+    assert words in given.remedy
+
+
+@pytest.mark.parametrize("decision", [Decision.ON, Decision.KEEP])
+def test_a_pmu_that_is_wanted_is_no_finding_where_counters_are_switched(decision: Decision) -> None:
+    given = answer(MEDIATED, replace(TURNED_ON, decision=decision))
+    assert (given.fast_path, given.wanted_on, given.severity, given.remedy) == (FastPath.NO, True, 0, "")
+
+
+# ---- TDX: KVM of 7.3 gives such a guest no PMU (kvm->arch.has_protected_pmu) -----------------------------------------
+
+PROTECTED = replace(host(), guard=replace(host().guard, protected_pmu=True))
+
+
+@pytest.mark.parametrize("has_pmu", [True, False, None])
+@pytest.mark.parametrize("disables", [True, False, None])
+@pytest.mark.parametrize("tdx", [True, None])
+def test_of_a_tdx_guest_the_command_line_does_not_tell_what_kvm_holds(
+    has_pmu: bool | None, disables: bool | None, tdx: bool | None
+) -> None:
+    held = in_kernel_pmu(host(), guest(replace(process(UNKNOWN, has_pmu=has_pmu, disables=disables), tdx=tdx)))
+    assert (held.pmu, held.cause) == (UNKNOWN, "tdx-guest")
+
+
+def test_nor_of_one_that_only_its_definition_calls_so() -> None:
+    one = guest(process(UNKNOWN, has_pmu=True), ON)
+    held = in_kernel_pmu(host(), replace(one, domain=replace(one.domain, tdx=True)))
+    assert (held.pmu, held.cause) == (UNKNOWN, "tdx-guest")
+
+
+@pytest.mark.parametrize("has_pmu", [True, False, None])
+def test_where_kvm_protects_the_pmu_a_tdx_guest_has_none_in_the_kernel(has_pmu: bool | None) -> None:
+    held = in_kernel_pmu(PROTECTED, guest(replace(process(UNKNOWN, has_pmu=has_pmu, disables=None), tdx=True)))
+    assert (held.pmu, held.evidence) == (DISABLED, Evidence.INFERRED)
+
+
+def test_one_that_may_be_a_tdx_guest_is_not_called_so() -> None:
+    assert in_kernel_pmu(PROTECTED, guest(replace(process(UNKNOWN, has_pmu=True), tdx=None))).pmu is UNKNOWN
+
+
+def test_kvms_parameter_and_kernel_memory_tell_of_tdx_guests_too() -> None:
+    of_parameter = in_kernel_pmu(host(parameter=False), guest(replace(process(UNKNOWN, has_pmu=True), tdx=True)))
+    assert (of_parameter.pmu, of_parameter.evidence) == (DISABLED, Evidence.INFERRED)
+    seen = in_kernel_pmu(host(), guest(replace(HAS_PMU, tdx=True)))
+    assert (seen.pmu, seen.evidence) == (ENABLED, Evidence.OBSERVED)
+
+
+# ---- the trait -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mediated", "disables", "promised"),
+    [(False, None, True), (True, None, False), (None, None, False), (True, True, True), (None, True, True)],
+)
+def test_without_a_call_the_trait_needs_a_qemu_only_if_counters_may_be_switched(
+    mediated: bool | None, disables: bool | None, promised: bool
+) -> None:
+    facts = host(Verdict.NO_CALL, mediated=mediated)
+    assert delivers(replace(facts, qemus=(qemu(disables),))) is promised
 
 
 # ---- evidence ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "facts", "fastpath", "fleet/outlook", "policy", "rewriting", "xmltext")
+PURE = ("domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "rewriting", "xmltext")
 ALLOWED = {
     *(
         "__future__",

@@ -23,6 +23,7 @@ GOOD = HostFacts(
     boot_id=BOOT,
     kvm_build_id=BUILD_ID,
     enable_pmu=True,
+    mediated_pmu=False,
     livepatches=("patch 1 0",),
     qemus=(Qemu("/usr/bin/qemu-system-x86_64", None, True, "strings-in-binary", Evidence.INFERRED),),
 )
@@ -65,7 +66,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the file must be root
 def test_yes_where_kernel_and_qemu_deliver_it(host: Path) -> None:
     assert said(host, GOOD)
     assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.EARLY_OUT, evidence=Evidence.INFERRED)))
-    assert said(host, replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL), qemus=()))
+    no_call = replace(GOOD, guard=replace(GOOD.guard, verdict=Verdict.NO_CALL))
+    assert said(host, replace(no_call, qemus=()))
+    for mediated in (True, None):
+        assert not said(host, replace(no_call, qemus=(), mediated_pmu=mediated))
+        assert said(host, replace(no_call, mediated_pmu=mediated))
     parameter(host, "N")
     assert said(host, replace(GOOD, enable_pmu=False, qemus=()))
 

@@ -19,6 +19,7 @@ _GROUP = {
     **dict.fromkeys(("not-running", "saved-image", "not-kvm", "not-x86"), "outside"),
     **dict.fromkeys(("pmu-on-by-policy", "pmu-kept"), "wanted"),
     "kernel-unguarded": "kernel",
+    "mediated-pmu": "change",
 }
 
 

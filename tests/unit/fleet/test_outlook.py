@@ -46,14 +46,19 @@ class Model:
 
 def models() -> Iterator[tuple[Model, HostState, VmState]]:
     """Every model there is, and what a report tells of it when all was seen."""
-    worlds = [World(kernel, *bits) for kernel in KERNELS for bits in product((False, True), repeat=4)]
+    worlds = [
+        replace(World(kernel, *bits), mediated=mediated)
+        for kernel in KERNELS
+        for bits in product((False, True), repeat=4)
+        for mediated in (False, True)
+    ]
     for world, live, next_boot, passthrough, next_qemu, decision in product(
         worlds, STATES, (*STATES, None), (False, True), (False, True), ("off", "keep", "on", "undecided")
     ):
         if world.has_pmu != (live == "on" or (live == "default" and passthrough)):
             continue  # QEMU does what the definition says
         counts = world.enabled and world.counting
-        state = HostState(world.kernel, world.parameter, False)
+        state = HostState(world.kernel, world.parameter, world.mediated)
         vm = VmState(
             live, next_boot, "on" if world.has_pmu else "off", decision, "enabled" if world.enabled else "disabled",
             counts, world.has_pmu, False, world.qemu_disables, next_qemu, False, ("no-call",),
