@@ -150,7 +150,12 @@ def _translated() -> Iterator[None]:
 
     try:
         yield
-    except (keystone.ConnectFailure, keystone.DiscoveryFailure, keystone.EndpointNotFound) as error:
+    except (
+        keystone.ConnectFailure,
+        keystone.ConnectTimeout,
+        keystone.DiscoveryFailure,
+        keystone.EndpointNotFound,
+    ) as error:
         raise PmuconfError(f"the cloud can't be reached: {error}", cause="openstack-unreachable") from None
     except (keystone.Unauthorized, keystone.AuthorizationFailure) as error:
         raise PmuconfError(f"the cloud refuses the credentials: {error}", cause="openstack-auth") from None
@@ -161,5 +166,6 @@ def _translated() -> Iterator[None]:
     except (sdk.SDKException, keystone.ClientException) as error:
         # openstacksdk makes an exception of its own of refused credentials, without the status, and of silence.
         cause = "openstack-auth" if "HTTP 401" in str(error) else "openstack-error"
-        cause = "openstack-unreachable" if isinstance(error.__context__, keystone.ConnectFailure) else cause
+        silent = isinstance(error.__context__, (keystone.ConnectFailure, keystone.ConnectTimeout))
+        cause = "openstack-unreachable" if silent else cause
         raise PmuconfError(f"the cloud's API failed: {error}", cause=cause) from None
