@@ -186,7 +186,7 @@ def libvirt_head(xml: str, source: str, max_bytes: int) -> tuple[str, etree._Ele
     None where the text is not laid out as libvirt does it: then all of it has to be read. See read_libvirt().
     """
     at = xml.find("\n  <devices>\n")
-    if at < 0 or len(xml) > max_bytes or not xml.endswith("</domain>\n"):
+    if at < 0 or len(xml) > max_bytes or not xml.endswith("</domain>\n") or xml.find("<features", at) > 0:
         return None
     head = xml[: at + 1] + "</domain>"
     try:

@@ -222,6 +222,13 @@ def test_what_libvirt_writes_is_read_alike_whatever_a_tenant_put_into_it(metadat
     assert read_libvirt(xml).pmu is (PmuState.OFF if pmu else PmuState.DEFAULT)
 
 
+def test_features_behind_the_devices_are_read_and_rewritten_too() -> None:
+    """libvirt never writes that."""
+    xml = LIBVIRTS.format("", "", "<features>\n<pmu state='on'/></features>")
+    assert read_libvirt(xml).pmu is PmuState.ON
+    assert rewrite_libvirt(xml, PmuState.OFF) == xml.replace("'on'", "'off'")
+
+
 @pytest.mark.parametrize("xml", [plain_domain("web", pmu="on"), nova_domain("instance-1", version="32.0.0", pmu="off")])
 def test_what_libvirt_writes_is_read_alike(xml: str) -> None:
     assert read_libvirt(xml) == read(xml)

@@ -1,0 +1,189 @@
+"""Domain XML of others, as much as there is, through the rewrite and through a real libvirt.
+
+    python -m tests.corpus rewrite FOLDER ...    # each text to on, off and default, and every byte compared
+    python -m tests.corpus apply FOLDER ...      # each that a libvirtd of its own takes: applied, rolled back, compared
+
+FOLDER is any tree of files, such as the unpacked source of libvirt or virt-manager; domain XML that stands inside
+other text files is found too, and equal texts count once. The oracle is tests/unit/oracle.py: expat, and a comparison
+of characters. What is not right is listed, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import re
+import sys
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+from xml.sax.saxutils import escape
+
+import libvirt
+
+from pmuconf.domain import DomainXmlError, PmuState
+from pmuconf.rewriting import rewrite_bytes, rewrite_libvirt
+from tests.functional.host import Host
+from tests.support.daemon import Daemon
+from tests.unit import oracle
+
+_EMBEDDED = re.compile(rb"<domain(?:\s[^<>]*)?>.*?</domain>", re.DOTALL)
+_DECLARED = re.compile(r"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["'][^"']*["']""")
+_LARGEST = 4 << 20
+
+
+def texts(folders: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Every domain XML below the folders, once, and where it stands."""
+    seen = set()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file() or path.is_symlink() or path.stat().st_size > _LARGEST:
+                continue
+            data = path.read_bytes()
+            if b"<domain" not in data:
+                continue
+            found = [data] if path.suffix == ".xml" else _EMBEDDED.findall(data)
+            for number, text in enumerate(found):
+                if text not in seen:
+                    seen.add(text)
+                    yield f"{path}#{number}" if len(found) > 1 else str(path), text
+
+
+def variants(data: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """The text as it is, and with other line ends and encodings; each with the codec that reads it."""
+    yield "as it is", data, "utf-8"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    yield "CRLF", text.replace("\r\n", "\n").replace("\n", "\r\n").encode(), "utf-8"
+    bare = _DECLARED.sub(r"\1", text)
+    yield "UTF-8 with a mark", codecs.BOM_UTF8 + bare.encode(), "utf-8-sig"
+    yield "UTF-16", bare.encode("utf-16"), "utf-16"
+    yield "UTF-32", bare.encode("utf-32"), "utf-32"
+
+
+def rewritten(folders: list[Path]) -> bool:
+    """Rewrite all of them; whether all was right."""
+    right, refused, wrong = Counter[str](), Counter[str](), 0
+    number = 0
+    for number, (source, data) in enumerate(texts(folders), 1):
+        if number % 500 == 0:
+            _say(f"{number} texts")
+        for variant, given, codec in variants(data):
+            for state in PmuState if variant in ("as it is", "CRLF") else (PmuState.OFF,):
+                try:
+                    after = rewrite_bytes(given, state, source=source)
+                except DomainXmlError as error:
+                    refused[f"{variant}: {error.cause}"] += 1
+                    if variant == "as it is" and state is PmuState.OFF and error.cause not in ("not-a-domain",):
+                        _say(f"refused: {error}")
+                    continue
+                problem = _problem(given, after, state, codec)
+                right[variant] += not problem
+                if problem:
+                    wrong += 1
+                    _say(f"WRONG: {source}: {variant}, {state.value}: {problem}")
+    for name, number in sorted(right.items()):
+        _say(f"{name}: {number} rewrites right")
+    for name, number in sorted(refused.items()):
+        _say(f"refused, {name}: {number} rewrites")
+    _say(f"{number} texts: {sum(right.values())} rewrites right, {wrong} wrong")
+    return not wrong
+
+
+def _problem(before: bytes, after: bytes, state: PmuState, codec: str) -> str:
+    one, other = before.decode(codec), after.decode(codec)
+    try:
+        if not oracle.edited_alone(one, other, state.value):
+            return "more than the PMU was edited"
+        if oracle.pmu_state(other) != state.value:
+            return "another state"
+        if oracle.outside_pmu(one) != oracle.outside_pmu(other):
+            return "another meaning"
+    except ExpatError as error:
+        return f"expat: {error}"
+    if rewrite_bytes(after, state, source="again") is not after:
+        return "not the same the second time"
+    other = rewrite_libvirt(one, state)
+    right = oracle.edited_alone(one, other, state.value) and oracle.pmu_state(other) == state.value
+    return "" if right else "text of libvirt's becomes something else"
+
+
+def applied(folders: list[Path]) -> bool:
+    """Define all that a libvirtd takes, apply off and roll back; whether all was right."""
+    with tempfile.TemporaryDirectory(prefix="pmuconf-corpus-") as home, Daemon() as daemon:
+        host = Host(daemon, Path(home))
+        try:
+            refused, given = 0, 0
+            for source, data in texts(folders):
+                given += 1
+                refused += not _defined(host, source, data)
+            before = host.xmls()
+            _say(f"{given} texts, {refused} of them refused by libvirt; {len(before)} domains")
+            for name, command in (("apply", ("apply", "--max-changes", "0")), ("rollback", ("rollback", "--all"))):
+                ran = host.json(*command)
+                outcomes = Counter((row["outcome"], row["cause"]) for row in ran.rows)
+                _say(f"{name}: exit status {ran.status}; {dict(outcomes)}")
+                for row in ran.rows:
+                    if row["outcome"] not in ("changed", "undecided", "already"):
+                        _say(f"{row['name']}: {row['outcome']} {row['cause']}: {row['note']}")
+                after = host.xmls()
+                differ = [one for one in before if _apart(before[one]) != _apart(after.get(one, ""))]
+                states = Counter(oracle.pmu_state(xml) for xml in after.values())
+                _say(
+                    f"after {name}: {dict(states)}; {len(differ)} differ in more than the line of the PMU {differ[:9]}"
+                )
+            same = sum(before[one] == after.get(one) for one in before)
+            _say(f"{same} of {len(before)} are as they were before, byte for byte")
+            return same == len(before) and not differ
+        finally:
+            host.close()
+
+
+def _defined(host: Host, source: str, data: bytes) -> bool:
+    """Define a domain under a name and a UUID of its own; a second time, for libvirt's own first changes."""
+    number = uuid.uuid5(uuid.NAMESPACE_URL, source)
+    text = re.sub(r"<uuid>[^<]*</uuid>", "", data.decode("utf-8", "replace"), count=1)
+    name = f"<name>{escape(Path(source).stem[:40])}-{number.hex[:8]}</name><uuid>{number}</uuid>"
+    try:
+        domain = host.connection.defineXML(re.sub(r"<name>[^<]*</name>", lambda _: name, text, count=1))
+    except libvirt.libvirtError:
+        return False
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    try:
+        for _ in range(2):
+            host.connection.defineXML(domain.XMLDesc(flags))
+    except libvirt.libvirtError as error:
+        _say(f"{source}: libvirt refuses its own text: {error}")
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        return False
+    return True
+
+
+def _apart(xml: str) -> list[str]:
+    """Its lines without that of the PMU, and without features that hold nothing else."""
+    lines = [line for line in xml.split("\n") if not line.startswith("    <pmu state=")]
+    text = "\n".join(lines).replace("  <features>\n  </features>\n", "")
+    return text.split("\n")
+
+
+def _say(what: str) -> None:
+    sys.stdout.write(what + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("what", choices=["rewrite", "apply"])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    right = rewritten(args.folders) if args.what == "rewrite" else applied(args.folders)
+    sys.exit(0 if right else 1)
+
+
+if __name__ == "__main__":
+    main()
