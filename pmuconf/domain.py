@@ -2,7 +2,8 @@
 
 Pure: text in, facts out. The element is ``<features><pmu state='on|off'/></features>``
 (https://libvirt.org/formatdomain.html#hypervisor-features). Checked against libvirt 9.0: an absent element is
-libvirt's ``default``, ``<pmu/>`` without a state means on, and of several elements the last one counts.
+libvirt's ``default``, ``<pmu/>`` without a state means on, and of several elements the last one counts. The namespace
+of ``pmu`` and of ``state`` makes no difference.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "read_libvirt",
     "read_snapshot",
     "same_but_pmu",
+    "state_attribute",
 ]
 
 X86: Final = frozenset({"x86_64", "i686"})
@@ -215,7 +217,7 @@ def _facts(root: etree._Element, source: str) -> Domain:
             kind = child.find("type")
             arch = kind.get("arch", "") if kind is not None else ""
         elif tag == "features":
-            for element in child.iterchildren("pmu"):
+            for element in child.iterchildren("{*}pmu"):
                 pmu = pmu_state(element, source)
         elif tag == "cpu":
             cpu_mode = child.get("mode", "custom")
@@ -233,7 +235,8 @@ def pmu_state(element: etree._Element, source: str) -> PmuState:
 
     :raises DomainXmlError: bad-pmu-state.
     """
-    value = element.get("state", "on")
+    written = state_attribute(element)
+    value = "on" if written is None else element.get(written)
     if value not in ("on", "off"):
         raise DomainXmlError(
             f"<pmu state={value!r}> is neither on nor off",
@@ -242,6 +245,11 @@ def pmu_state(element: etree._Element, source: str) -> PmuState:
             line=element.sourceline,
         )
     return PmuState(value)
+
+
+def state_attribute(element: etree._Element) -> str | None:
+    """The name of the attribute that libvirt takes for the state of a ``<pmu>``, None if it has none."""
+    return next((str(name) for name, _ in element.items() if str(name).rpartition("}")[2] == "state"), None)
 
 
 def _nova(metadata: etree._Element) -> Nova | None:
@@ -299,7 +307,7 @@ def _without_pmu_line(xml: str) -> list[str] | None:
     if head is None:
         return None
     lines = xml.split("\n")
-    found = head[1].findall("features/pmu")
+    found = head[1].findall("features/{*}pmu")
     if not found:
         return lines
     at = (found[0].sourceline or 0) - 1
@@ -312,7 +320,7 @@ def _without_pmu_line(xml: str) -> list[str] | None:
 
 def _meaning(xml: str) -> object:
     root = parse_domain(xml, "domain XML", sys.maxsize)
-    for pmu in root.findall("features/pmu"):
+    for pmu in root.findall("features/{*}pmu"):
         _drop(pmu)
     for features in root.findall("features"):
         if not len(features) and not features.attrib and not (features.text or "").strip():

@@ -18,7 +18,15 @@ from xml.parsers import expat
 
 from lxml import etree
 
-from pmuconf.domain import MAX_XML_BYTES, DomainXmlError, PmuState, libvirt_head, parse_domain, pmu_state
+from pmuconf.domain import (
+    MAX_XML_BYTES,
+    DomainXmlError,
+    PmuState,
+    libvirt_head,
+    parse_domain,
+    pmu_state,
+    state_attribute,
+)
 from pmuconf.xmltext import encoding
 
 __all__ = ["rewrite", "rewrite_bytes", "rewrite_libvirt"]
@@ -150,7 +158,7 @@ def _edits(data: bytes, root: etree._Element, state: PmuState, source: str) -> l
         for at, features in enumerate(root.iterchildren(etree.Element))
         if features.tag == "features"
         for number, element in enumerate(features.iterchildren(etree.Element))
-        if element.tag == "pmu"
+        if str(element.tag).rpartition("}")[2] == "pmu"
     ]
     for _, _, element in found:
         pmu_state(element, source)
@@ -159,7 +167,7 @@ def _edits(data: bytes, root: etree._Element, state: PmuState, source: str) -> l
             return []
         drops = found
     else:
-        if len(found) == 1 and found[0][2].get("state") == state.value:
+        if len(found) == 1 and state_attribute(found[0][2]) and pmu_state(found[0][2], source) is state:
             return []
         drops = found[:-1]
     text = _Text(data, source)
@@ -169,8 +177,10 @@ def _edits(data: bytes, root: etree._Element, state: PmuState, source: str) -> l
     if state is not PmuState.DEFAULT:
         if found:
             at, number, element = found[-1]
-            edits.append(text.with_state(text.root.children[at].children[number], state))
-            element.set("state", state.value)
+            name = state_attribute(element)
+            written = None if name is None else element.keys().index(name)
+            edits.append(text.with_state(text.root.children[at].children[number], state, written))
+            element.set(name or "state", state.value)
         else:
             edits.append(_added(text, root, state))
     return edits
@@ -217,12 +227,15 @@ class _Text:
         line = self._line_before(place.start) if spaced else b""
         return _Edit(place.start - len(line), self._end(place, tag), b"")
 
-    def with_state(self, place: _Place, state: PmuState) -> _Edit:
-        """Give a PMU this state."""
+    def with_state(self, place: _Place, state: PmuState, written: int | None) -> _Edit:
+        """Give a PMU this state, by the attribute of this number that says it now; None if none does."""
         tag = self._tag(place, b"pmu")
-        for attribute in _ATTRIBUTE.finditer(self._data, tag.start("attributes"), tag.end("attributes")):
-            if attribute[1] == b"state":
-                return _Edit(attribute.start(2) + 1, attribute.end(2) - 1, state.value.encode())
+        if written is not None:
+            found = _ATTRIBUTE.finditer(self._data, tag.start("attributes"), tag.end("attributes"))
+            attributes = [one for one in found if one[1].partition(b":")[0] != b"xmlns"]
+            if written >= len(attributes) or attributes[written][1].rpartition(b":")[2] != b"state":
+                raise self._disagreement("no state where there should be one")
+            return _Edit(attributes[written].start(2) + 1, attributes[written].end(2) - 1, state.value.encode())
         at = tag.end("attributes")
         return _Edit(at, at, b" state=" + self.quote + state.value.encode() + self.quote)
 
@@ -291,7 +304,7 @@ class _Text:
 
     def _tag(self, place: _Place, name: bytes) -> re.Match[bytes]:
         tag = _START_TAG.match(self._data, place.start)
-        if tag is None or tag["name"] != name:
+        if tag is None or tag["name"].rpartition(b":")[2] != name:
             raise self._disagreement(f"no <{name.decode()}> where there should be one")
         return tag
 

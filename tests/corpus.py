@@ -115,6 +115,7 @@ def _problem(before: bytes, after: bytes, state: PmuState, codec: str) -> str:
 
 def applied(folders: list[Path]) -> bool:
     """Define all that a libvirtd takes, apply off and roll back; whether all was right."""
+    libvirt.registerErrorHandler(lambda *_: None, None)  # what it refuses is counted
     with tempfile.TemporaryDirectory(prefix="pmuconf-corpus-") as home, Daemon() as daemon:
         host = Host(daemon, Path(home))
         try:
@@ -122,6 +123,11 @@ def applied(folders: list[Path]) -> bool:
             for source, data in texts(folders):
                 given += 1
                 refused += not _defined(host, source, data)
+                if not host.connection.isAlive():
+                    _say(f"{source}: libvirt ends")
+                    daemon.kill()
+                    daemon.start()
+                    host.reconnect()
             before = host.xmls()
             _say(f"{given} texts, {refused} of them refused by libvirt; {len(before)} domains")
             for name, command in (("apply", ("apply", "--max-changes", "0")), ("rollback", ("rollback", "--all"))):
@@ -149,9 +155,15 @@ def _defined(host: Host, source: str, data: bytes) -> bool:
     number = uuid.uuid5(uuid.NAMESPACE_URL, source)
     text = re.sub(r"<uuid>[^<]*</uuid>", "", data.decode("utf-8", "replace"), count=1)
     name = f"<name>{escape(Path(source).stem[:40])}-{number.hex[:8]}</name><uuid>{number}</uuid>"
-    try:
-        domain = host.connection.defineXML(re.sub(r"<name>[^<]*</name>", lambda _: name, text, count=1))
-    except libvirt.libvirtError:
+    text = re.sub(r"<name>[^<]*</name>", lambda _: name, text, count=1)
+    # Where there is no KVM, libvirt takes what is of KVM for QEMU.
+    for kind in (text, re.sub(r"""(<domain[^>]*type=['"])kvm""", r"\1qemu", text, count=1)):
+        try:
+            domain = host.connection.defineXML(kind)
+            break
+        except libvirt.libvirtError:
+            continue
+    else:
         return False
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     try:

@@ -43,16 +43,18 @@ def outside_pmu(data: str | bytes) -> list[Event]:
     That is white space among the children of domain and of features, and a features element that holds nothing.
     """
     kept: list[Event] = []
-    path: list[str] = []
+    scope, path = _Scope(), list[bool]()
     for event in events(data):
         if event[0] == "start":
-            path.append(str(event[1]))
-        here = tuple(path)
+            scope.start(str(event[1]), dict(event[2]))  # type: ignore[arg-type]
+            path.append(scope.in_pmu)
+        here, names = tuple(path), scope.names
         if event[0] == "end":
+            scope.end()
             path.pop()
-        if here[:3] == ("domain", "features", "pmu"):
+        if any(here):
             continue
-        if event[0] == "text" and here in (("domain",), ("domain", "features")):
+        if event[0] == "text" and names in (["domain"], ["domain", "features"]):
             kept += [("text", sign) for sign in str(event[1]) if not sign.isspace()]
         elif event == ("end", "features") and kept[-1] == ("start", "features", ()):
             kept.pop()
@@ -61,18 +63,49 @@ def outside_pmu(data: str | bytes) -> list[Event]:
     return kept
 
 
+class _Scope:
+    """The open elements, each with the namespaces that are declared in it: expat by itself knows none."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, dict[str, str]]] = []
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        declared = {key[6:]: value for key, value in attributes.items() if key == "xmlns" or key.startswith("xmlns:")}
+        self._open.append((name, {**(self._open[-1][1] if self._open else {}), **declared}))
+
+    def end(self) -> None:
+        self._open.pop()
+
+    def local(self, name: str) -> str:
+        """A name without a prefix that is declared; the others belong to it."""
+        prefix, colon, rest = name.partition(":")
+        return rest if colon and prefix in self._open[-1][1] else name
+
+    @property
+    def names(self) -> list[str]:
+        """What is open, as it is written."""
+        return [name for name, _ in self._open]
+
+    @property
+    def in_pmu(self) -> bool:
+        """Whether the innermost is what libvirt takes for a PMU: domain and features in no namespace, pmu in any."""
+        if [name for name, _ in self._open[:2]] != ["domain", "features"] or len(self._open) != 3:
+            return False
+        return not any(namespaces.get("") for _, namespaces in self._open[:2]) and self.local(self._open[2][0]) == "pmu"
+
+
 def pmu_states(data: str | bytes) -> list[str | None]:
     """The state attribute of each features/pmu, None where it has none."""
-    path: list[tuple[str, str]] = []  # each with its default namespace
+    scope = _Scope()
     found: list[str | None] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        path.append((name, attributes.get("xmlns", path[-1][1] if path else "")))
-        if path == [("domain", ""), ("features", ""), ("pmu", "")]:
-            found.append(attributes.get("state"))
+        scope.start(name, attributes)
+        if scope.in_pmu:
+            found.append(next((value for key, value in attributes.items() if scope.local(key) == "state"), None))
 
     parser = _parser(data)
-    parser.StartElementHandler, parser.EndElementHandler = start, lambda _: path.pop()
+    parser.StartElementHandler, parser.EndElementHandler = start, lambda _: scope.end()
     _feed(parser, data)
     return found
 
@@ -95,22 +128,22 @@ def declaration(data: bytes) -> tuple[str, str | None, int] | None:
 def pmu_spans(text: str) -> list[tuple[int, int]]:
     """Where each features/pmu begins and ends, in bytes of UTF-8."""
     data, found = text.encode(), list[tuple[int, int]]()
-    path: list[str] = []
+    scope = _Scope()
     begun, inside = 0, 0
 
-    def start(name: str, _: object) -> None:
+    def start(name: str, attributes: dict[str, str]) -> None:
         nonlocal begun, inside
-        path.append(name)
+        scope.start(name, attributes)
         inside += 1
-        if path == ["domain", "features", "pmu"]:
+        if scope.in_pmu:
             begun, inside = parser.CurrentByteIndex, 0
 
     def end(_: str) -> None:
-        if path == ["domain", "features", "pmu"]:
+        if scope.in_pmu:
             at = parser.CurrentByteIndex
             empty = not inside and data[at - 2 : at] == b"/>"
             found.append((begun, at if empty else data.index(b">", at) + 1))
-        path.pop()
+        scope.end()
 
     def other(*_: object) -> None:
         nonlocal inside
@@ -154,9 +187,9 @@ def _may_lose_space(text: str) -> str:
 
 def _with_state(pmu: str, state: str) -> str:
     """A pattern for the same element in this state."""
-    tag = re.match(r"""<pmu((?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*)\s*/?>""", pmu)
+    tag = re.match(r"""<(?:\w+:)?pmu((?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*)\s*/?>""", pmu)
     assert tag is not None
-    written = re.search(r"""\sstate\s*=\s*["'](on|off)["']""", tag[1])
+    written = re.search(r"""[\s:]state\s*=\s*["'](on|off)["']""", tag[1])
     if written is not None:
         start, end = (tag.start(1) + at for at in written.span(1))
         return re.escape(pmu[:start] + state + pmu[end:])

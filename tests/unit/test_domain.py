@@ -65,7 +65,12 @@ def test_a_plain_domain_is_read_whole() -> None:
         ("<pmu state='off'/><acpi/><pmu/>", PmuState.ON),
         ("<!-- <pmu state='on'/> -->", PmuState.DEFAULT),
         ("<hyperv><pmu state='on'/></hyperv>", PmuState.DEFAULT),
-        ("<pmu xmlns='urn:x' state='on'/>", PmuState.DEFAULT),
+        # libvirt 9.0 asks for no namespace here.
+        ("<pmu xmlns='urn:x' state='on'/>", PmuState.ON),
+        ("<pmu state='off'/><q:pmu xmlns:q='urn:x' state='on'/>", PmuState.ON),
+        ("<pmu xmlns:q='urn:x' q:state='off' state='on'/>", PmuState.OFF),
+        ("<pmu q:state='off'/>", PmuState.ON),
+        ("<q:pmu state='off'/>", PmuState.DEFAULT),
     ],
 )
 def test_the_pmu_state_is_that_of_the_last_pmu_in_features(features: str, state: PmuState) -> None:
