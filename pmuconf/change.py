@@ -13,19 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from pmuconf.domain import PmuState, read_libvirt, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
-from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
+from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 from pmuconf.rewriting import rewrite_libvirt
 
-__all__ = ["Limits", "apply", "confirm_canary", "settle", "writing"]
+__all__ = ["Limits", "apply"]
 
 # What libvirt hands out on the way of a change was within the configured limit when it was planned.
 _ANY_SIZE: Final = sys.maxsize
@@ -44,71 +42,6 @@ class Limits:
     canary: int = 0
     go_on: bool = False
     attempts: int = 5
-
-
-@contextmanager
-def writing(
-    connecting: AbstractContextManager[Hypervisor], path: Path, retention_days: int
-) -> Iterator[tuple[Hypervisor, Journal, list[str]]]:
-    """The connection and the journal at ``path``, held by us alone, with nothing left in flight.
-
-    The third is what a crash had left in flight and how that ended, a sentence each.
-
-    :raises PmuconfError: locked, or as Journal.open() and Hypervisor.open().
-    """
-    with writer_lock(path), Journal.open(path, create=True) as journal:
-        journal.purge(retention_days)
-        with connecting as hypervisor:
-            sentences = []
-            for entry, status, cause in settle(hypervisor, journal):
-                became = "was made" if status is Status.DONE else "was not made"
-                more = ", and somebody changed more in it since" if cause == "settled-differs" else ""
-                sentences.append(
-                    f"an earlier run was interrupted: its change {entry.id} of domain {entry.name!r} {became}{more}"
-                )
-            yield hypervisor, journal, sentences
-
-
-def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
-    """Close what a crash left in flight, by what each domain says now: each entry with how it ended and the cause.
-
-    A define is atomic, so each domain has its old or its new state. Nothing is changed here: a domain that still
-    has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
-    more than the PMU state is not as it was before the crash: somebody else edited the domain since.
-    """
-    left = journal.in_flight(hypervisor.identity)
-    ended = []
-    for entry in left:
-        xml = _next_boot(hypervisor, entry.uuid, secrets=True)
-        if xml is None:
-            ended.append((entry.id, Status.ABANDONED, "domain-vanished"))
-            continue
-        status = Status.DONE if read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is entry.new else Status.ABANDONED
-        preimage = journal.preimage(entry.id)
-        differs = preimage is not None and not same_but_pmu(preimage, xml)
-        ended.append((entry.id, status, "settled-differs" if differs else "settled"))
-    if ended:
-        journal.settle(ended)
-    return [(entry, status, cause) for entry, (_, status, cause) in zip(left, ended)]
-
-
-def confirm_canary(hypervisor: Hypervisor, journal: Journal | None) -> int:
-    """Check that the domains of the last canary still have what it left; how many there are.
-
-    :raises PmuconfError: canary-missing, canary-lost.
-    """
-    canary = [] if journal is None else journal.last_canary(hypervisor.identity)
-    if not canary:
-        raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
-    for entry in canary:
-        xml = _next_boot(hypervisor, entry.uuid, secrets=False)
-        if xml is None or read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
-            raise PmuconfError(
-                f"the canary {entry.name!r} no longer has the PMU state {entry.new.value}",
-                cause="canary-lost",
-                hint="Find out why before the others follow",
-            )
-    return len(canary)
 
 
 def apply(
@@ -183,10 +116,10 @@ class _Worker:
         return [next(carried) if isinstance(one, _Draft) else one for one in drafted]
 
     def _intent(self, draft: _Draft, kind: Kind) -> Intent:
-        listed = draft.plan.listed
+        listed, driver = draft.plan.listed, self._hypervisor.driver
         return Intent(
             kind=kind,
-            uri=self._hypervisor.identity,
+            uri=driver.uri,
             uuid=listed.uuid,
             name=listed.name,
             old=draft.old,
@@ -194,6 +127,8 @@ class _Worker:
             rule=draft.goal.rule,
             preimage=draft.xml,
             undoes=draft.goal.undoes,
+            machine=driver.machine,
+            host_uuid=driver.host_uuid,
         )
 
     def _draft(self, plan: Plan) -> _Draft | Result:
@@ -326,13 +261,3 @@ def _made_anew(events: tuple[str, ...]) -> bool:
         return True
     first = events.index(DefineWatch.DEFINED)
     return DefineWatch.UNDEFINED in events[:first]
-
-
-def _next_boot(hypervisor: Hypervisor, uuid: str, *, secrets: bool) -> str | None:
-    listed = hypervisor.find(uuid)
-    if listed is None or not listed.persistent:
-        return None
-    try:
-        return hypervisor.next_boot_xml(listed, secrets=secrets)
-    except DomainVanished:
-        return None

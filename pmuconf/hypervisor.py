@@ -8,22 +8,23 @@ with its secrets, without which a redefine would drop the VNC password.
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
-import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import libvirt
 
 from pmuconf import events
 from pmuconf.connection import Connection, Line, fence
+from pmuconf.driver import Driver, driver_uri, host_uuid, machine_id, named_like_us, same_kernel
 from pmuconf.errors import DefineRefused, PmuconfError
+from pmuconf.whom import as_uuid
 
 __all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
 
@@ -35,6 +36,7 @@ _CLOSE_SECONDS: Final = 5.0
 _STATS_SECONDS: Final = 6.0
 _STATS_ATTEMPTS: Final = 3
 _OCCUPIED_MS: Final = 2000
+_CAPABILITIES_SECONDS: Final = 90.0  # a daemon that was just installed first starts each QEMU
 
 # What makes a domain another one in a report.
 _EVENTS: Final = {
@@ -190,9 +192,8 @@ class DefineWatch:
 class Hypervisor:
     """One host's QEMU driver. Its methods may be called from several threads at once.
 
-    ``uri`` is libvirt's name of the connection, ``identity`` that of the driver behind it, the same by whatever
-    transport or socket it is reached. ``local`` says that its guests run under the kernel that this process runs
-    under, as far as the URI and libvirt's name of its host tell: a socket may be forwarded from another one.
+    ``uri`` is libvirt's name of the connection. ``local`` says that its guests run under the kernel that this process
+    runs under: libvirt counts the same processor time (a socket may be forwarded from another host).
 
     Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
     threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
@@ -208,9 +209,7 @@ class Hypervisor:
         self._opened: list[Connection] = []
         self._pool: ThreadPoolExecutor | None = None
         try:
-            kind, self.uri, host = self._ask(_told)
-            self.local = urlsplit(self.uri).hostname is None and _is_this_host(host)
-            self.identity = _identity(self.uri, host)
+            kind, self.uri, self._host, self.local = self._ask(_told)
             if kind != "QEMU":
                 raise PmuconfError(
                     f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
@@ -239,19 +238,37 @@ class Hypervisor:
         finally:
             hypervisor._close()
 
+    @cached_property
+    def driver(self) -> Driver:
+        """The driver behind the connection, by its host: the same by whatever transport or socket it is reached."""
+        uri = driver_uri(self.uri, self._host)
+        return Driver(uri, machine_id() if self.local else "", self._ask(_host_uuid, seconds=_CAPABILITIES_SECONDS))
+
     def domains(self, names: Sequence[str] = ()) -> list[Listed]:
         """The domains of the host, by name; or those named, each by name or UUID.
 
         Four requests for a whole host, whatever its size.
 
-        :raises PmuconfError: no-such-domain, or as open().
+        :raises PmuconfError: no-such-domain, ambiguous-domain, or as open().
         """
 
         def listed(line: Line) -> list[Listed]:
             if not names:
                 return _listed(line, line.raw.listAllDomains())
-            handles = [_lookup(line.raw, name, self.uri) for name in names]
+            handles = [self._found(line, name) for name in names]
             return _listed(line, list({handle.UUIDString(): handle for handle in handles}.values()))
+
+        return self._ask(listed)
+
+    def named(self, name: str) -> Listed | None:
+        """The domain that has this name today or this UUID, however that is written; None if there is none.
+
+        :raises PmuconfError: ambiguous-domain: two domains have it, one as its name and one as its UUID.
+        """
+
+        def listed(line: Line) -> Listed | None:
+            handle = _lookup(line.raw, name)
+            return None if handle is None else _listed(line, [handle])[0]
 
         return self._ask(listed)
 
@@ -456,6 +473,16 @@ class Hypervisor:
         """What the function makes of this domain's handle."""
         return self._ask(lambda line: function(_handle(line, listed.uuid)), name=listed.name, what=listed.uuid)
 
+    def _found(self, line: Line, name: str) -> libvirt.virDomain:
+        handle = _lookup(line.raw, name)
+        if handle is None:
+            raise PmuconfError(
+                f"there is no domain with the name or UUID {name!r} on {self.uri}",
+                cause="no-such-domain",
+                hint="'virsh list --all' shows those that there are",
+            )
+        return handle
+
     def _xml(self, listed: Listed, flags: int) -> str:
         return self._of(listed, lambda handle: str(handle.XMLDesc(flags)))
 
@@ -470,9 +497,26 @@ class Hypervisor:
             connection.await_end(until)
 
 
-def _told(line: Line) -> tuple[str, str, str]:
+def _told(line: Line) -> tuple[str, str, str, bool]:
     line.handles = {}  # the first thread looks domains up as it needs them; those of map() list them all at once
-    return str(line.raw.getType()), str(line.raw.getURI()), str(line.raw.getHostname())
+    uri, host = str(line.raw.getURI()), str(line.raw.getHostname())
+    return str(line.raw.getType()), uri, host, urlsplit(uri).hostname is None and _here(line.raw, host)
+
+
+def _here(connection: libvirt.virConnect, host: str) -> bool:
+    """Whether libvirt's host runs under our kernel; by its name where it tells nothing better."""
+    try:
+        same = same_kernel(connection)
+    except libvirt.libvirtError:
+        same = None
+    return named_like_us(host) if same is None else same
+
+
+def _host_uuid(line: Line) -> str:
+    try:
+        return host_uuid(line.raw)
+    except libvirt.libvirtError:
+        return ""
 
 
 def _done(_answer: object) -> None:
@@ -510,24 +554,32 @@ def _listed(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
     return sorted(listed, key=lambda one: one.name)
 
 
-def _lookup(raw: libvirt.virConnect, name: str, uri: str) -> libvirt.virDomain:
-    try:
-        return raw.lookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise
-    try:
-        return raw.lookupByUUIDString(str(uuids.UUID(name)))
-    except ValueError:
-        pass
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise
+def _lookup(raw: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
+    """The domain with this name or UUID, None if there is none. Whoever names a domain after another's UUID is told so.
+
+    :raises PmuconfError: ambiguous-domain.
+    """
+    named = _sought(raw.lookupByName, name)
+    uuid = as_uuid(name)
+    other = None if uuid is None else _sought(raw.lookupByUUIDString, uuid)
+    if named is None or other is None or named.UUIDString() == other.UUIDString():
+        return named if other is None else other
     raise PmuconfError(
-        f"there is no domain with the name or UUID {name!r} on {uri}",
-        cause="no-such-domain",
-        hint="'virsh list --all' shows those that there are",
+        f"{name!r} is the name of domain {named.UUIDString()} and the UUID of domain {other.name()!r}",
+        cause="ambiguous-domain",
+        hint="Give the UUID of the one, or the name of the other",
     )
+
+
+def _sought(look_up: Callable[[str], libvirt.virDomain], what: str) -> libvirt.virDomain | None:
+    try:
+        return look_up(what)
+    except ValueError:  # no name that libvirt could have
+        return None
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 def _exits(raw: libvirt.virConnect) -> Exits:
@@ -558,19 +610,3 @@ def _occupied(handles: Iterable[libvirt.virDomain]) -> set[str]:
             if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= _OCCUPIED_MS:
                 names.add(str(handle.name()))
     return names
-
-
-def _is_this_host(name: str) -> bool:
-    """Whether libvirt's name of its host is one of ours, the domain left out.
-
-    libvirt's is what the resolver makes of the host's name, which is asked here only if the names differ.
-    """
-    short = name.partition(".")[0].lower()
-    return any(short == own().partition(".")[0].lower() for own in (socket.gethostname, socket.getfqdn))
-
-
-def _identity(uri: str, host: str) -> str:
-    """The driver that a URI leads to: qemu+unix:///system?socket=S on host H is qemu://H/system."""
-    parts = urlsplit(uri)
-    roots = [field for field in parts.query.split("&") if field.startswith("root=")]  # of embedded drivers
-    return urlunsplit((parts.scheme.partition("+")[0], host, parts.path, "&".join(roots), ""))

@@ -10,31 +10,27 @@ SQLite in WAL mode with synchronous=FULL: what is committed is on the disk (http
 
 from __future__ import annotations
 
-import enum
-import errno
-import fcntl
 import os
 import pwd
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from pmuconf.domain import PmuState
+from pmuconf.driver import Driver
+from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status
 from pmuconf.errors import PmuconfError
+from pmuconf.retention import Aged, forgettable, older
+from pmuconf.store import Store, writer_lock
 
-__all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "oldest_kept", "writer_lock"]
+__all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "writer_lock"]
 
-# What the identity of a cloud begins with, where that of a libvirt connection has its URI.
-CLOUD: Final = "openstack:"
-
-_ROOM: Final = "Make room on the file system of {}"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE change (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -51,137 +47,27 @@ CREATE TABLE change (
     status TEXT NOT NULL,
     cause TEXT NOT NULL DEFAULT '',
     undone_by INTEGER,
-    preimage TEXT
+    preimage TEXT,
+    machine TEXT NOT NULL DEFAULT '',
+    host_uuid TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX change_uuid ON change (uuid, id);
 CREATE INDEX change_status ON change (status);
 """
-
-
-class Kind(enum.Enum):
-    """What made a change: the policy, its canary, or a roll back."""
-
-    APPLY = "apply"
-    CANARY = "canary"
-    ROLLBACK = "rollback"
-
-
-class Status(enum.Enum):
-    """How a change ended: ``ABANDONED`` left the domain as it was, ``RESTORED`` put it back after a bad define."""
-
-    IN_FLIGHT = "in-flight"
-    DONE = "done"
-    ABANDONED = "abandoned"
-    RESTORED = "restored"
-
-
-@dataclass(frozen=True)
-class Intent:
-    """A change that is about to be made; ``undoes`` are the ids of the changes that it rolls back."""
-
-    kind: Kind
-    uri: str
-    uuid: str
-    name: str
-    old: PmuState
-    new: PmuState
-    rule: str
-    preimage: str
-    undoes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A change as the journal has it; ``undone`` says that a roll back took it away again."""
-
-    id: int
-    at: datetime
-    who: str
-    kind: Kind
-    uri: str
-    uuid: str
-    name: str
-    old: PmuState
-    new: PmuState
-    rule: str
-    status: Status
-    cause: str
-    undone: bool
-
-    @property
-    def standing(self) -> bool:
-        """Whether there is something in it to be taken back."""
-        return self.status is Status.DONE and self.kind is not Kind.ROLLBACK and not self.undone
-
-    @property
-    def of_flavor(self) -> bool:
-        """Whether it is one of a cloud's flavor; otherwise it is one of a domain."""
-        return self.uri.startswith(CLOUD)
-
-    def record(self) -> dict[str, Any]:
-        """The same as data, for tables, programs and other hosts."""
-        return {
-            "change": self.id,
-            "time": self.at.isoformat(timespec="microseconds"),
-            "name": self.name,
-            "uuid": self.uuid,
-            "old": self.old.value,
-            "new": self.new.value,
-            "rule": self.rule,
-            "kind": self.kind.value,
-            "status": "undone" if self.undone else self.status.value,
-            "cause": self.cause,
-            "who": self.who,
-            "uri": self.uri,
-        }
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Entry:
-        """The entry of which another host's journal gave this record.
-
-        :raises PmuconfError: change-invalid.
-        """
-        try:
-            at = datetime.fromisoformat(record["time"])
-            undone = record["status"] == "undone"
-            if at.tzinfo is None or str(UUID(record["uuid"])) != record["uuid"]:
-                raise ValueError("a time without its zone, or a UUID that is none")
-            return cls(
-                id=int(record["change"]),
-                at=at,
-                who=str(record["who"]),
-                kind=Kind(record["kind"]),
-                uri=str(record["uri"]),
-                uuid=record["uuid"],
-                name=str(record["name"]),
-                old=PmuState(record["old"]),
-                new=PmuState(record["new"]),
-                rule=str(record["rule"]),
-                status=Status.DONE if undone else Status(record["status"]),
-                cause=str(record["cause"]),
-                undone=undone,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-            raise PmuconfError(
-                f"this is no change of a journal: {what}",
-                cause="change-invalid",
-                hint="Take changes as pmuconf.kvm.journal_info returns them",
-            ) from None
-
-
-_COLUMNS: Final = (
-    "id, at, who, kind, uri, uuid, name, old, new, rule, status, cause, "
-    "EXISTS (SELECT 1 FROM change AS undoing WHERE undoing.id = change.undone_by AND undoing.status = 'done')"
-)
+# Format 1, of pmuconf 0.1, told hosts by their names alone; see claim().
+_FROM_1: Final = """
+ALTER TABLE change ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+ALTER TABLE change ADD COLUMN host_uuid TEXT NOT NULL DEFAULT '';
+"""
+_ONE_HOST: Final = "uri = ? AND machine = ? AND host_uuid = ?"
 
 
 class Journal:
     """An open journal. Its methods may be called from several threads; each is one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, store: Store) -> None:
         self._connection = connection
-        self._path = path
+        self._store = store
         self._lock = threading.Lock()
         self._run = uuid4().hex
 
@@ -190,23 +76,19 @@ class Journal:
     def open(cls, path: Path, *, create: bool = False) -> Iterator[Journal]:
         """Open the journal, and make it where create says so.
 
-        :raises PmuconfError: journal-missing, journal-permission, journal-damaged, journal-full, journal-version.
+        :raises PmuconfError: journal-missing, journal-permission, journal-untrusted, journal-damaged, journal-full,
+            journal-busy, journal-version.
         """
-        with _translated(path):
-            if create:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            elif not path.exists():
-                raise PmuconfError(f"there is no journal at {path}", cause="journal-missing")
-            elif not os.access(path, os.R_OK | os.W_OK):
-                raise PermissionError(f"{path} belongs to another user")
-            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=20)
+        store = Store.find(path, create=create)
+        with store.work():
+            connection = sqlite3.connect(store.path, check_same_thread=False, isolation_level=None, timeout=20)
         try:
-            with _translated(path):
+            with store.work():
                 _prepare(connection, path)
-            yield cls(connection, path)
+            yield cls(connection, store)
         finally:
-            connection.close()
+            with store.work():  # it tidies its files up
+                connection.close()
 
     def begin(self, intents: Sequence[Intent]) -> list[int]:
         """Write down changes that are about to be made; when this returns they are on the disk. Their ids, in order."""
@@ -214,14 +96,16 @@ class Journal:
         with self._transaction() as connection:
             for intent in intents:
                 cursor = connection.execute(
-                    "INSERT INTO change (run, at, who, kind, uri, uuid, name, old, new, rule, status, preimage) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO change (run, at, who, kind, uri, machine, host_uuid, uuid, name, old, new, rule, "
+                    "status, preimage) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         self._run,
                         now,
                         who,
                         intent.kind.value,
                         intent.uri,
+                        intent.machine,
+                        intent.host_uuid,
                         intent.uuid,
                         intent.name,
                         intent.old.value,
@@ -252,17 +136,35 @@ class Journal:
                 "UPDATE change SET status = ?, cause = ?, preimage = NULL WHERE id = ?",
                 [(status.value, cause, number) for number, status, cause in ended],
             )
-        with self._lock, _translated(self._path):
+        with self._lock, self._store.work():
             # The log still holds the pages with the XML: write it back and cut it off.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def in_flight(self, uri: str) -> list[Entry]:
+    def in_flight(self, driver: Driver) -> list[Entry]:
         """The changes on this driver that a crash, or a lost connection, left open."""
-        return self._entries("WHERE status = 'in-flight' AND uri = ? ORDER BY id", (uri,))
+        where, values = self._of(driver)
+        return self._entries(f"WHERE status = 'in-flight' AND ({where}) ORDER BY id", values)
+
+    def in_flight_elsewhere(self, driver: Driver) -> list[Entry]:
+        """Those of other hosts' drivers, which are not this one's to settle."""
+        everywhere = self._entries("WHERE status = 'in-flight' ORDER BY id", ())
+        return [entry for entry in everywhere if not entry.of_flavor and not entry.driver.same(driver)]
+
+    def claim(self, driver: Driver) -> None:
+        """Write down of changes on this driver by which ids its host is known; their names for it stay as they were.
+
+        Of those that an older pmuconf wrote, or that were made when an id could not be had: the name may change.
+        """
+        known = {"machine": driver.machine, "host_uuid": driver.host_uuid}
+        for column, value in known.items():
+            if value:
+                where, values = self._of(driver, f"{column} = ''")
+                with self._transaction() as connection:
+                    connection.execute(f"UPDATE change SET {column} = ? WHERE {where}", (value, *values))
 
     def preimage(self, number: int) -> str | None:
         """The domain's XML from before the change, with its secrets; None once the change is settled."""
-        with self._lock, _translated(self._path):
+        with self._lock, self._store.work():
             row = self._connection.execute("SELECT preimage FROM change WHERE id = ?", (number,)).fetchone()
         return None if row is None else row[0]
 
@@ -282,25 +184,26 @@ class Journal:
         return found[0] if found else None
 
     def adopt(self, carried: Sequence[Entry]) -> None:
-        """Take finished changes of other journals in, that a roll back here can undo them.
+        """Take finished changes of other journals in, oldest first, that a roll back here can undo them.
 
         They keep the driver on which they were made, so that nothing here takes them for changes of this host.
         """
         with self._transaction() as connection:
             for entry in carried:
-                values = (entry.who, entry.kind.value, entry.uri, entry.uuid, entry.name, entry.old.value)
+                values = (entry.who, entry.kind.value, entry.uri, entry.machine, entry.host_uuid, entry.uuid)
                 connection.execute(
-                    "INSERT INTO change (run, at, who, kind, uri, uuid, name, old, new, rule, status, cause) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO change (run, at, who, kind, uri, machine, host_uuid, uuid, name, old, new, rule, "
+                    "status, cause) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        *(self._run, _text(entry.at), *values),
-                        *(entry.new.value, entry.rule, entry.status.value, entry.cause),
+                        *(self._run, _text(entry.at), *values, entry.name, entry.old.value, entry.new.value),
+                        *(entry.rule, entry.status.value, entry.cause),
                     ),
                 )
 
-    def last_canary(self, uri: str) -> list[Entry]:
+    def last_canary(self, driver: Driver) -> list[Entry]:
         """The changes of the newest canary on this driver, if nothing was applied after it."""
-        newest = self._entries("WHERE uri = ? AND status = 'done' ORDER BY id DESC LIMIT 1", (uri,))
+        where, values = self._of(driver)
+        newest = self._entries(f"WHERE ({where}) AND status = 'done' ORDER BY id DESC LIMIT 1", values)
         if not newest or newest[0].kind is not Kind.CANARY:
             return []
         return self._entries(
@@ -309,24 +212,78 @@ class Journal:
         )
 
     def purge(self, days: int) -> int:
-        """Drop finished changes older than so many days; how many there were. Those in flight stay."""
-        before = _text(oldest_kept(days))
-        with self._transaction() as connection:
-            return connection.execute(
-                "DELETE FROM change WHERE at < ? AND status != ?", (before, Status.IN_FLIGHT.value)
-            ).rowcount
+        """Drop finished changes older than so many days, 0 for all; how many there were. Those in flight stay."""
+        return self._drop(lambda changes: older(changes, oldest_kept(days)) if days else _finished(changes))
+
+    def retire(self, days: int) -> int:
+        """Drop what is older than so many days by every sign there is (see retention); how many there were."""
+        return self._drop(lambda changes: forgettable(changes, datetime.now(timezone.utc), days))
+
+    def to_retire(self, days: int) -> frozenset[int]:
+        """The numbers of the changes that retire() would drop."""
+        return frozenset(forgettable(self._aged(), datetime.now(timezone.utc), days))
+
+    def damaged(self) -> list[tuple[int, str]]:
+        """The numbers of changes that can't be read, and why; all other methods pass over them."""
+        broken = []
+        for row in self._rows("ORDER BY id", ()):
+            try:
+                Entry.of_row(row)
+            except (ValueError, TypeError) as error:
+                broken.append((row[0], str(error)))
+        return broken
+
+    def abandon_damaged(self) -> list[tuple[int, str]]:
+        """Settle those changes in flight that can't be read, whose XML would be kept for ever; as damaged()."""
+        broken = self.damaged()
+        open_ones = set(self._numbers("WHERE status = 'in-flight'"))
+        ended = [(number, why) for number, why in broken if number in open_ones]
+        if ended:
+            self.settle((number, Status.ABANDONED, "change-damaged") for number, _ in ended)
+        return ended
+
+    def _drop(self, chosen: Callable[[Sequence[Aged]], Iterable[int]]) -> int:
+        numbers = [(number,) for number in chosen(self._aged())]
+        if numbers:
+            with self._transaction() as connection:
+                connection.executemany("DELETE FROM change WHERE id = ? AND status != 'in-flight'", numbers)
+        return len(numbers)
+
+    def _aged(self) -> list[Aged]:
+        undone = "undone_by IN (SELECT id FROM change WHERE status = 'done')"
+        columns = f"id, at, status = 'done' AND kind != 'rollback' AND NOT ifnull({undone}, 0), status = 'in-flight'"
+        with self._lock, self._store.work():
+            rows = self._connection.execute(f"SELECT {columns} FROM change ORDER BY id").fetchall()
+        return [Aged(number, _time(at), bool(standing), bool(open_)) for number, at, standing, open_ in rows]
+
+    def _numbers(self, rest: str) -> list[int]:
+        with self._lock, self._store.work():
+            return [number for (number,) in self._connection.execute(f"SELECT id FROM change {rest}")]
+
+    def _of(self, driver: Driver, which: str = "TRUE") -> tuple[str, list[str]]:
+        """What finds the changes on this driver, by whatever it was known when they were made."""
+        with self._lock, self._store.work():
+            query = f"SELECT DISTINCT uri, machine, host_uuid FROM change WHERE {which}"
+            rows = self._connection.execute(query).fetchall()
+        found = [row for row in rows if all(isinstance(one, str) for one in row) and driver.same(Driver(*row))]
+        return " OR ".join([f"({which} AND {_ONE_HOST})"] * len(found)) or "FALSE", [
+            one for row in found for one in row
+        ]
 
     def _entries(self, rest: str, values: Sequence[Any]) -> list[Entry]:
-        with self._lock, _translated(self._path):
-            rows = self._connection.execute(f"SELECT {_COLUMNS} FROM change {rest}", values).fetchall()
-            try:
-                return [_entry(row) for row in rows]
-            except (ValueError, TypeError) as error:  # a word that is none of ours
-                raise sqlite3.DatabaseError(str(error)) from None
+        entries = []
+        for row in self._rows(rest, values):
+            with suppress(ValueError, TypeError):  # damaged() tells of it
+                entries.append(Entry.of_row(row))
+        return entries
+
+    def _rows(self, rest: str, values: Sequence[Any]) -> list[Sequence[Any]]:
+        with self._lock, self._store.work():
+            return self._connection.execute(f"SELECT {COLUMNS} FROM change {rest}", values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._path):
+        with self._lock, self._store.work():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -337,34 +294,6 @@ class Journal:
                 raise
 
 
-@contextmanager
-def writer_lock(journal: Path) -> Iterator[None]:
-    """Hold the one lock for all writers of this host; it ends with the process that holds it.
-
-    :raises PmuconfError: locked, or as Journal.open().
-    """
-    path = journal.with_name("writer.lock")
-    with _translated(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 64, 0).decode("ascii", "replace").strip() or "unknown"
-            raise PmuconfError(
-                f"another pmuconf (process {holder}) is changing domains",
-                cause="locked",
-                hint=f"Wait for it to end; it holds {path}",
-            ) from None
-        os.ftruncate(handle, 0)
-        with suppress(OSError):  # a full disk: the number only helps the reader, the lock holds without it
-            os.pwrite(handle, str(os.getpid()).encode("ascii"), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode=WAL").fetchone()
     connection.execute("PRAGMA synchronous=FULL")
@@ -372,6 +301,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
+    elif version == 1:
+        _migrate(connection)
     elif version != _VERSION:
         raise PmuconfError(
             f"the journal {path} has format {version}, and this pmuconf knows {_VERSION}",
@@ -380,62 +311,44 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring format 1 to this one, all or nothing; another process may have done it meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
     try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            cause, hint = "journal-full", _ROOM.format(path.parent)
-        elif "locked" in text:
-            cause, hint = "journal-busy", "Another pmuconf is at it: try again"
-        elif "readonly" in text or "unable to open" in text:
-            cause, hint = "journal-permission", "Run it as the user who owns it, or name another in [journal] path"
-        else:
-            cause, hint = (
-                "journal-damaged",
-                f"Move {path} away to start a new one: earlier changes can't be rolled back then",
-            )
-        raise PmuconfError(f"the journal {path}: {text}", cause=cause, hint=hint) from None
-    except OSError as error:
-        full = error.errno == errno.ENOSPC
-        raise PmuconfError(
-            f"the journal {path}: {error.strerror or error}",
-            cause="journal-full" if full else "journal-permission",
-            hint=_ROOM.format(path.parent) if full else "Run it as root, or name another place in [journal] path",
-        ) from None
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    number, at, who, kind, uri, uuid, name, old, new, rule, status, cause, undone = row
-    return Entry(
-        id=number,
-        at=datetime.fromisoformat(at),
-        who=who,
-        kind=Kind(kind),
-        uri=uri,
-        uuid=uuid,
-        name=name,
-        old=PmuState(old),
-        new=PmuState(new),
-        rule=rule,
-        status=Status(status),
-        cause=cause,
-        undone=bool(undone),
-    )
-
-
-def _now() -> str:
-    return _text(datetime.now(timezone.utc))
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 1:
+            for statement in filter(str.strip, _FROM_1.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def oldest_kept(days: int) -> datetime:
-    """Since when finished changes are kept: so many days."""
+    """So many days ago."""
     try:
         return datetime.now(timezone.utc) - timedelta(days=days)
     except OverflowError:  # before the year 1
         return datetime.min.replace(tzinfo=timezone.utc)
+
+
+def _finished(changes: Iterable[Aged]) -> Iterator[int]:
+    return (one.id for one in changes if not one.in_flight)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def _now() -> str:
+    return _text(datetime.now(timezone.utc))
 
 
 def _text(at: datetime) -> str:

@@ -6,22 +6,26 @@ What the commands and the Ansible modules share: both give a Run what was asked 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from pmuconf.access import connect
 from pmuconf.audit import Vm, look
-from pmuconf.change import Limits, apply, confirm_canary, writing
+from pmuconf.change import Limits, apply
 from pmuconf.conf import Settings
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
-from pmuconf.journal import Entry, Journal, Kind, Status, oldest_kept
+from pmuconf.journal import Entry, Journal, Kind, Status
 from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.policy import Policy, requesting
+from pmuconf.settle import confirm_canary, writing
+from pmuconf.whom import whom
 
 __all__ = ["Run"]
 
@@ -75,20 +79,26 @@ class Run:
     def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
         """Take back the changes of these domains, or with None all that there are; or one change alone.
 
-        What was taken back already is so, and no error.
+        What was taken back already is so, and no error. What was changed on another host is named.
 
-        :raises PmuconfError: no-such-change, not-to-be-undone, flavor-change, locked, ...
+        :param names: today's names, or UUIDs.
+        :raises PmuconfError: no-such-change, not-to-be-undone, flavor-change, ambiguous-domain, locked, ...
         """
         if change is not None:
             self._refuse_flavor(change)
         with self._begun() as (hypervisor, journal):
             known = [] if journal is None else self._known(hypervisor, journal)
+            here = [entry for entry in known if entry.driver.same(hypervisor.driver)]
             if change is not None:
                 entries = [_one(change, known)]
+            elif names is not None:
+                entries = [entry for name in names for entry in _of(name, here, known, hypervisor)]
             else:
-                entries = [entry for entry in known if entry.uri == hypervisor.identity]
-                if names is not None:
-                    entries = [entry for name in names for entry in _of(name, entries)]
+                entries = here
+                elsewhere = [one for one in known if one.standing and not one.of_flavor and one not in here]
+                self._name(elsewhere)
+                if not any(entry.standing for entry in here) and elsewhere:
+                    return list(map(_elsewhere, elsewhere))
             standing = [entry for entry in entries if entry.standing]
             left = {entry.uuid for entry in standing}
             back = {entry.uuid: entry for entry in reversed(entries) if entry.uuid not in left and entry.undone}
@@ -104,18 +114,17 @@ class Run:
         :param records: as Entry.record() makes them; those of domains that are not here are passed over.
         :raises PmuconfError: change-invalid, locked, ...
         """
-        carried = [entry for entry in map(Entry.of_record, records) if entry.standing and not entry.of_flavor]
+        given = map(Entry.of_record, records)
+        carried = list(_newest_first(entry for entry in given if entry.standing and not entry.of_flavor))
         with self._begun() as (hypervisor, journal):
             there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
             entries = [entry for entry in carried if entry.uuid in there]
             if journal is not None:
                 if not self.dry:
-                    journal.adopt([entry for entry in entries if journal.copy_of(entry) is None])
+                    journal.adopt([entry for entry in reversed(entries) if journal.copy_of(entry) is None])
                 # What this journal knows of them counts: they may have been taken back since.
                 entries = [journal.copy_of(entry) or entry for entry in entries]
-            each = {(entry.at, entry.uri, entry.uuid): entry for entry in entries}  # some may have come twice
-            newest_first = [each[key] for key in sorted(each, reverse=True)]
-            return self._undone(hypervisor, journal, [entry for entry in newest_first if entry.standing])
+            return self._undone(hypervisor, journal, [entry for entry in entries if entry.standing])
 
     @contextmanager
     def _begun(self, *, remembers: bool = True) -> Iterator[tuple[Hypervisor, Journal | None]]:
@@ -159,14 +168,23 @@ class Run:
 
     def _known(self, hypervisor: Hypervisor, journal: Journal) -> list[Entry]:
         """The journal's changes as a real run would find them: old ones dropped, those in flight settled."""
+        for number, why in journal.damaged():
+            self.warn(f"change {number} of the journal can't be read, and is left out: {why}")
         entries = journal.entries()
         if not self.dry:
             return entries
-        oldest = oldest_kept(self.settings.retention_days)
-        return [self._settled(hypervisor, entry) for entry in entries if entry.at >= oldest]
+        retired = journal.to_retire(self.settings.retention_days)
+        return [self._settled(hypervisor, entry) for entry in entries if entry.id not in retired]
+
+    def _name(self, elsewhere: Sequence[Entry]) -> None:
+        """Say which changes are other hosts'."""
+        counts = Counter(entry.uri for entry in elsewhere)
+        if counts:
+            where = ", ".join(f"{uri} ({count})" for uri, count in sorted(counts.items()))
+            self.warn(f"{len(elsewhere)} changes that could be taken back belong to another host: {where}")
 
     def _settled(self, hypervisor: Hypervisor, entry: Entry) -> Entry:
-        if entry.status is not Status.IN_FLIGHT or entry.uri != hypervisor.identity:
+        if entry.status is not Status.IN_FLIGHT or not entry.driver.same(hypervisor.driver):
             return entry
         found = self._now(hypervisor, entry.uuid)
         made = found is not None and found[1].next_boot is entry.new
@@ -220,10 +238,37 @@ def _taken_back(entry: Entry) -> Result:
     return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="taken-back", note=note)
 
 
-def _of(name: str, entries: Iterable[Entry]) -> list[Entry]:
-    found = [entry for entry in entries if name in (entry.name, entry.uuid)]
-    if not any(entry.standing or entry.undone for entry in found):
-        raise PmuconfError(
-            f"the journal has no change of {name!r} that could be taken back", cause="no-such-change", hint=_LISTS
-        )
-    return found
+def _elsewhere(entry: Entry) -> Result:
+    note = f"it was changed on another host, {entry.uri}: take it back there"
+    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="another-host", note=note)
+
+
+def _of(name: str, here: Sequence[Entry], known: Sequence[Entry], hypervisor: Hypervisor) -> list[Entry]:
+    """The changes of the domain that this name means today, made on this host."""
+    meant = whom(name, known, hypervisor)
+    found = [entry for entry in here if entry.uuid == meant.uuid]
+    if any(entry.standing or entry.undone for entry in found):
+        return found
+    more = [f"{entry.uri} changed it" for entry in known if entry.uuid == meant.uuid and entry.standing][:1]
+    if meant.once:
+        more.append(f"the domain that was called so then is {' or '.join(meant.once)}: give its UUID")
+    raise PmuconfError(
+        "; ".join([f"the journal has no change of {name!r} that could be taken back", *more]),
+        cause="no-such-change",
+        hint=_LISTS,
+    )
+
+
+def _newest_first(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Changes of several journals, each once: those of one by their numbers, one journal's among another's by time.
+
+    A clock may have been wrong; a number never is.
+    """
+    by_journal: dict[str, dict[tuple[datetime, str], Entry]] = {}
+    for entry in entries:
+        by_journal.setdefault(entry.uri, {}).setdefault((entry.at, entry.uuid), entry)
+    left = [sorted(one.values(), key=lambda entry: entry.id) for one in by_journal.values()]
+    while left:
+        last = max(left, key=lambda one: one[-1].at)
+        yield last.pop()
+        left = [one for one in left if one]

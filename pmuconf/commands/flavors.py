@@ -11,6 +11,7 @@ from typing import Any
 from pmuconf.commands.base import Action, Table, progress, settings
 from pmuconf.conf import Settings
 from pmuconf.domain import PmuState
+from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file
 from pmuconf.flavors import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
@@ -307,8 +308,10 @@ def _take_back(cloud: Cloud, journal: Journal, entry: Entry, *, dry_run: bool) -
 def _writing(cloud: Cloud, chosen: Settings, warn: Callable[..., None]) -> Iterator[Journal]:
     """The journal, held by us alone, with nothing of this cloud left in flight."""
     with writer_lock(chosen.journal), Journal.open(chosen.journal, create=True) as journal:
-        journal.purge(chosen.retention_days)
-        for entry in journal.in_flight(cloud.identity):
+        dropped = journal.retire(chosen.retention_days)
+        if dropped:
+            warn("the journal dropped %d changes older than %d days", dropped, chosen.retention_days)
+        for entry in journal.in_flight(Driver(cloud.identity)):
             flavor = cloud.flavor(entry.uuid)
             made = flavor is not None and state_of(flavor.extra_specs) is entry.new
             journal.settle([(entry.id, Status.DONE if made else Status.ABANDONED, "interrupted")])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pmuconf.commands.base import Action, Table, settings
+from pmuconf.access import connect
+from pmuconf.commands.base import Action, Table, add_connect, settings
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Entry, Journal, writer_lock
+from pmuconf.whom import changes_of
 
 __all__ = ["PurgeJournal", "ShowJournal"]
 
@@ -22,12 +24,33 @@ class ShowJournal(Table):
     Exit status: 0, or 255 for an error.
     """
 
-    columns = ("change", "time", "name", "uuid", "old", "new", "rule", "kind", "status", "cause", "who", "uri")
+    columns = (
+        "change",
+        "time",
+        "name",
+        "uuid",
+        "old",
+        "new",
+        "rule",
+        "kind",
+        "status",
+        "cause",
+        "who",
+        "uri",
+        "machine",
+        "host_uuid",
+    )
     brief = ("change", "time", "name", "old", "new", "rule", "status", "who")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.add_argument("domains", nargs="*", metavar="DOMAIN", help="Names or UUIDs; without any, all.")
+        add_connect(parser)
+        parser.add_argument(
+            "domains",
+            nargs="*",
+            metavar="DOMAIN",
+            help="Names of today, or UUIDs, or names of flavors; without any, all.",
+        )
         parser.add_argument("--limit", type=int, default=-1, metavar="N", help="The newest N only.")
         return parser
 
@@ -38,16 +61,31 @@ class ShowJournal(Table):
             return []
         with Journal.open(chosen.journal) as journal:
             entries = journal.entries(limit=-1 if args.domains else args.limit)
+            for number, why in journal.damaged():
+                self.app.LOG.warning("change %d can't be read, and is left out: %s", number, why)
         if args.domains:
-            entries = [entry for entry in entries if {entry.name, entry.uuid} & set(args.domains)]
+            entries, sentences = self._of(args, entries)
+            self.closing.extend(sentences)
             entries = entries if args.limit < 0 else entries[: args.limit]
         return map(_record, entries)
+
+    def _of(self, args: argparse.Namespace, entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+        """The changes of those that were named; where libvirt can't be asked, by the names that they had."""
+        try:
+            with connect(settings(self), args.connect, read_only=True) as hypervisor:
+                return changes_of(args.domains, entries, hypervisor)
+        except PmuconfError as error:
+            if error.cause == "ambiguous-domain":
+                raise
+            found, sentences = changes_of(args.domains, entries, None)
+            return found, [f"{error.message}: names are those of the past", *sentences]
 
 
 class PurgeJournal(Action):
     """Drop finished changes from the journal; they can't be rolled back any more.
 
-    Changes in flight stay. The same happens by itself, with [journal] retention_days, whenever something is applied.
+    Changes in flight stay. By itself, whenever something is applied, the journal drops what is older than [journal]
+    retention_days, but never the newest 1000 changes, nor of the newest 10000 those that could be taken back.
 
     Exit status: 0, or 255 for an error.
     """

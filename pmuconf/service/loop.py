@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.audit import Report, Vm, asks_host, join, look
-from pmuconf.change import Limits, apply, writing
+from pmuconf.change import Limits, apply
 from pmuconf.conf import Mode, Settings
 from pmuconf.domain import Domain
 from pmuconf.errors import PmuconfError
@@ -30,6 +30,7 @@ from pmuconf.service.health import Health
 from pmuconf.service.log import Log
 from pmuconf.service.outputs import Outputs
 from pmuconf.service.systemd import Systemd
+from pmuconf.settle import writing
 
 __all__ = ["Service", "to_be_changed"]
 

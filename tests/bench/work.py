@@ -22,6 +22,7 @@ from pmuconf.audit import audit, look
 from pmuconf.domain import PmuState
 from pmuconf.hypervisor import Hypervisor
 from pmuconf.rewriting import rewrite_libvirt
+from pmuconf.settle import settle
 
 __all__ = ["main"]
 
@@ -59,9 +60,9 @@ def pmuconf_apply(config: str, uri: str) -> Callable[[], int]:
         with ExitStack() as stack:
             stack.enter_context(journal.writer_lock(chosen.journal))
             written = stack.enter_context(journal.Journal.open(chosen.journal, create=True))
-            written.purge(chosen.retention_days)
+            written.retire(chosen.retention_days)
             hypervisor = stack.enter_context(Hypervisor.open(uri, read_only=False, parallel=chosen.parallel))
-            change.settle(hypervisor, written)
+            settle(hypervisor, written)
             listed = hypervisor.domains()
             vms = hypervisor.map(partial(look, hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes), listed)
             plans = plan.plan(chosen.policy, [(one, vm) for one, vm in zip(listed, vms) if vm is not None])

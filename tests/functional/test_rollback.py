@@ -131,7 +131,7 @@ class TestOtherPeoplesWork:
         assert host.pmus() == {"b": "default"}
         assert ran.status == 1
 
-    @pytest.mark.parametrize("how", [["--all"], ["web"], ["--change", "1"]])
+    @pytest.mark.parametrize("how", [["--all"], [domain_uuid("web")], ["--change", "1"]])
     def test_another_domain_of_that_name(self, host: Host, how: list[str]) -> None:
         host.define(plain_domain("web"))
         applied(host, OFF)

@@ -343,12 +343,15 @@ def test_policy_explain_decides_as_audit_does(run: Run, on: Path) -> None:
 # ---- journal -------------------------------------------------------------------------------------------------------
 
 
+UUIDS = ("6e1f12ab-2f16-44d2-8a4c-6c7d2f5c7a11", "6e1f12ab-2f16-44d2-8a4c-6c7d2f5c7a12")
+
+
 @pytest.fixture
 def journalled(tmp_path: Path) -> str:
     """A configuration whose journal has two changes."""
     path = tmp_path / "journal.sqlite"
     with Journal.open(path, create=True) as journal:
-        for uuid in ("u1", "u2"):
+        for uuid in UUIDS:
             change = Intent(Kind.APPLY, "test:///", uuid, "=web\x9b", PmuState.ON, PmuState.OFF, "default", "<domain/>")
             (number,) = journal.begin([change])
             journal.settle([(number, Status.DONE, "")])
@@ -366,9 +369,10 @@ def test_without_a_journal_there_is_nothing_to_list(run: Run, tmp_path: Path) ->
 
 def test_the_journal_newest_first(run: Run, journalled: str) -> None:
     rows = json.loads(run("journal", "-f", "json", config=journalled).out)
-    assert [(row["change"], row["uuid"], row["status"]) for row in rows] == [(2, "u2", "done"), (1, "u1", "done")]
+    told = [(row["change"], row["uuid"], row["status"]) for row in rows]
+    assert told == [(2, UUIDS[1], "done"), (1, UUIDS[0], "done")]
     assert rows[0]["name"] == "=web\x9b"
-    assert run("journal", "u1", "-f", "value", "-c", "change", config=journalled).out == "1\n"
+    assert run("journal", UUIDS[0].upper(), "-f", "value", "-c", "change", config=journalled).out == "1\n"
     assert run("journal", "--limit", "1", "-f", "value", "-c", "change", config=journalled).out == "2\n"
     assert r"=web\x9b" in run("journal", config=journalled).out
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from pmuconf.domain import PmuState
+from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
 
 URI = "test:///default"
+HERE = Driver(URI)
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
 
 
@@ -90,7 +92,7 @@ def test_a_change_that_was_begun_is_in_flight_with_all_its_facts(
     )
     assert entry.who
     assert journal.entry(number) == entry
-    assert journal.in_flight(URI) == [entry]
+    assert journal.in_flight(HERE) == [entry]
     assert journal.preimage(number) == "<domain u1/>"
 
 
@@ -104,7 +106,7 @@ def test_the_ids_come_in_the_order_of_the_changes(journal: Journal) -> None:
 def test_what_was_begun_is_on_the_disk_when_begin_returns(path: Path, journal: Journal) -> None:
     (number,) = journal.begin([intent()])
     with Journal.open(path) as other:
-        assert ids(other.in_flight(URI)) == [number]
+        assert ids(other.in_flight(HERE)) == [number]
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.ABANDONED, Status.RESTORED])
@@ -116,7 +118,7 @@ def test_a_settled_change_says_how_it_ended_and_forgets_the_xml(journal: Journal
     assert (entry.status, entry.cause) == (status, "some-cause")
     assert journal.preimage(first) is None
     assert journal.preimage(second) == "<domain b/>"
-    assert ids(journal.in_flight(URI)) == [second]
+    assert ids(journal.in_flight(HERE)) == [second]
 
 
 def test_a_change_that_starts_from_another_text_is_written_down_anew(journal: Journal) -> None:
@@ -130,14 +132,14 @@ def test_a_change_that_starts_from_another_text_is_written_down_anew(journal: Jo
 
 def test_only_the_changes_of_this_connection_are_its_to_settle(journal: Journal) -> None:
     (ours, _) = journal.begin([intent(), intent(uri="qemu+ssh://other/system")])
-    assert ids(journal.in_flight(URI)) == [ours]
+    assert ids(journal.in_flight(HERE)) == [ours]
 
 
 def test_what_is_not_there_is_none(journal: Journal) -> None:
     assert journal.entry(7) is None
     assert journal.preimage(7) is None
     assert journal.entries() == []
-    assert journal.in_flight(URI) == []
+    assert journal.in_flight(HERE) == []
     journal.settle([])
 
 
@@ -239,50 +241,50 @@ def test_a_roll_back_that_did_not_happen_undoes_nothing_and_may_be_tried_again(
 
 
 def test_the_last_canary_is_every_change_of_its_run(path: Path, journal: Journal) -> None:
-    assert journal.last_canary(URI) == []
+    assert journal.last_canary(HERE) == []
     earlier = done(journal, intent("a", kind=Kind.CANARY))
     with Journal.open(path) as next_run:
         canary = done(next_run, intent("b", kind=Kind.CANARY), intent("c", kind=Kind.CANARY))
         canary += done(next_run, intent("d", kind=Kind.CANARY))
-    assert sorted(ids(journal.last_canary(URI))) == canary
+    assert sorted(ids(journal.last_canary(HERE))) == canary
     assert earlier[0] not in canary
 
 
 def test_what_of_a_canary_was_not_made_is_not_part_of_it(journal: Journal) -> None:
     good, bad, open_ = journal.begin([intent(uuid, kind=Kind.CANARY) for uuid in ("a", "b", "c")])
     journal.settle([(good, Status.DONE, ""), (bad, Status.ABANDONED, "busy")])
-    assert ids(journal.last_canary(URI)) == [good]
-    assert ids(journal.in_flight(URI)) == [open_]
+    assert ids(journal.last_canary(HERE)) == [good]
+    assert ids(journal.in_flight(HERE)) == [open_]
 
 
 @pytest.mark.parametrize("kind", [Kind.APPLY, Kind.ROLLBACK])
 def test_a_canary_is_over_once_anything_was_changed_after_it(journal: Journal, kind: Kind) -> None:
     done(journal, intent("a", kind=Kind.CANARY))
     (number,) = journal.begin([intent("b", kind=kind)])
-    assert len(journal.last_canary(URI)) == 1, "it has not been changed yet"
+    assert len(journal.last_canary(HERE)) == 1, "it has not been changed yet"
     journal.settle([(number, Status.DONE, "")])
-    assert journal.last_canary(URI) == []
+    assert journal.last_canary(HERE) == []
 
 
 def test_a_canary_belongs_to_its_connection(journal: Journal) -> None:
     done(journal, intent("a", kind=Kind.CANARY))
     done(journal, intent("b", uri="test:///other"))
-    assert len(journal.last_canary(URI)) == 1
-    assert journal.last_canary("test:///other") == []
+    assert len(journal.last_canary(HERE)) == 1
+    assert journal.last_canary(Driver("test:///other")) == []
 
 
 # ---- purge ---------------------------------------------------------------------------------------------------------
 
 
 def test_purge_drops_what_is_older_and_finished(path: Path, journal: Journal) -> None:
-    old, young, open_, failed = journal.begin([intent(uuid) for uuid in "abcd"])
+    old, failed, open_, young = journal.begin([intent(uuid) for uuid in "abcd"])
     journal.settle([(old, Status.DONE, ""), (young, Status.DONE, ""), (failed, Status.ABANDONED, "")])
     age(path, old, 31)
     age(path, young, 29)
     age(path, open_, 400)
     age(path, failed, 31)
     assert journal.purge(30) == 2
-    assert ids(journal.entries()) == [open_, young]
+    assert ids(journal.entries()) == [young, open_]
     assert journal.preimage(open_) == "<domain c/>"
     assert journal.purge(30) == 0
 
@@ -368,6 +370,6 @@ class TestCarried:
             copy = other.copy_of(entry)
             assert copy is not None
             assert copy.undone
-            assert other.last_canary(URI) == []
+            assert other.last_canary(HERE) == []
         assert journal.copy_of(entry) == entry, "its own journal knows it too"
         assert entry.standing

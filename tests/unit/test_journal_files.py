@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.domain import PmuState
+from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
 from tests.unit.processes import python
@@ -115,7 +116,7 @@ def test_nor_of_what_was_in_the_file_itself_when_a_crash_came(path: Path) -> Non
         journal.begin([intent(secret(1000))])
     assert found_in(path) == {"journal.sqlite"}
     with Journal.open(path) as journal:
-        journal.settle((entry.id, Status.DONE, "settled") for entry in journal.in_flight("test:///"))
+        journal.settle((entry.id, Status.DONE, "settled") for entry in journal.in_flight(Driver("test:///")))
         assert found_in(path) == set()
 
 
@@ -138,10 +139,10 @@ def test_a_journal_of_another_format(path: Path) -> None:
     with Journal.open(path, create=True) as journal:
         journal.begin([intent()])
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     error = refused(path)
     assert error.cause == "journal-version"
-    assert "format 2" in error.message
+    assert "format 3" in error.message
     assert "newer pmuconf" in error.hint
 
 
@@ -187,6 +188,7 @@ def test_a_file_in_the_place_of_its_folder(path: Path) -> None:
 def test_without_the_right_to_write(what: str) -> None:
     """By design: the journal is root's; whoever else looks is told so and is shown nothing."""
     with open_folder() as folder:
+        folder.chmod(0o755)
         path = folder / "var" / "journal.sqlite"
         with Journal.open(path, create=True) as journal, writer_lock(path):
             journal.begin([intent(MARK)])

@@ -10,7 +10,9 @@ description:
   - Reads the journal of changes, as C(pmuconf journal) does, and says whether each domain is still there.
 options:
   names:
-    description: Names or UUIDs of domains. Without any, all.
+    description:
+      - Names of today, or UUIDs, of domains. Without any, all.
+      - A name that no domain has today gives the changes of those that had it once, with a warning.
     type: list
     elements: str
     default: []
@@ -80,6 +82,12 @@ changes:
     uri:
       description: The libvirt driver on which it was made, with the name of its host.
       type: str
+    machine:
+      description: The machine id of its host; empty if that was not known.
+      type: str
+    host_uuid:
+      description: The UUID that libvirt gives its host; empty if that was not known.
+      type: str
     here:
       description: Whether the domain is on this host now.
       type: bool
@@ -108,17 +116,22 @@ def main():
     with telling(module):
         from pmuconf.access import connect
         from pmuconf.journal import Journal
+        from pmuconf.whom import changes_of
 
         chosen = settings(module)
         entries = []
         if chosen.journal.exists():
             with Journal.open(chosen.journal) as journal:
                 entries = journal.entries()
+                for number, why in journal.damaged():
+                    module.warn(f"change {number} of the journal can't be read, and is left out: {why}")
         if asked["standing"]:
             entries = [entry for entry in entries if entry.standing]
-        if asked["names"]:
-            entries = [entry for entry in entries if {entry.name, entry.uuid} & set(asked["names"])]
         with connect(chosen, asked["uri"], read_only=True) as hypervisor:
+            if asked["names"]:
+                entries, sentences = changes_of(asked["names"], entries, hypervisor)
+                for sentence in sentences:
+                    module.warn(sentence)
             here = {listed.uuid for listed in hypervisor.domains()}
         changes = [dict(entry.record(), here=entry.uuid in here) for entry in entries]
         module.exit_json(changed=False, changes=changes)

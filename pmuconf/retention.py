@@ -1,0 +1,60 @@
+"""Which finished changes the journal may forget. Pure: decides, deletes nothing.
+
+A clock may be wrong, by years, at any run. The numbers of changes are not: they grow. So a change counts as made no
+earlier than those before it say; by itself nothing is forgotten that is not old beside the newest change, too; and some
+changes are kept however old they look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+__all__ = ["Aged", "forgettable", "older"]
+
+NEWEST: Final = 1000
+"""So many of the newest changes are kept however old they look,"""
+STANDING: Final = 10_000
+"""and among so many those that could still be taken back."""
+
+_NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Aged:
+    """What decides about a change. ``at`` is None where the journal has no time that can be read."""
+
+    id: int
+    at: datetime | None
+    standing: bool
+    in_flight: bool
+
+
+def forgettable(changes: Sequence[Aged], now: datetime, days: int) -> list[int]:
+    """The numbers of the changes that may go by themselves.
+
+    :param changes: all that there are, by number.
+    """
+    times = [one.at for one in changes if one.at is not None]
+    if not times:
+        return []
+    floor = {one.id for one in changes[-NEWEST:]} | {one.id for one in changes[-STANDING:] if one.standing}
+    return [number for number in older(changes, _before(min(now, times[-1]), days)) if number not in floor]
+
+
+def older(changes: Iterable[Aged], than: datetime) -> Iterator[int]:
+    """The numbers of the finished changes that were made before that, whatever a clock said meanwhile."""
+    latest = _NEVER
+    for one in changes:
+        latest = max(latest, one.at or _NEVER)
+        if latest < than and not one.in_flight:
+            yield one.id
+
+
+def _before(now: datetime, days: int) -> datetime:
+    try:
+        return now - timedelta(days=days)
+    except OverflowError:  # before the year 1
+        return _NEVER

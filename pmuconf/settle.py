@@ -1,0 +1,129 @@
+"""What stands at the beginning of every run that writes: lock, journal, and what earlier runs left in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from pmuconf.domain import DomainXmlError, read_libvirt, same_but_pmu
+from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.hypervisor import Hypervisor
+from pmuconf.journal import Entry, Journal, Status, writer_lock
+from pmuconf.whom import as_uuid
+
+__all__ = ["confirm_canary", "settle", "writing"]
+
+# What libvirt hands out on the way of a change was within the configured limit when it was planned.
+_ANY_SIZE: Final = sys.maxsize
+
+# What concerns all domains, not the one that was asked for.
+_OF_ALL: Final = frozenset({"libvirt-lost", "libvirt-unreachable", "libvirt-timeout", "threads-exhausted"})
+
+
+@contextmanager
+def writing(
+    connecting: AbstractContextManager[Hypervisor], path: Path, retention_days: int
+) -> Iterator[tuple[Hypervisor, Journal, list[str]]]:
+    """The connection and the journal at ``path``, held by us alone, with nothing of this host left in flight.
+
+    The third is what was found in the journal and done to it, a sentence each: what a crash had left in flight and how
+    that ended, what can't be read, what belongs to another host, what was dropped because of its age.
+
+    :raises PmuconfError: locked, or as Journal.open() and Hypervisor.open().
+    """
+    with writer_lock(path), Journal.open(path, create=True) as journal:
+        dropped = journal.retire(retention_days)
+        sentences = [f"the journal dropped {dropped} changes older than {retention_days} days"] if dropped else []
+        with connecting as hypervisor:
+            journal.claim(hypervisor.driver)
+            for number, why in journal.abandon_damaged():
+                sentences.append(f"change {number} of an earlier run can't be read ({why}): it counts as not made")
+            for ended in settle(hypervisor, journal):
+                sentences.append(_told(*ended))
+            for entry in journal.in_flight_elsewhere(hypervisor.driver):
+                what = f"change {entry.id} of domain {entry.name!r} was interrupted on another host, {entry.uri}"
+                sentences.append(f"{what}: a run there settles it, and until then the journal keeps the domain's XML")
+            yield hypervisor, journal, sentences
+
+
+def _told(entry: Entry, status: Status, cause: str) -> str:
+    became = "was made" if status is Status.DONE else "was not made"
+    if status is Status.IN_FLIGHT:
+        became = f"is not settled: the domain can't be read ({cause})"
+    more = {
+        "settled-differs": ", and somebody changed more in it since",
+        "preimage-damaged": "; what else was changed in it is not known, for the journal's copy of it is damaged",
+        "uuid-invalid": f": {entry.uuid!r} is no UUID, so the journal is damaged there",
+    }.get(cause, "")
+    return f"an earlier run was interrupted: its change {entry.id} of domain {entry.name!r} {became}{more}"
+
+
+def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
+    """Close what a crash left in flight, by what each domain says now: each entry with how it ended and the cause.
+
+    A define is atomic, so each domain has its old or its new state. Nothing is changed here: a domain that still
+    has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
+    more than the PMU state is not as it was before the crash: somebody else edited the domain since.
+
+    What is wrong with one entry, or with one domain, is no matter of the others: ``preimage-damaged``,
+    ``uuid-invalid``, and the cause of a domain that can't be read, whose entry stays in flight.
+    """
+    ended = [(entry, *_ended(hypervisor, journal, entry)) for entry in journal.in_flight(hypervisor.driver)]
+    closed = [(entry.id, status, cause) for entry, status, cause in ended if status is not Status.IN_FLIGHT]
+    if closed:
+        journal.settle(closed)
+    return ended
+
+
+def _ended(hypervisor: Hypervisor, journal: Journal, entry: Entry) -> tuple[Status, str]:
+    """How a change ended that was left in flight, and the cause."""
+    if as_uuid(entry.uuid) is None:
+        return Status.ABANDONED, "uuid-invalid"
+    try:
+        xml = _next_boot(hypervisor, entry.uuid, secrets=True)
+        state = None if xml is None else read_libvirt(xml, max_bytes=_ANY_SIZE).pmu
+    except PmuconfError as error:
+        if error.cause in _OF_ALL:
+            raise
+        return Status.IN_FLIGHT, error.cause
+    if xml is None:
+        return Status.ABANDONED, "domain-vanished"
+    status = Status.DONE if state is entry.new else Status.ABANDONED
+    try:
+        preimage = journal.preimage(entry.id)
+        differs = preimage is not None and not same_but_pmu(preimage, xml)
+    except (DomainXmlError, TypeError):
+        return status, "preimage-damaged"
+    return status, "settled-differs" if differs else "settled"
+
+
+def confirm_canary(hypervisor: Hypervisor, journal: Journal | None) -> int:
+    """Check that the domains of the last canary still have what it left; how many there are.
+
+    :raises PmuconfError: canary-missing, canary-lost.
+    """
+    canary = [] if journal is None else journal.last_canary(hypervisor.driver)
+    if not canary:
+        raise PmuconfError("there is no canary to continue from", cause="canary-missing", hint="Start with --canary N")
+    for entry in canary:
+        xml = _next_boot(hypervisor, entry.uuid, secrets=False)
+        if xml is None or read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not entry.new:
+            raise PmuconfError(
+                f"the canary {entry.name!r} no longer has the PMU state {entry.new.value}",
+                cause="canary-lost",
+                hint="Find out why before the others follow",
+            )
+    return len(canary)
+
+
+def _next_boot(hypervisor: Hypervisor, uuid: str, *, secrets: bool) -> str | None:
+    listed = hypervisor.find(uuid)
+    if listed is None or not listed.persistent:
+        return None
+    try:
+        return hypervisor.next_boot_xml(listed, secrets=secrets)
+    except DomainVanished:
+        return None
