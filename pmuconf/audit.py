@@ -17,6 +17,7 @@ from pmuconf.domain import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.facts import HostFacts, KernelPmu, LiveVm
 from pmuconf.fastpath import Answer, Guest, answer
+from pmuconf.inputs import read_start
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt
@@ -343,9 +344,7 @@ def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Domain], Domain] | None) -> Vm:
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-        facts = domain.read(data, source=str(path), max_bytes=max_bytes)
+        facts = domain.read(read_start(path, max_bytes + 1), source=str(path), max_bytes=max_bytes)
         facts = facts if fill is None else fill(facts)
     except OSError as error:
         return Vm(path.name, None, error=Finding("file-unreadable", f"{path}: {error.strerror}"))

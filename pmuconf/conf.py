@@ -20,6 +20,7 @@ from oslo_config import cfg, types
 
 from pmuconf.domain import MAX_XML_BYTES, X86
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import read_regular
 from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed
 
 __all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Mode", "ServiceSettings", "Settings", "list_opts", "load"]
@@ -34,6 +35,8 @@ _MODES = [
 ]
 _RULE_PREFIX = "rule:"
 _QUOTED_LIST = re.compile(r"""(\w+)\s*[:=]\s*(["'])(.*(?<!\\),.*)\2""")
+_MAX_FILE: Final = 1 << 20
+_MAX_RULES: Final = 1000
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 _POLICY_OPTS: Final[list[cfg.Opt]] = [
@@ -475,6 +478,7 @@ class _Written:
         for path in written.files:
             sections: dict[str, dict[str, Any]] = {}
             try:
+                read_regular(path, _MAX_FILE)  # oslo.config would wait for a FIFO, and read what has no end
                 cfg.ConfigParser(path, sections).parse()
                 written._refuse_quoted_lists(path)
             except cfg.ParseError as error:
@@ -506,6 +510,8 @@ class _Written:
             for group, options in sections.items():
                 if group.startswith(_RULE_PREFIX) and options:
                     names[group[len(_RULE_PREFIX) :]] = None
+        if len(names) > _MAX_RULES:
+            raise PmuconfError(f"{len(names)} rules are too many: {_MAX_RULES} are the most", cause="config-invalid")
         return list(names)
 
     def check(self) -> None:

@@ -15,12 +15,14 @@ from typing import Final
 
 from pmuconf.domain import UNKNOWN, Domain, PmuState
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import read_regular
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
 __all__ = ["SPEC", "Embedded", "Flavor", "FlavorMap", "Image", "Standing", "Verdict", "audit", "spec_text", "state_of"]
 
 SPEC: Final = "hw:pmu"
 _FORMAT: Final = "pmuconf-flavors"
+_MAX_MAP: Final = 32 << 20
 _VERSION: Final = 1
 
 
@@ -174,7 +176,7 @@ class FlavorMap:
         :raises PmuconfError: flavors-unreadable, flavors-broken.
         """
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(read_regular(path, _MAX_MAP))
             if document["format"] != _FORMAT or document["version"] != _VERSION:
                 raise ValueError(f"it is no {_FORMAT} file of version {_VERSION}")
             return cls(map(_flavor, document["flavors"]))

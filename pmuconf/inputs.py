@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-__all__ = ["open_regular", "read_descriptor", "read_regular"]
+__all__ = ["open_regular", "read_descriptor", "read_regular", "read_start"]
 
 _PIECE = 1 << 20
 
@@ -23,18 +23,19 @@ def open_regular(
 
     :param flags: as of os.open(), O_CREAT included; ``mode`` is that of a file that is made.
     :param follow: False: a symbolic link in the last part of the path is refused (ELOOP), as O_NOFOLLOW does it.
-    :raises OSError: as os.open(); EINVAL, "not a regular file", for a FIFO, device, socket or folder.
+    :raises OSError: as os.open(); EINVAL, "not a regular file", for a FIFO, device or socket; EISDIR for a folder.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EISDIR):  # a socket, a FIFO without a reader, a folder to be written
+        if error.errno == errno.ENXIO:  # a socket, a FIFO without a reader
             raise _not_regular(path) from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
         os.close(descriptor)
-        raise _not_regular(path)
+        raise _is_folder(path) if stat.S_ISDIR(kind) else _not_regular(path)
     return descriptor
 
 
@@ -48,6 +49,15 @@ def read_regular(path: str | os.PathLike[str], most: int, *, follow: bool = True
         return read_descriptor(descriptor, most, os.fspath(path))
     finally:
         os.close(descriptor)
+
+
+def read_start(path: str | os.PathLike[str], size: int) -> bytes:
+    """The first bytes of a regular file, up to so many.
+
+    :raises OSError: as open_regular().
+    """
+    with open(open_regular(path), "rb") as file:
+        return file.read(size)
 
 
 def read_descriptor(descriptor: int, most: int, name: str = "") -> bytes:
@@ -66,3 +76,7 @@ def read_descriptor(descriptor: int, most: int, name: str = "") -> bytes:
 
 def _not_regular(path: str | os.PathLike[str]) -> OSError:
     return OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def _is_folder(path: str | os.PathLike[str]) -> OSError:
+    return OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))

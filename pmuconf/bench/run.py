@@ -17,12 +17,15 @@ from pmuconf.errors import PmuconfError
 from pmuconf.facts import Verdict
 from pmuconf.files import replace_file
 from pmuconf.host.measured import HostKey
+from pmuconf.inputs import read_regular
 
-__all__ = ["FORMAT", "VERSION", "Run", "load", "save"]
+__all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Run", "load", "save"]
 
 FORMAT: Final = "pmuconf-bench-run"
 VERSION: Final = 1
-_MAX: Final = 256 << 20
+MAX_PAIRS: Final = 500
+"""What is concluded of more takes too long; 60 are taken unless another number is asked for."""
+_MAX: Final = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,7 @@ def load(path: Path) -> Run:
     :raises PmuconfError: the file can't be read (file-unreadable) or holds no such run (run-broken).
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX + 1)
+        data = read_regular(path, _MAX)
     except OSError as error:
         raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
     try:
@@ -104,7 +106,7 @@ def load(path: Path) -> Run:
         if document.get("version") != VERSION:
             raise ValueError(f"its version is {document.get('version')!r}, and {VERSION} is read")
         return _run(document)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         hint = "pmuconf bench cpuid --save FILE writes one"
         raise PmuconfError(f"{path}: {what}", cause="run-broken", hint=hint) from None
@@ -112,6 +114,8 @@ def load(path: Path) -> Run:
 
 def _run(document: Mapping[str, Any]) -> Run:
     host, marks = document["host"], document["fingerprint"]
+    if len(document["pairs"]) > MAX_PAIRS:
+        raise ValueError(f"it has {len(document['pairs'])} pairs, and {MAX_PAIRS} are the most")
     pairs = tuple(
         Pair(_arms(pair["exit"]), _arms(pair["fault"]), _numbers(pair["clock"])) for pair in document["pairs"]
     )

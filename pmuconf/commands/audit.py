@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
 from pmuconf.report.groups import KINDS
 
-__all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "opening", "run_audit"]
+__all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "files_given", "opening", "run_audit"]
 
 
 class Audit(Table):
@@ -66,6 +67,9 @@ class Audit(Table):
         )
         return parser
 
+    def given(self, args: argparse.Namespace) -> int:
+        return files_given(args)
+
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         report = run_audit(args, settings(self), warning(self), always=args.pmu_users)
         self.status = int(report.severity)
@@ -105,6 +109,11 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     )
     add_host_facts(parser)
     add_sample(parser)
+
+
+def files_given(args: argparse.Namespace) -> int:
+    """How many files of domain XML the arguments of add_sources() name; 0: none."""
+    return sum(len(os.listdir(path)) if path.is_dir() else 1 for path in args.xml or ())
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ class _Bench(_Answer):
         much = parser.add_argument_group("how much is measured")
         much.add_argument("--seconds", type=_positive, default=40.0, metavar="S", help="Default: 40.")
         much.add_argument(
-            "--pairs", type=_count, default=60, metavar="N", help="Pairs of VMs, made one after the other. 60."
+            "--pairs", type=_pairs, default=60, metavar="N", help="Pairs of VMs, made one after the other. 60."
         )
         much.add_argument(
             "--rounds", type=_count, metavar="N", help="Per pair, instead of as many as there is time for."
@@ -167,6 +167,9 @@ class CompareRuns(_Answer):
         parser.add_argument("new", type=Path, metavar="NEW", help="The run after.")
         _add_output(parser)
         return parser
+
+    def given(self, args: argparse.Namespace) -> int:
+        return 2
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         with _host_modules():
@@ -366,6 +369,14 @@ def _count(text: str) -> int:
     if not 1 <= number <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000000")
     return number
+
+
+def _pairs(text: str) -> int:
+    from pmuconf.bench.run import MAX_PAIRS
+
+    if _count(text) > MAX_PAIRS:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MAX_PAIRS}")
+    return _count(text)
 
 
 def _confidence(text: str) -> float:

@@ -29,12 +29,14 @@ from pmuconf.fleet.plan import document as plan_document
 from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import fleet
 from pmuconf.fleet.table import diff_table, table
+from pmuconf.inputs import read_regular
 from pmuconf.report.csv import COLUMNS, csv_lines
 
 __all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]
 
 FORMATS = ("table", "json", "csv", "html")
 _T = TypeVar("_T")
+_MAX_NAMES = 16 << 20
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -314,7 +316,7 @@ def _names(text: str) -> list[str]:
     if not text.startswith("@"):
         return [name for name in text.split(",") if name]
     try:
-        lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(text[1:], _MAX_NAMES).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text[1:]} can't be read: {error}") from None
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -57,6 +57,9 @@ class ShowHost(Record):
         )
         return parser
 
+    def given(self, args: argparse.Namespace) -> int:
+        return int(bool(args.module or args.vmlinux or args.root != Path("/")))
+
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         if args.prove_qemu:
             return self._prove_qemu(args)

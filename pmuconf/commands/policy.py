@@ -11,6 +11,7 @@ from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.conf import Settings
 from pmuconf.domain import UNKNOWN, Domain
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import read_start
 from pmuconf.policy import Decision, Ruling, Subject, decide
 from pmuconf.report.plain import printable
 
@@ -22,6 +23,9 @@ class Check(Action):
 
     Exit status: 0 valid, 1 valid but a rule group is not used, 255 refused.
     """
+
+    def given(self, args: argparse.Namespace) -> int:
+        return 1
 
     def take_action(self, args: argparse.Namespace) -> int:
         chosen = settings(self)
@@ -67,6 +71,9 @@ class Explain(Action):
         with_flavor.add_argument("--virt-type", default="kvm", help="kvm unless given.")
         return parser
 
+    def given(self, args: argparse.Namespace) -> int:
+        return 0 if args.domain is not None else 1
+
     def take_action(self, args: argparse.Namespace) -> int:
         chosen = settings(self)
         if args.flavor is not None:
@@ -96,7 +103,7 @@ class Explain(Action):
 def _facts(args: argparse.Namespace, chosen: Settings) -> Domain:
     if args.xml is not None:
         try:
-            data = args.xml.read_bytes()
+            data = read_start(args.xml, chosen.max_xml_bytes + 1)
         except OSError as error:
             raise PmuconfError(f"{args.xml}: {error.strerror}", cause="file-unreadable") from None
         return domain.read(data, source=str(args.xml), max_bytes=chosen.max_xml_bytes)

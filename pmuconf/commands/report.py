@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pmuconf.commands.audit import add_sources, run_audit
+from pmuconf.commands.audit import add_sources, files_given, run_audit
 from pmuconf.commands.base import Action, settings, warning
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file
@@ -60,6 +60,9 @@ class WriteReport(Action):
             help="Write to FILE (mode 0644), all or nothing; else to standard output.",
         )
         return parser
+
+    def given(self, args: argparse.Namespace) -> int:
+        return files_given(args)
 
     def take_action(self, args: argparse.Namespace) -> int:
         write = _writer(args.format)  # first: an audit whose report can't be written is for nothing

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 
 from pmuconf.commands.base import Action, settings
 from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import read_start
 from pmuconf.rewriting import rewrite_bytes
 
 __all__ = ["Rewrite"]
@@ -34,17 +36,17 @@ class Rewrite(Action):
         )
         return parser
 
+    def given(self, args: argparse.Namespace) -> int:
+        return 1
+
     def take_action(self, args: argparse.Namespace) -> int:
         limit = settings(self).max_xml_bytes
         source = "standard input" if args.file == "-" else args.file
         try:
-            if args.file == "-":
-                data = sys.stdin.buffer.read(limit + 1)
-            else:
-                with open(args.file, "rb") as file:
-                    data = file.read(limit + 1)
+            data = sys.stdin.buffer.read(limit + 1) if args.file == "-" else read_start(args.file, limit + 1)
         except OSError as error:
-            raise PmuconfError(f"{args.file}: {error.strerror}", cause="file-unreadable") from None
+            hint = "Pipe it into 'pmuconf rewrite -'" if error.errno == errno.EINVAL else ""
+            raise PmuconfError(f"{args.file}: {error.strerror}", cause="file-unreadable", hint=hint) from None
         text = rewrite_bytes(data, PmuState(args.pmu), source=source, max_bytes=limit)
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()

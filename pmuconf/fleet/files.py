@@ -9,27 +9,39 @@ import gzip
 import json
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import open_regular
+from pmuconf.memory import limited
 from pmuconf.report.document import FORMAT, VERSION
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
 __all__ = ["MAX_BYTES", "Head", "Problem", "Refused", "find", "head", "inventory_name", "load", "newest_first"]
 
 MAX_BYTES: Final = 1 << 26
 """As much as a host with 50,000 VMs has to say."""
+_MAX_MEMORY: Final = 400 << 20
 _MARKER_FORMAT: Final = "pmuconf-unreachable"
 _SUFFIXES: Final = (".json", ".json.gz")
 _FIRST: Final = 4096
 _NAME: Final = 255
 _REASON: Final = 1000
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+
+
+_HEAD: Final = {
+    FORMAT: {"format", "version", "generated_at", "host"},
+    _MARKER_FORMAT: {"format", "version", "generated_at", "host", "reason"},
+}
+"""What must be known of a file before it is told what it is about."""
 
 
 @dataclass(frozen=True, order=True)
@@ -105,13 +117,15 @@ def inventory_name(path: str) -> str:
 
 def head(path: str) -> Head | Problem:
     """What a file is about. Of a report only the beginning is read, unless it has another order than we write."""
+    members: dict[str, Any] = {}
     try:
         members = _members(_read(path, _FIRST).decode("utf-8", "replace"))
-        if not {"format", "version", "generated_at", "host"} <= members.keys():
+        if not _HEAD.get(str(members.get("format")), {"format"}) <= members.keys():
             members = _whole(path)
         return _head(path, members)
     except Refused as refused:
-        return Problem(path, refused.cause, refused.message, inventory_name(path))
+        host = members.get("host")
+        return Problem(path, refused.cause, refused.message, host if _is_name(host) else inventory_name(path))
 
 
 def load(path: str) -> dict[str, Any]:
@@ -131,10 +145,7 @@ def _read(path: str, limit: int) -> bytes:
     :raises Refused: report-unreadable, report-truncated.
     """
     try:
-        # A pipe that nobody writes would hold us for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Refused("report-unreadable", "not a regular file")
+        with os.fdopen(open_regular(path), "rb") as file:
             if not path.endswith(".gz"):
                 return file.read(limit)
             with gzip.open(file) as unpacked:
@@ -146,23 +157,33 @@ def _read(path: str, limit: int) -> bytes:
 
 
 def _whole(path: str) -> dict[str, Any]:
+    try:
+        with limited(_MAX_MEMORY):
+            found = _parsed(path)
+    except MemoryError:
+        raise Refused("report-too-large", f"it would take more than {_MAX_MEMORY >> 20} MiB of memory") from None
+    if not isinstance(found, dict):
+        raise Refused("not-a-report", "JSON, but no report of pmuconf")
+    return found
+
+
+def _parsed(path: str) -> Any:
     data = _read(path, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise Refused("report-too-large", f"more than {MAX_BYTES >> 20} MiB")
     try:
-        found = json.loads(data)
+        text = data.decode("utf-8")
+        del data  # before the text becomes twice as much again
+        return json.loads(text)
     except json.JSONDecodeError as error:
         ended = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
         if ended:
-            raise Refused("report-truncated", "the file ends in the middle" if data.strip() else "empty") from None
+            raise Refused("report-truncated", "the file ends in the middle" if error.doc.strip() else "empty") from None
         raise Refused("report-broken", f"no JSON: {error.msg}: line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
         raise Refused("report-broken", "no JSON: not in UTF-8") from None
     except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
         raise Refused("report-broken", f"no JSON that can be read: {type(error).__name__}") from None
-    if not isinstance(found, dict):
-        raise Refused("not-a-report", "JSON, but no report of pmuconf")
-    return found
 
 
 def _members(text: str) -> dict[str, Any]:
@@ -203,7 +224,7 @@ def _head(path: str, members: dict[str, Any]) -> Head:
         newer = isinstance(version, int) and version > VERSION
         why = "a newer pmuconf wrote it" if newer else "there is no such version"
         raise Refused("report-version", f"its format has version {version!r:.40}, this pmuconf reads {VERSION}: {why}")
-    if not isinstance(host, str) or not 0 < len(host) <= _NAME:
+    if not _is_name(host):
         raise Refused("report-broken", "host is no name")
     at = _time(members.get("generated_at"))
     if form == _MARKER_FORMAT:
@@ -211,6 +232,10 @@ def _head(path: str, members: dict[str, Any]) -> Head:
             raise Refused("report-broken", "reason is no text")
         return Head(path, host, at, reason[:_REASON])
     return Head(path, host, at)
+
+
+def _is_name(host: Any) -> TypeGuard[str]:
+    return isinstance(host, str) and 0 < len(host) <= _NAME
 
 
 def _time(text: Any) -> datetime:

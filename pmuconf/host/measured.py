@@ -136,6 +136,6 @@ def _document(root: Root) -> dict[str, Any]:
             if root.live and not trusted(file.fileno()):
                 return {}
             document = json.loads(file.read(_MAX))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, PmuconfError):
         return {}
     return document if isinstance(document, dict) else {}

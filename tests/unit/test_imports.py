@@ -83,7 +83,7 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
     modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain")
     assert "pmuconf.policy" in modules
     ours = {name for name in modules if name.startswith("pmuconf")}
-    assert ours == {f"pmuconf{name}" for name in ("", ".conf", ".domain", ".errors", ".policy", ".xmltext")}
+    assert ours == {f"pmuconf{name}" for name in ("", ".conf", ".domain", ".errors", ".inputs", ".policy", ".xmltext")}
     for unwanted in ("libvirt", "sqlite3", "cliff", "prettytable", "cmd2", "tqdm", "yaml.cyaml", "jinja2"):
         assert unwanted not in modules, unwanted
 
