@@ -1,9 +1,9 @@
 """Apply and verify: the only place that changes a domain.
 
 libvirt has no compare-and-swap, so each change reads the domain with its secrets, writes down what it is about to
-do, reads again and compares, defines, and reads once more to verify that nothing but ``features/pmu`` differs.
-Where somebody else edits the same domain meanwhile, it plans anew; an edit that fell into the moment between our
-last look and our define is told by libvirt's define events and reported (see DefineWatch).
+do, reads again and compares, defines, and reads once more to verify. Nothing is ever put back or undefined here: what
+differs then outside ``features/pmu`` is libvirt's own doing or somebody else's edit, and is reported (see Aftermath).
+Where somebody else's define took the PMU state back, the change is planned anew on top of it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pmuconf.domain import PmuState, read_libvirt, same_but_pmu
-from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.aftermath import LASTING, SENTENCES, Aftermath
+from pmuconf.domain import DomainXmlError, PmuState, read_libvirt
+from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
@@ -30,58 +32,72 @@ _ANY_SIZE: Final = sys.maxsize
 
 _BATCH: Final = 32  # changes that share one transaction of the journal
 
+# What libvirt did not do for one domain concerns that one alone. Anything else may hold for all, and ends the run.
+_OF_ONE: Final = frozenset({"libvirt-error", "domain-timeout", "refused-by-libvirt", "libvirt-permission"})
+_REFUSED: Final = frozenset({"refused-by-libvirt", "libvirt-permission"})
+
+_NOT_BEGUN: Final = {
+    "stopped-by-failure": "not begun: a failure stopped the run",
+    "canary-failed": "not begun: a change of the canary failed, or left more changed than the PMU",
+    "too-many-failures": "not begun: more than {0.max_failures} domains failed, or differ in more than the PMU",
+    "canary": "not begun: the canary comes first; --continue goes on",
+    "max-changes": "not begun: the limit is {0.max_changes} changes a run",
+}
+
 
 @dataclass(frozen=True)
 class Limits:
     """How far one run may go: ``max_changes`` 0 means no limit, ``canary`` 0 none.
 
-    With a canary the run stops behind that many changes; with ``go_on`` it continues once they are verified.
+    With a canary the run stops behind that many changes; with ``go_on`` it continues once they are verified. It also
+    stops when more than ``max_failures`` domains failed, or differ in more than their PMU and nobody knows why.
     """
 
     max_changes: int = 0
     canary: int = 0
     go_on: bool = False
     attempts: int = 5
+    max_failures: int = 3
 
 
 def apply(
     hypervisor: Hypervisor, journal: Journal, plans: Sequence[Plan], limits: Limits, kind: Kind = Kind.APPLY
 ) -> Iterator[Result]:
-    """Make the changes, within the limits; a result for each plan, in order, as it is known.
+    """Make the changes, within the limits; a result for each plan, as it is known.
 
-    Stops at the first failure: what was not begun by then is not reached.
+    In the order of the plans, but those last that libvirt refused the last time; no canary is chosen among them.
+    A domain that fails stops nobody else, up to the limit of failures; what may hold for all ends the run.
 
     :raises PmuconfError: the journal can't be written; nothing that is not written down has been changed.
     """
+    refused = journal.refused(hypervisor.driver, _REFUSED)
+    plans = sorted(plans, key=lambda one: one.listed.uuid in refused)
     allowed = len(plans) if limits.max_changes == 0 else min(limits.max_changes, len(plans))
-    canary = min(limits.canary, allowed)
+    canary = min(limits.canary, sum(one.listed.uuid not in refused for one in plans[:allowed]) or allowed)
     stages = [(kind, plans[:allowed])]
     if canary:
         stages = [(Kind.CANARY, plans[:canary])]
         if limits.go_on:
             stages.append((kind, plans[canary:allowed]))
     reached = 0
-    stopped_by = ""
     with hypervisor.watch() as watch:
-        worker = _Worker(hypervisor, journal, watch, limits.attempts)
+        worker = _Worker(hypervisor, journal, watch, limits)
         for stage, chosen in stages:
             for at in range(0, len(chosen), _BATCH):
-                if stopped_by:
+                if worker.stopped:
                     break
                 for result in worker.batch(chosen[at : at + _BATCH], stage):
                     reached += 1
-                    if result.outcome is Outcome.FAILED:
-                        stopped_by = "stopped-by-failure"
                     yield result
-    if not stopped_by:
-        stopped_by = "canary" if reached < allowed else "max-changes"
-    notes = {
-        "stopped-by-failure": "not begun: a failure stopped the run",
-        "canary": "not begun: the canary comes first; --continue goes on",
-        "max-changes": f"not begun: the limit is {limits.max_changes} changes a run",
-    }
+            if stage is Kind.CANARY and worker.failures:
+                worker.stop("canary-failed")
+    why = worker.stopped or ("canary" if reached < allowed else "max-changes")
     for left in plans[reached:]:
-        yield result_of(left, Outcome.NOT_REACHED, stopped_by, notes[stopped_by])
+        yield _not_begun(left, why, limits)
+
+
+def _not_begun(plan: Plan, why: str, limits: Limits) -> Result:
+    return result_of(plan, Outcome.NOT_REACHED, why, _NOT_BEGUN[why].format(limits))
 
 
 @dataclass(frozen=True)
@@ -94,15 +110,27 @@ class _Draft:
 
 
 class _Worker:
-    """Carries plans out, batch by batch."""
+    """Carries plans out, batch by batch.
 
-    def __init__(self, hypervisor: Hypervisor, journal: Journal, watch: DefineWatch, attempts: int) -> None:
+    ``failures`` counts the domains that failed or differ inexplicably, ``stopped`` says why no more is begun.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, journal: Journal, watch: DefineWatch, limits: Limits) -> None:
         self._hypervisor = hypervisor
         self._journal = journal
         self._watch = watch
-        self._attempts = attempts
-        self._stop = threading.Event()
-        self._overwritten: set[str] = set()
+        self._limits = limits
+        self._counting = threading.Lock()
+        self._made: set[int] = set()
+        self._found: dict[int, dict[str, str]] = {}
+        self._quiet: dict[int, tuple[int, Aftermath]] = {}
+        self.failures = 0
+        self.stopped = ""
+
+    def stop(self, why: str) -> None:
+        """Begin nothing more; the first reason counts."""
+        with self._counting:
+            self.stopped = self.stopped or why
 
     def batch(self, plans: Sequence[Plan], kind: Kind) -> list[Result]:
         """The results of these plans: written down together, carried out side by side, settled together."""
@@ -111,8 +139,10 @@ class _Worker:
         self._watch.fence()
         numbers = self._journal.begin([self._intent(draft, kind) for draft in drafts])
         done = dict(zip(numbers, self._hypervisor.map(self._carry_out, list(zip(numbers, drafts)))))
-        self._journal.settle((number, status, result.cause) for number, (result, status) in done.items() if status)
-        carried = iter(result for result, _ in done.values())
+        self._listen_once_more({number: draft.plan.listed for number, draft in zip(numbers, drafts)})
+        results = {number: self._with_findings(number, result) for number, (result, _) in done.items()}
+        self._journal.settle((number, status, results[number].cause) for number, (_, status) in done.items() if status)
+        carried = iter(results.values())
         return [next(carried) if isinstance(one, _Draft) else one for one in drafted]
 
     def _intent(self, draft: _Draft, kind: Kind) -> Intent:
@@ -132,13 +162,14 @@ class _Worker:
         )
 
     def _draft(self, plan: Plan) -> _Draft | Result:
+        if self.stopped:
+            return _not_begun(plan, self.stopped, self._limits)
         try:
             return self._drafted(plan, self._read(plan.listed))
         except DomainVanished:
             return result_of(plan, Outcome.VANISHED, "domain-vanished", "it went away before it was changed")
         except PmuconfError as error:
-            self._stop.set()
-            return result_of(plan, Outcome.FAILED, error.cause, error.message)
+            return self._failed(plan, error)
 
     def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
         facts = read_libvirt(xml, max_bytes=_ANY_SIZE)
@@ -150,96 +181,161 @@ class _Worker:
     def _read(self, listed: Listed) -> str:
         return self._hypervisor.next_boot_xml(listed, secrets=True)
 
+    def _failed(self, plan: Plan, error: PmuconfError, number: int | None = None) -> Result:
+        """The result of a plan that failed; ends the run if that may hold for others too."""
+        if isinstance(error, DomainXmlError) or error.cause in _OF_ONE:
+            self._count_failure()
+        else:
+            self.stop("stopped-by-failure")
+        return result_of(plan, Outcome.FAILED, error.cause, error.message, number)
+
+    def _count_failure(self) -> None:
+        with self._counting:
+            self.failures += 1
+            if self.failures > self._limits.max_failures:
+                self.stopped = self.stopped or "too-many-failures"
+
     def _carry_out(self, numbered: tuple[int, _Draft]) -> tuple[Result, Status | None]:
         """Change one domain; its result, and how its journal entry ends (None: it stays in flight)."""
         number, draft = numbered
         plan = draft.plan
-        status: Status | None
+        if self.stopped:
+            return _not_begun(plan, self.stopped, self._limits), Status.ABANDONED
         try:
-            if self._stop.is_set():
-                note = "not begun: a failure stopped the run"
-                return result_of(plan, Outcome.NOT_REACHED, "stopped-by-failure", note), Status.ABANDONED
-            result, status = self._attempt(number, draft)
+            return self._attempt(number, draft)
         except DomainVanished:
-            note = "it went away meanwhile"
-            result, status = result_of(plan, Outcome.VANISHED, "domain-vanished", note), Status.ABANDONED
+            return result_of(plan, Outcome.VANISHED, "domain-vanished", "it went away meanwhile"), Status.ABANDONED
         except PmuconfError as error:
-            self._stop.set()
-            result, status = result_of(plan, Outcome.FAILED, error.cause, error.message, number), self._ended(draft)
-        if plan.listed.uuid in self._overwritten:
-            note = "somebody else defined it in the very moment of the change: look whether that edit is lost"
-            if result.outcome is Outcome.FAILED:
-                note = f"{result.note}; and {note}"
-            result = replace(result, cause="edit-overwritten", note=note)
-        return result, status
+            if number not in self._made:
+                return self._failed(plan, error, number), Status.ABANDONED
+            if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "libvirt-permission"):
+                error = PmuconfError(f"it was changed and can't be looked at: {error.message}", cause="verify-failed")
+            return self._failed(plan, error, number), self._ended(draft)
 
     def _attempt(self, number: int, draft: _Draft) -> tuple[Result, Status]:
-        plan = draft.plan
-        for attempt in range(self._attempts):
+        plan, listed = draft.plan, draft.plan.listed
+        for attempt in range(self._limits.attempts):
             if attempt:
                 time.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))  # out of step with the other writer
                 self._watch.fence()
-            mark = self._watch.mark(plan.listed.uuid)
-            xml = self._read(plan.listed)
+            mark = self._watch.mark(listed.uuid)
+            persistent = self._hypervisor.is_persistent(listed)
+            xml = self._read(listed)
+            if not persistent or (listed.active and not self._hypervisor.is_persistent(listed)):
+                return self._transient(plan)
             if xml == draft.xml:
-                if not self._hypervisor.is_persistent(plan.listed):
-                    note = "it became transient: it has no next boot any more"
-                    return result_of(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
-                self._hypervisor.define(plan.listed, draft.new_xml)
-                ended = self._verified(number, draft, mark)
-                if isinstance(ended, tuple):
-                    return ended
-                xml = ended
+                made = self._define(number, draft)
+                if not made:
+                    continue
+                found = self._looked(number, draft, mark)
+                if DefineWatch.UNDEFINED in found.events and not self._hypervisor.is_persistent(listed):
+                    return self._transient(plan)
+                if found.state is draft.goal.state:
+                    return self._changed(number, draft, found), Status.DONE
+                self._made.discard(number)  # somebody else's define took the PMU state back
+                xml = found.text
             again = self._drafted(plan, xml)
             if isinstance(again, Result):
                 return again, Status.ABANDONED
             draft = again
             self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
-        note = f"somebody else edits it all the time: given up after {self._attempts} attempts"
-        return result_of(plan, Outcome.BUSY, "busy", note, number), self._ended(draft) or Status.ABANDONED
+        note = f"somebody else edits it all the time: given up after {self._limits.attempts} attempts"
+        return result_of(plan, Outcome.BUSY, "busy", note, number), Status.ABANDONED
 
-    def _verified(self, number: int, draft: _Draft, mark: int) -> tuple[Result, Status] | str:
-        """Look at what our define made; the text to plan anew from, if somebody else's define took it back."""
-        plan, uuid = draft.plan, draft.plan.listed.uuid
-        after = self._read(plan.listed)
-        right = read_libvirt(after, max_bytes=_ANY_SIZE).pmu is draft.goal.state and same_but_pmu(draft.xml, after)
-        events = self._watch.wait(uuid, mark)
-        now = after
-        if not right and events == (DefineWatch.DEFINED,):
-            events = self._watch.wait_for_another(uuid, mark)
-        if not right or events != (DefineWatch.DEFINED,):
-            events, now = self._still(plan.listed, mark, events)
-        defines = [what for what in events if what in (DefineWatch.DEFINED, DefineWatch.ADDED)]
-        others = len(defines) - 1
-        if others == 0 and _made_anew(events):
-            # It was undefined between our last look and our define, which made it anew: take that back.
-            self._hypervisor.undefine(plan.listed)
-            note = "somebody undefined it in the moment of the change: undefined again"
-            return result_of(plan, Outcome.VANISHED, "domain-vanished", note, number), Status.ABANDONED
-        # An edit behind ours shows in the text. Of several, one may have come before and be overwritten.
-        ours = right and now == after
-        if others > (0 if ours else 1):
-            self._overwritten.add(uuid)
-        state = read_libvirt(now, max_bytes=_ANY_SIZE).pmu
-        if state is draft.goal.state and (ours or others > 0):
-            changed = replace(plan, old=draft.old, goal=draft.goal)
-            result = result_of(changed, Outcome.CHANGED, "", NOVA_NOTE if plan.nova else "", number)
-            return replace(result, pending=plan.pending), Status.DONE
-        if others > 0 or now != after or state is not draft.goal.state:
-            return now  # only somebody else can have taken the PMU state back
-        self._hypervisor.define(plan.listed, draft.xml)
-        self._stop.set()
-        note = "more than features/pmu differed after the define: put back as it was"
-        return result_of(plan, Outcome.FAILED, "verify-failed", note, number), Status.RESTORED
+    def _define(self, number: int, draft: _Draft) -> bool:
+        """Make the define; False if somebody else is at the domain, which has to be looked at anew then.
 
-    def _still(self, listed: Listed, mark: int, events: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-        """A moment between two edits: all that happened since the mark, and the text that it led to."""
-        for _ in range(self._attempts):
-            xml = self._read(listed)
-            before, events = events, self._watch.wait(listed.uuid, mark)
+        :raises DefineRefused: libvirt does not take this very text: nothing was changed.
+        """
+        self._made.add(number)  # from here on an error leaves open whether it was
+        try:
+            self._hypervisor.define(draft.plan.listed, draft.new_xml)
+        except DomainVanished:
+            self._made.discard(number)
+            return False
+        except DefineRefused:
+            self._made.discard(number)
+            if self._read(draft.plan.listed) == draft.xml:
+                raise
+            return False
+        return True
+
+    def _looked(self, number: int, draft: _Draft, mark: int) -> Aftermath:
+        """Look at what our define led to: everything that happened since the mark, and the text behind it."""
+        listed = draft.plan.listed
+        events = self._watch.wait(listed.uuid, mark)
+        found = Aftermath(draft.xml, draft.goal.state, events, events, self._read(listed))
+        if found.quiet:
+            self._quiet[number] = mark, found
+            return found
+        if found.unexplained or found.state is not draft.goal.state:
+            self._watch.wait_for_another(listed.uuid, mark)
+        for _ in range(self._limits.attempts):  # until there is a moment between two edits
+            text = self._read(listed)
+            self._watch.fence()
+            before, events = events, self._watch.since(listed.uuid, mark)
             if events == before:
                 break
-        return events, xml
+        found = replace(found, events=events, text=text)
+        self._note(number, found)
+        return found
+
+    def _note(self, number: int, found: Aftermath) -> None:
+        lasting = {cause: told for cause, told in self._found.get(number, {}).items() if cause in LASTING}
+        self._found[number] = {**lasting, **found.findings()}
+
+    def _listen_once_more(self, listed: Mapping[int, Listed]) -> None:
+        """Look again at changes that seemed undisturbed, if libvirt tells only now of another edit.
+
+        It lets go of a domain before it queues the event of a define: one that ours overwrote may be told of behind it.
+        """
+        quiet, self._quiet = self._quiet, {}
+        with suppress(PmuconfError):  # nothing can be heard any more: the next step says so
+            if quiet:
+                self._watch.fence()
+            for number, (mark, found) in quiet.items():
+                events = self._watch.since(listed[number].uuid, mark)
+                if events != found.events:
+                    with suppress(DomainVanished):
+                        self._note(number, replace(found, events=events, text=self._read(listed[number])))
+
+    def _changed(self, number: int, draft: _Draft, found: Aftermath) -> Result:
+        if found.unexplained:
+            self._count_failure()
+        changed = replace(draft.plan, old=draft.old, goal=draft.goal)
+        result = result_of(changed, Outcome.CHANGED, "", NOVA_NOTE if draft.plan.nova else "", number)
+        return replace(result, pending=self._pending(draft))
+
+    def _pending(self, draft: _Draft) -> bool:
+        """Whether its guest runs, or has a saved image, with another state as of now.
+
+        A guest that is started later gets the new state.
+        """
+        listed = draft.plan.listed
+        try:
+            image = self._hypervisor.saved_xml(listed) if self._hypervisor.is_saved(listed) else None
+            live = self._hypervisor.live_xml(listed) if self._hypervisor.is_active(listed) else None
+            texts = [xml for xml in (image, live) if xml is not None]
+            return any(read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not draft.goal.state for xml in texts)
+        except DomainVanished:
+            return False
+        except PmuconfError:  # the change is verified all the same
+            return draft.plan.pending
+
+    def _with_findings(self, number: int, result: Result) -> Result:
+        """The result with what was found behind its define."""
+        found = self._found.get(number, {})
+        if result.outcome in (Outcome.ALREADY, Outcome.BUSY, Outcome.VANISHED, Outcome.FAILED, Outcome.TRANSIENT):
+            found = {cause: told for cause, told in found.items() if cause in LASTING}
+        if not found:
+            return result
+        told = [found[cause] for cause in SENTENCES if cause in found]
+        cause = next(cause for cause in SENTENCES if cause in found)
+        if result.outcome is Outcome.FAILED:  # that is the graver cause
+            told = [f"{SENTENCES[cause]} ({cause})" for cause in SENTENCES if cause in found]
+            return replace(result, note="; and ".join([result.note, *told]))
+        kept = [result.note] if result.outcome is Outcome.CHANGED and result.note else []
+        return replace(result, cause=cause or result.cause, note="; ".join([*told, *kept]))
 
     def _ended(self, draft: _Draft) -> Status | None:
         """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
@@ -251,13 +347,7 @@ class _Worker:
             return None
         return Status.DONE if state is draft.goal.state else Status.ABANDONED
 
-
-def _made_anew(events: tuple[str, ...]) -> bool:
-    """Whether our define, the only one, came behind an undefine.
-
-    A running domain that is undefined lives on without a next boot, and a define then counts as an update.
-    """
-    if DefineWatch.ADDED in events:
-        return True
-    first = events.index(DefineWatch.DEFINED)
-    return DefineWatch.UNDEFINED in events[:first]
+    @staticmethod
+    def _transient(plan: Plan) -> tuple[Result, Status]:
+        note = "it became transient: it has no next boot any more"
+        return result_of(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED

@@ -146,6 +146,14 @@ _CHANGE_OPTS: Final[list[cfg.Opt]] = [
         help="How many domains one run may change before it stops; 0 for no limit. --max-changes overrides it.",
     ),
     cfg.IntOpt(
+        "max_failures",
+        default=3,
+        min=0,
+        help="When more domains than this have failed in one run, it changes nothing more. A domain that differs in "
+        "more than its PMU afterwards, nobody knows why, counts too. --max-failures overrides it. 'pmuconf serve' "
+        "has one of its own, [service] max_failures.",
+    ),
+    cfg.IntOpt(
         "attempts",
         default=5,
         min=1,
@@ -316,6 +324,7 @@ class Settings:
     files: tuple[str, ...]
     unused_rules: tuple[str, ...]
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    max_failures: int = 3
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
@@ -378,6 +387,7 @@ def _settings(conf: cfg.ConfigOpts, written: _Written) -> Settings:
         parallel=conf.libvirt.parallel,
         max_xml_bytes=conf.libvirt.max_xml_bytes,
         max_changes=conf.change.max_changes,
+        max_failures=conf.change.max_failures,
         attempts=conf.change.attempts,
         journal=Path(conf.journal.path),
         retention_days=conf.journal.retention_days,

@@ -28,7 +28,10 @@ class Kind(enum.Enum):
 
 
 class Status(enum.Enum):
-    """How a change ended: ``ABANDONED`` left the domain as it was, ``RESTORED`` put it back after a bad define."""
+    """How a change ended: ``ABANDONED`` left the domain as it was.
+
+    ``RESTORED`` put it back after a define that did more: what pmuconf 0.1.0 did, and no longer does.
+    """
 
     IN_FLIGHT = "in-flight"
     DONE = "done"

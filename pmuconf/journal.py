@@ -2,7 +2,7 @@
 
 A change is written here before it is made, and settled when it has been verified; what a crash leaves in flight
 the next run settles by looking at the domain. It keeps PMU facts only. The one exception is a change in flight,
-which holds the domain's whole XML with its secrets, so that a define that went wrong can be put right; when the
+which holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards; when the
 change is settled it is wiped from the file (secure_delete, and the write-ahead log is cut off).
 
 SQLite in WAL mode with synchronous=FULL: what is committed is on the disk (https://sqlite.org/wal.html).
@@ -14,7 +14,7 @@ import os
 import pwd
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -210,6 +210,17 @@ class Journal:
             "WHERE kind = 'canary' AND status = 'done' AND run = (SELECT run FROM change WHERE id = ?)",
             (newest[0].id,),
         )
+
+    def refused(self, driver: Driver, causes: Collection[str]) -> frozenset[str]:
+        """The UUIDs of domains on this driver whose last change that was tried ended for one of these causes."""
+        where, values = self._of(driver)
+        tried = f"status = 'done' OR cause IN ({', '.join('?' * len(causes))})"
+        newest = f"SELECT max(id) FROM change WHERE ({where}) AND ({tried}) GROUP BY uuid"
+        with self._lock, self._store.work():
+            rows = self._connection.execute(
+                f"SELECT uuid FROM change WHERE status != 'done' AND id IN ({newest})", [*values, *causes]
+            ).fetchall()
+        return frozenset(uuid for (uuid,) in rows)
 
     def purge(self, days: int) -> int:
         """Drop finished changes older than so many days, 0 for all; how many there were. Those in flight stay."""

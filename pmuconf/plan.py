@@ -49,6 +49,13 @@ class Outcome(enum.Enum):
 
 
 _FINDINGS: Final = frozenset({Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED})
+_BY_CAUSE: Final = {
+    "defined-anew": "if it is not wanted: virsh undefine {0.uuid}",
+    "edit-overwritten": "repeat that edit if it is lost",
+    "not-confirmed": "repeat that edit if there was one and it is lost",
+    "differs-after": "compare it with what it should be: virsh dumpxml --inactive {0.uuid}",
+    "refused-by-libvirt": "mend its definition until 'virsh edit {0.uuid}' takes a change",
+}
 _REMEDIES: Final = {
     Outcome.TRANSIENT: "who starts it must ask for the PMU state",
     Outcome.OBSERVED: "[policy] nova_domains = enforce, or better the plugin pmuconf-nova, or hw:pmu in the flavor",
@@ -104,14 +111,16 @@ class Result:
         """The exit status that it deserves: 255 failed, 2 off policy, 1 waits or was left alone, 0 as wanted."""
         if self.outcome is Outcome.FAILED:
             return 255
-        if self.outcome in _FINDINGS:
+        if self.outcome in _FINDINGS or self.cause == "defined-anew":
             return 2
         return 1 if self.pending or self.cause else 0
 
     @property
     def remedy(self) -> str:
         """What brings it further; empty where nothing is left to do."""
-        return power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
+        first = _BY_CAUSE.get(self.cause, "").format(self)
+        then = power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
+        return "; ".join(filter(None, (first, then)))
 
     def record(self) -> dict[str, Any]:
         """The same as data, for tables and programs."""

@@ -54,18 +54,21 @@ class Run:
         *,
         state: PmuState | None = None,
         max_changes: int | None = None,
+        max_failures: int | None = None,
         canary: int = 0,
         go_on: bool = False,
     ) -> list[Result]:
         """Bring domains on policy, all of them or those named: what is changed first, then what is left alone.
 
         :param state: bring them to this state instead of what the rules want; what beats every rule beats this too.
-        :param max_changes: None for the configuration's; see Limits for the others.
+        :param max_changes: None for the configuration's, and so with max_failures; see Limits for the others.
         :raises PmuconfError: request-refused (before anything is changed), canary-missing, canary-lost, locked, ...
         """
         policy = self.settings.policy if state is None else requesting(self.settings.policy, state)
         limit = self.settings.max_changes if max_changes is None else max_changes
-        limits = Limits(max_changes=limit, canary=canary, go_on=go_on, attempts=self.settings.attempts)
+        limits = replace(self._limits, max_changes=limit, canary=canary, go_on=go_on)
+        if max_failures is not None:
+            limits = replace(limits, max_failures=max_failures)
         continues = go_on and not canary
         with self._begun(remembers=continues) as (hypervisor, journal):
             if continues:
@@ -192,8 +195,12 @@ class Run:
 
     def _undone(self, hypervisor: Hypervisor, journal: Journal | None, entries: Sequence[Entry]) -> list[Result]:
         plans, rest = plan_rollback(entries, partial(self._now, hypervisor))
-        limits = Limits(attempts=self.settings.attempts)
-        return [*self._carried_out(hypervisor, journal, plans, limits, Kind.ROLLBACK), *rest]
+        return [*self._carried_out(hypervisor, journal, plans, self._limits, Kind.ROLLBACK), *rest]
+
+    @property
+    def _limits(self) -> Limits:
+        """Those of the configuration that hold for every run."""
+        return Limits(attempts=self.settings.attempts, max_failures=self.settings.max_failures)
 
     def _now(self, hypervisor: Hypervisor, uuid: str) -> tuple[Listed, Vm] | None:
         listed = hypervisor.find(uuid)

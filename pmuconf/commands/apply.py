@@ -29,7 +29,7 @@ class ResultTable(Table):
         rows: list[Mapping[str, Any]] = []
         for result in results:
             self.status = max(self.status, result.status)
-            if result.note == NOVA_NOTE and _NOVA_LASTS not in self.closing:
+            if NOVA_NOTE in result.note and _NOVA_LASTS not in self.closing:
                 self.closing.append(_NOVA_LASTS)
             rows.append(result.record())
         return rows
@@ -39,13 +39,14 @@ class Apply(ResultTable):
     """Bring domains on policy: write the PMU state that their next boot is to have.
 
     A running guest is never touched: it gets its new PMU state when it is stopped and started. Transient domains
-    are left alone. Each change is written to the journal before it is made, and verified after: nothing but
-    <features><pmu/> may differ. pmuconf rollback takes changes back.
+    are left alone. Each change is written to the journal before it is made, and verified after. What differs then
+    beside <features><pmu/> is reported and left as it is. pmuconf rollback takes changes back.
 
-    Limits: --max-changes; the run stops at the first failure; --canary changes a few first.
+    Limits: --max-changes; --max-failures, for a domain that fails stops nobody else; --canary changes a few first.
+    The next run takes a domain last that libvirt refused to define.
 
-    Exit status: 0 all as wanted, 1 something waits for a restart or can't be changed, 2 drift remains (with
-    --dry-run: something would be changed), 255 error or a change that failed.
+    Exit status: 0 all as wanted, 1 something waits for a restart or can't be changed, 2 drift remains or a domain came
+    back that somebody had undefined (with --dry-run: something would be changed), 255 error or a change that failed.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -58,6 +59,13 @@ class Apply(ResultTable):
             type=_count,
             metavar="N",
             help="Stop after N changes; 0 for no limit. The default is [change] max_changes.",
+        )
+        parser.add_argument(
+            "--max-failures",
+            type=_count,
+            metavar="N",
+            help="Stop when more than N domains have failed, or differ in more than their PMU afterwards, nobody knows "
+            "why. The default is [change] max_failures.",
         )
         parser.add_argument(
             "--canary",
@@ -76,8 +84,13 @@ class Apply(ResultTable):
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         run = run_of(self, args, dry=args.dry_run)
-        limits = {"max_changes": args.max_changes, "canary": args.canary, "go_on": args.go_on}
-        results = run.apply(args.domains, **limits)
+        results = run.apply(
+            args.domains,
+            max_changes=args.max_changes,
+            max_failures=args.max_failures,
+            canary=args.canary,
+            go_on=args.go_on,
+        )
         rows = self.rows(results)
         if args.dry_run:
             plans = sum(result.outcome is Outcome.PLANNED for result in results)
@@ -102,4 +115,6 @@ def _sentence(rows: list[Mapping[str, Any]]) -> str:
         return "nothing to change: all as the policy wants"
     pending = sum(row["pending"] for row in rows)
     waiting = f"; {pending} of them run on with the old PMU state until they are stopped and started" if pending else ""
-    return ", ".join(f"{number} {what}" for what, number in counts.items()) + waiting
+    failed = counts.get(Outcome.FAILED.value, 0)
+    after = "; the next run tries domains last that libvirt refused to define" if failed else ""
+    return ", ".join(f"{number} {what}" for what, number in counts.items()) + waiting + after

@@ -18,8 +18,8 @@ __all__ = ["PurgeJournal", "ShowJournal"]
 class ShowJournal(Table):
     """List the changes that pmuconf made, newest first.
 
-    status: done, undone (rolled back since), abandoned (not made), restored (put back at once after a define went
-    wrong), in-flight (interrupted; the next apply or rollback settles it).
+    status: done, undone (rolled back since), abandoned (not made), in-flight (interrupted; the next apply or rollback
+    settles it), restored (put back at once, as 0.1.0 did after a define that changed more than the PMU).
 
     Exit status: 0, or 255 for an error.
     """

@@ -72,6 +72,7 @@ class Service:
         self._agenda = Agenda(0)
         self._vms: dict[str, Vm] = {}
         self._failed: set[str] = set()
+        self._differing: set[str] = set()  # since the last pass
         self.health.failed.set_function(lambda: len(self._failed))
         self._tripped = False
         self._document: Mapping[str, Any] | None = None
@@ -128,6 +129,7 @@ class Service:
         self._agenda.debounce = chosen.service.debounce
         self._allowance = Allowance(chosen.max_changes, chosen.service.changes_per_minute, time.monotonic())
         self._failed.clear()
+        self._differing.clear()
         self._tripped = False
         for area in ("failures", "configuration", "changes"):
             self.health.well(area)
@@ -196,6 +198,7 @@ class Service:
             return
         self._vms = {listed.uuid: vm for listed, vm in looked}
         self._failed &= self._vms.keys()
+        self._differing.clear()
         # What an earlier connection or run left in flight is settled first, even if nothing else is to be done.
         self._change(hypervisor, looked, {}, settle=fresh, failed_too=True)
         self.health.passed()
@@ -261,7 +264,7 @@ class Service:
         if not chosen.service.enforces or self._tripped:
             return
         plans = to_be_changed(chosen, looked)
-        # Those that failed come last, for the first failure ends a run.
+        # Those that failed come last, so that they take nothing from the allowance of the others.
         plans = sorted((one for one in plans if failed_too or not self._fails(one)), key=self._fails)
         allowed = self._allowance.left(now)
         rest = plans[allowed:]
@@ -293,13 +296,18 @@ class Service:
         with writing(connecting, chosen.journal, chosen.retention_days) as (hypervisor, journal, settled):
             for sentence in settled:
                 self._log.warning("settled", sentence)
-            for result in apply(hypervisor, journal, plans, Limits(attempts=chosen.attempts)):
-                self._alive()
-                if result.outcome is not Outcome.NOT_REACHED and result.cause not in _CONNECTION:
-                    left.discard(result.uuid)
-                    self._account(result, since)
-                if self._stopping:
-                    break
+            new, again = ([one for one in plans if self._fails(one) is failed] for failed in (False, True))
+            most = chosen.service.max_failures - len(self._failed | self._differing)
+            for some, failures in ((new, most), (again, len(again))):
+                if not some or self._stopping or self._tripped:
+                    continue
+                for result in apply(hypervisor, journal, some, Limits(attempts=chosen.attempts, max_failures=failures)):
+                    self._alive()
+                    if result.outcome is not Outcome.NOT_REACHED and result.cause not in _CONNECTION:
+                        left.discard(result.uuid)
+                        self._account(result, since)
+                    if self._stopping:
+                        break
 
     def _account(self, result: Result, since: Mapping[str, float | None]) -> None:
         """What became of one change."""
@@ -319,15 +327,17 @@ class Service:
             self._failed.add(uuid)
         else:
             self._failed.discard(uuid)
+        if result.cause == "differs-after":
+            self._differing.add(uuid)
         self._tell(result)
-        most = self._chosen.service.max_failures
-        if len(self._failed) > most and not self._tripped:
+        most, failed = self._chosen.service.max_failures, len(self._failed | self._differing)
+        if failed > most and not self._tripped:
             self._tripped = True
             self._trouble(
                 "failures",
                 PmuconfError(
-                    f"the changes of {len(self._failed)} domains failed, and [service] max_failures is {most}: nothing "
-                    "is changed any more until the service is reloaded",
+                    f"the changes of {failed} domains failed or left more changed than the PMU, and [service] "
+                    f"max_failures is {most}: nothing is changed any more until the service is reloaded",
                     cause="too-many-failures",
                 ),
             )

@@ -182,6 +182,46 @@ class TestWhatIsLeftAlone:
         guest.create()
         assert oracle.pmu(host.live_xml("web")) == "on"
 
+    @pytest.mark.parametrize("method", ["next_boot_xml", "define"])
+    def test_a_guest_that_starts_during_the_run_is_pending(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        """With the old state, though the plan knew nothing of it."""
+        (guest,) = host.define(plain_domain("web", pmu="on"))
+        moments.before(monkeypatch, method, guest.create, call=2 if method == "next_boot_xml" else 1)
+        ran = host.json("apply")
+        assert (host.pmu("web"), oracle.pmu(host.live_xml("web"))) == ("off", "on")
+        assert (ran.by_name("outcome"), ran.by_name("pending")) == ({"web": "changed"}, {"web": True})
+        assert ran.status == 1
+
+    def test_one_that_starts_behind_the_change_has_the_new_state(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (guest,) = host.define(plain_domain("web", pmu="on"))
+        moments.after(monkeypatch, "define", guest.create)
+        ran = host.json("apply")
+        assert oracle.pmu(host.live_xml("web")) == "off"
+        assert (ran.status, ran.by_name("pending")) == (0, {"web": False})
+
+    def test_one_that_stops_during_the_run_waits_for_nothing(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        (guest,) = host.define(plain_domain("web", pmu="on"))
+        guest.create()
+        moments.before(monkeypatch, "define", guest.destroy)
+        ran = host.json("apply")
+        assert (ran.status, ran.by_name("pending")) == (0, {"web": False})
+
+    def test_one_that_is_saved_during_the_run_is_pending(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        (guest,) = host.define(plain_domain("web", pmu="on"))
+
+        def saved() -> None:
+            guest.create()
+            guest.managedSave()
+
+        moments.before(monkeypatch, "define", saved)
+        ran = host.json("apply")
+        assert oracle.pmu(guest.managedSaveGetXMLDesc(0)) == "on"
+        assert (ran.status, ran.by_name("pending")) == (1, {"web": True})
+
     def test_a_transient_guest_stays_transient(self, host: Host) -> None:
         guest = host.connection.createXML(plain_domain("job", pmu="on"))
         live, pid = host.live_xml("job"), host.guest_pid("job")

@@ -1,12 +1,14 @@
-"""How far one run of ``pmuconf apply`` goes: limits, the canary, the first failure, and one writer at a time."""
+"""How far one run of ``pmuconf apply`` goes: limits, the canary, failures, and one writer at a time."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -14,6 +16,45 @@ import pytest
 from pmuconf.journal import writer_lock
 from tests.functional.host import OFF, ON, Defines, Host, until
 from tests.support.domains import plain_domain
+
+# Made once by libvirt 9.0 while the emulator was there; and what it makes of its own text.
+EMULATOR_GONE = """\
+<domain type='qemu'>
+  <name>a</name>
+  <memory unit='KiB'>16384</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>{emulator}</emulator>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+OWN_DUMP_REFUSED = """\
+<domain type='qemu'>
+  <name>a</name>
+  <memory unit='KiB'>32768</memory>
+  <vcpu>2</vcpu>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <cpu>
+    <numa>
+      <cell id='0' cpus='0' memory='16384' unit='KiB'>
+        <cache level='1' associativity='none' policy='none'>
+          <size value='10' unit='KiB'/>
+          <line value='8' unit='B'/>
+        </cache>
+      </cell>
+      <cell id='1' cpus='1' memory='16384' unit='KiB'/>
+      <interconnects>
+        <latency initiator='0' target='0' type='access' value='5'/>
+      </interconnects>
+    </numa>
+  </cpu>
+  <devices><memballoon model='none'/></devices>
+</domain>
+"""
 
 
 def names(number: int) -> list[str]:
@@ -131,35 +172,108 @@ class TestCanary:
 
 
 class TestFailure:
-    """The first failure ends the run: what was not begun by then stays as it is."""
+    """A domain that libvirt refuses to define is as it was, and stops nobody else, up to a limit."""
 
-    def test_one_after_the_other(self, host: Host) -> None:
+    def test_the_others_go_on(self, host: Host) -> None:
         host.configure(f"{OFF}[libvirt]\nparallel = 1\n")
         host.define(*map(plain_domain, names(8)))
         host.spoil("vm-003")
 
         ran = host.json("apply")
 
-        assert changed(host) == names(3)
-        outcomes = ran.by_name("outcome")
-        assert [outcomes[name] for name in names(8)] == ["changed"] * 3 + ["failed"] + ["not-reached"] * 4
-        assert {row["cause"] for row in ran.rows if row["outcome"] == "not-reached"} == {"stopped-by-failure"}
+        assert changed(host) == [name for name in names(8) if name != "vm-003"]
+        assert Counter(ran.by_name("outcome").values()) == {"changed": 7, "failed": 1}
         assert ran.by_name("cause")["vm-003"] == "refused-by-libvirt"
         assert "vm-003.xml.new" in ran.by_name("note")["vm-003"]
+        assert "virsh edit" in ran.by_name("remedy")["vm-003"]
         assert ran.status == 255
-        status = {row["name"]: row["status"] for row in host.json("journal").rows}
-        assert [status[name] for name in names(8)] == ["done"] * 3 + ["abandoned"] * 5
+        assert "1 failed" in host.pmuconf("apply").err
+        assert {row["status"] for row in host.json("journal", "vm-003").rows} == {"abandoned"}
 
         host.mend("vm-003")
         assert host.pmuconf("apply").status == 0
         assert changed(host) == names(8)
+
+    def test_it_is_tried_last_the_next_time(self, host: Host) -> None:
+        host.configure(f"{OFF}[libvirt]\nparallel = 1\n")
+        host.define(*map(plain_domain, names(2)))
+        host.spoil("vm-000")
+        assert host.pmuconf("apply").status == 255
+        host.define(*map(plain_domain, names(4)[1:]))
+        ran = host.json("apply", "--max-changes", "3")
+        assert [row["name"] for row in ran.rows] == ["vm-001", "vm-002", "vm-003", "vm-000"]
+        assert changed(host) == names(4)[1:]
+        host.mend("vm-000")
+        assert host.pmuconf("apply").status == 0
+        host.define(*map(plain_domain, names(4)))
+        assert [row["name"] for row in host.json("apply").rows] == names(4)
+
+    def test_a_run_that_did_not_come_to_it_does_not_forget_that(self, host: Host) -> None:
+        host.configure(f"{OFF}[libvirt]\nparallel = 1\n")
+        host.define(*map(plain_domain, names(2)))
+        host.spoil("vm-000")
+        assert host.pmuconf("apply").status == 255
+        host.define(plain_domain("vm-001"))
+        host.spoil("vm-001")
+        assert host.pmuconf("apply", "--max-failures", "0").status == 255  # it stops at vm-001
+        host.define(plain_domain("vm-002"))
+        assert [row["name"] for row in host.json("apply").rows] == ["vm-002", "vm-000", "vm-001"]
+
+    def test_it_is_no_canary(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(4)))
+        host.spoil("vm-000")
+        first = host.json("apply", "--canary", "1", "--continue")
+        assert first.by_name("cause")["vm-001"] == "canary-failed"
+        assert changed(host) == []
+        second = host.json("apply", "--canary", "1", "--continue")
+        assert second.by_name("outcome") == {"vm-000": "failed", **dict.fromkeys(names(4)[1:], "changed")}
+        assert {row["name"]: row["kind"] for row in host.json("journal", "--limit", "4").rows}["vm-001"] == "canary"
+
+    def test_nor_the_only_one_to_be_left_for_ever(self, host: Host) -> None:
+        host.define(plain_domain("vm-000"))
+        host.spoil("vm-000")
+        assert host.pmuconf("apply").status == 255
+        assert host.json("apply", "--canary", "1").by_name("outcome") == {"vm-000": "failed"}
+
+    def test_more_than_the_limit_stop_the_run(self, host: Host) -> None:
+        host.configure(f"{OFF}[libvirt]\nparallel = 1\n")
+        host.define(*map(plain_domain, names(8)))
+        for name in names(8)[1:7]:
+            host.spoil(name)
+
+        ran = host.json("apply", "--max-failures", "2")
+
+        outcomes = ran.by_name("outcome")
+        assert [outcomes[name] for name in names(8)] == ["changed", *["failed"] * 3, *["not-reached"] * 4]
+        assert {row["cause"] for row in ran.rows if row["outcome"] == "not-reached"} == {"too-many-failures"}
+        assert ran.status == 255
+        status = {row["name"]: row["status"] for row in host.json("journal").rows}
+        assert [status[name] for name in names(8)] == ["done", *["abandoned"] * 7]
+
+    def test_the_limit_in_the_policy_file(self, host: Host) -> None:
+        host.configure(f"{OFF}[libvirt]\nparallel = 1\n[change]\nmax_failures = 0\n")
+        host.define(*map(plain_domain, names(3)))
+        host.spoil("vm-000")
+        ran = host.json("apply")
+        assert ran.by_name("outcome") == {"vm-000": "failed", "vm-001": "not-reached", "vm-002": "not-reached"}
+
+    def test_it_holds_for_a_roll_back_too(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(4)))
+        assert host.pmuconf("apply").status == 0
+        host.spoil("vm-001")
+        ran = host.json("rollback", "--all")
+        assert Counter(ran.by_name("outcome").values()) == {"changed": 3, "failed": 1}
+        assert changed(host) == ["vm-001"]
+        host.mend("vm-001")
+        assert host.pmuconf("rollback", "--all").status == 0
+        assert changed(host) == []
 
     def test_side_by_side(self, host: Host) -> None:
         """What the journal and the answer say is what was done; and later batches are not begun."""
         host.define(*map(plain_domain, names(80)))
         host.spoil("vm-010")
 
-        ran = host.json("apply")
+        ran = host.json("apply", "--max-failures", "0")
 
         told = [name for name, outcome in ran.by_name("outcome").items() if outcome == "changed"]
         assert told == changed(host)
@@ -169,6 +283,19 @@ class TestFailure:
         assert "vm-010" not in told
         assert len(ran.rows) == 80
         assert ran.status == 255
+
+    @pytest.mark.parametrize("what", [EMULATOR_GONE, OWN_DUMP_REFUSED], ids=["emulator-gone", "own-dump-refused"])
+    def test_one_that_libvirt_will_not_take_back(self, host: Host, tmp_path: Path, what: str) -> None:
+        """It took them once, and hands them out: what it refuses is its own text."""
+        emulator = tmp_path / "kvm-spice"
+        emulator.symlink_to(shutil.which("qemu-system-x86_64") or "")
+        host.define(what.format(emulator=emulator), plain_domain("b"), plain_domain("c"))
+        emulator.unlink()
+        before = host.xml("a")
+        ran = host.json("apply")
+        assert ran.by_name("outcome") == {"a": "failed", "b": "changed", "c": "changed"}
+        assert ran.by_name("cause")["a"] == "refused-by-libvirt"
+        assert host.xml("a") == before
 
     def test_a_domain_whose_xml_cant_be_judged_stops_nobody(self, host: Host) -> None:
         """That is known before anything is changed."""

@@ -84,6 +84,7 @@ def test_every_option_is_read(write: Write) -> None:
 
         [change]
         max_changes = 0
+        max_failures = 9
         attempts = 1
 
         [journal]
@@ -111,6 +112,7 @@ def test_every_option_is_read(write: Write) -> None:
         parallel=32,
         max_xml_bytes=4096,
         max_changes=0,
+        max_failures=9,
         attempts=1,
         journal=Path("/srv/journal"),
         retention_days=1,

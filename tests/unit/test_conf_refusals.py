@@ -79,7 +79,7 @@ def test_options_in_the_default_group(path: Path) -> None:
         ("policy", "pmu", ["default", "rules", "nova_domains"]),
         ("rule:a", "flavour", ["pmu", "reason", *CRITERIA, "mode"]),
         ("libvirt", "url", ["uri", "parallel", "max_xml_bytes"]),
-        ("change", "max-changes", ["max_changes", "attempts"]),
+        ("change", "max-changes", ["max_changes", "max_failures", "attempts"]),
         ("journal", "file", ["path", "retention_days"]),
     ],
 )
@@ -104,6 +104,7 @@ def test_an_unknown_option(path: Path, group: str, option: str, allowed: list[st
         ("libvirt", "max_xml_bytes", "4095", "4096 or more"),
         ("libvirt", "max_xml_bytes", "", "4096 or more"),
         ("change", "max_changes", "-1", "0 or more"),
+        ("change", "max_failures", "-1", "0 or more"),
         ("change", "max_changes", "1.5", "0 or more"),
         ("change", "max_changes", "", "0 or more"),
         ("change", "attempts", "0", "1 to 100"),

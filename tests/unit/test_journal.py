@@ -373,3 +373,34 @@ class TestCarried:
             assert other.last_canary(HERE) == []
         assert journal.copy_of(entry) == entry, "its own journal knows it too"
         assert entry.standing
+
+
+class TestRefused:
+    """Which domains libvirt refused to define the last time that it was tried."""
+
+    CAUSES = frozenset({"refused", "denied"})
+
+    def ended(self, journal: Journal, status: Status, cause: str, uuid: str = "u1", uri: str = URI) -> None:
+        (number,) = journal.begin([intent(uuid, uri=uri)])
+        journal.settle([(number, status, cause)])
+
+    def test_by_the_causes_that_are_asked_for(self, journal: Journal) -> None:
+        self.ended(journal, Status.ABANDONED, "refused", "a")
+        self.ended(journal, Status.ABANDONED, "denied", "b")
+        self.ended(journal, Status.ABANDONED, "busy", "c")
+        self.ended(journal, Status.DONE, "", "d")
+        assert journal.refused(HERE, self.CAUSES) == {"a", "b"}
+
+    def test_a_change_that_was_made_since_ends_it(self, journal: Journal) -> None:
+        self.ended(journal, Status.ABANDONED, "refused")
+        self.ended(journal, Status.DONE, "")
+        assert journal.refused(HERE, self.CAUSES) == frozenset()
+
+    def test_one_that_was_not_even_begun_does_not(self, journal: Journal) -> None:
+        self.ended(journal, Status.ABANDONED, "refused")
+        self.ended(journal, Status.ABANDONED, "too-many-failures")
+        assert journal.refused(HERE, self.CAUSES) == {"u1"}
+
+    def test_another_drivers_are_none(self, journal: Journal) -> None:
+        self.ended(journal, Status.ABANDONED, "refused", uri="test:///other")
+        assert journal.refused(HERE, self.CAUSES) == frozenset()

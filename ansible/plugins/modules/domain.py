@@ -33,6 +33,12 @@ options:
         100 if that says nothing.
       - What was not reached is in the results, and C(status) is 2.
     type: int
+  max_failures:
+    description:
+      - Stop when more domains than this have failed, or differ in more than their PMU afterwards, nobody knows why.
+        The default is C([change] max_failures) of the configuration, 3 if that says nothing.
+      - A domain that fails stops no other up to there. The task fails in the end.
+    type: int
   canary:
     description:
       - Change so many domains and stop; with C(continue), go on with the others once these are verified.
@@ -170,6 +176,7 @@ def main():
             names={"type": "list", "elements": "str", "default": [], "aliases": ["name", "domains"]},
             state={"type": "str", "choices": ["policy", "off", "on"], "default": "policy"},
             max_changes={"type": "int"},
+            max_failures={"type": "int"},
             canary={"type": "int", "default": 0},
             **{"continue": {"type": "bool", "default": False}},
         ),
@@ -179,7 +186,7 @@ def main():
         module.fail_json(
             msg=f"state {asked['state']} takes names: it is asked of domains, not of a host", cause="usage"
         )
-    for option in ("max_changes", "canary"):
+    for option in ("max_changes", "max_failures", "canary"):
         if (asked[option] or 0) < 0:
             module.fail_json(msg=f"{option}: {asked[option]} is less than 0", cause="usage")
     with telling(module):
@@ -189,6 +196,7 @@ def main():
             asked["names"],
             state=None if asked["state"] == "policy" else PmuState(asked["state"]),
             max_changes=asked["max_changes"],
+            max_failures=asked["max_failures"],
             canary=asked["canary"],
             go_on=asked["continue"],
         )

@@ -1,0 +1,142 @@
+"""What a define of ours led to, judged by what was heard and read behind it. Pure: it looks at nothing itself.
+
+Nothing is ever put right here: what differs is libvirt's own doing or somebody else's edit, and neither is ours to
+undo. So each finding is a sentence for the report, and the domain stays as it was found.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from pmuconf.difference import differences, in_metadata, of_libvirt
+from pmuconf.domain import PmuState, read_libvirt
+from pmuconf.hypervisor import DefineWatch
+
+__all__ = ["LASTING", "SENTENCES", "Aftermath"]
+
+SENTENCES: Final = {
+    "defined-anew": "somebody undefined it in the moment of the change, and the change defined it anew: it stays",
+    "edit-overwritten": "somebody else edited it in the moment of the change: look whether that edit is lost",
+    "not-confirmed": "libvirt did not report our own define, so somebody else's edit in that moment may be lost",
+    "differs-after": "it differs in {places} too, by libvirt's own normalising or somebody else's edit: that stays",
+    "": "libvirt itself gave {places} another form",
+}
+"""What is said of each finding, the gravest first; the last one is no trouble."""
+
+LASTING: Final = frozenset({"edit-overwritten", "not-confirmed"})
+"""What stays true though the change is made once more, on top of another text."""
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What was found behind a define of ours.
+
+    :param before: the text that was there right before it.
+    :param goal: the PMU state that it gave the domain.
+    :param at_once: the events of the domain up to a fence right behind the define (see DefineWatch).
+    :param events: those up to the last look.
+    :param text: what was read at the last look.
+    """
+
+    before: str
+    goal: PmuState
+    at_once: tuple[str, ...]
+    events: tuple[str, ...]
+    text: str
+
+    @cached_property
+    def state(self) -> PmuState:
+        """The PMU state at the last look."""
+        return read_libvirt(self.text, max_bytes=sys.maxsize).pmu
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """Where else the domain differs from before."""
+        return differences(self.before, self.text)
+
+    @property
+    def ours(self) -> bool:
+        """Whether the domain is at the last look just what we defined."""
+        return self.state is self.goal and not self.places
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody else was at it, as far as can be known."""
+        return self.ours and self.events == self.at_once == (DefineWatch.DEFINED,)
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether the domain differs, and nothing that was heard of says by whom."""
+        others = _defines(self.events) > 1 or (DefineWatch.METADATA in self.events and in_metadata(self.places))
+        return bool(self.places) and not others and not of_libvirt(self.places)
+
+    def findings(self) -> dict[str, str]:
+        """A cause code and a sentence for each finding."""
+        found = {
+            "defined-anew": self._made_anew,
+            "edit-overwritten": self._overwritten,
+            "not-confirmed": _defines(self.events) == 0,
+            "differs-after": self.unexplained,
+            "": bool(self.places) and of_libvirt(self.places),
+        }
+        places = ", ".join(self.places)
+        return {cause: text.format(places=places) for cause, text in SENTENCES.items() if found[cause]}
+
+    @property
+    def _made_anew(self) -> bool:
+        """Whether our define, which stands, came behind an undefine.
+
+        A running domain that is undefined lives on without a next boot, and a define then counts as an update.
+        """
+        if not self.ours:
+            return False
+        if _defines(self.events) < 2:  # whatever the order in which libvirt tells of it: the domain is there
+            return DefineWatch.UNDEFINED in self.events or DefineWatch.ADDED in self.events
+        events = self.at_once if _defines(self.at_once) == 1 else self.events
+        last = max(at for at, what in enumerate(events) if what in _DEFINES)
+        return events[last] == DefineWatch.ADDED or DefineWatch.UNDEFINED in _behind_define(events[:last])
+
+    @property
+    def _overwritten(self) -> bool:
+        """Whether an edit of somebody else's may have come between our last look and our define.
+
+        Never a silence, now and then a false alarm: of two defines close together nobody can tell which was ours.
+        """
+        if _defines(_behind_undefine(self.at_once)) > 1:
+            return True
+        events = _behind_undefine(self.events)
+        if self.ours:
+            return _defines(events) > 1 or DefineWatch.METADATA in events
+        if DefineWatch.UNDEFINED in self.events:
+            return False  # what stands is somebody's define behind ours
+        defined = next((at for at, what in enumerate(self.at_once) if what in _DEFINES), len(self.at_once))
+        changed = any(in_metadata([place]) for place in self.places)
+        return DefineWatch.METADATA in self.at_once[:defined] or (DefineWatch.METADATA in events and not changed)
+
+
+_DEFINES: Final = (DefineWatch.DEFINED, DefineWatch.ADDED)
+
+
+def _defines(events: Sequence[str]) -> int:
+    return sum(what in _DEFINES for what in events)
+
+
+def _behind_undefine(events: tuple[str, ...]) -> tuple[str, ...]:
+    """The events behind the last undefine: what an undefine took away, nobody can have overwritten.
+
+    An undefine that is the last of all is passed over: the domain is there, so libvirt told of them out of order.
+    """
+    while events and events[-1] == DefineWatch.UNDEFINED:
+        events = events[:-1]
+    at = max((at for at, what in enumerate(events) if what == DefineWatch.UNDEFINED), default=-1)
+    return events[at + 1 :]
+
+
+def _behind_define(events: tuple[str, ...]) -> tuple[str, ...]:
+    """The events behind the last define."""
+    at = max((at for at, what in enumerate(events) if what in _DEFINES), default=-1)
+    return events[at + 1 :]
