@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import MAX_BTF, Btf
+from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
 from pmuconf.host.image import Beside, Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.machine import Offsets
 from pmuconf.host.names import FUNCTION, KVM, VENDORS, vendors_among
-from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.root import Root
 from pmuconf.host.unpack import Budget, unpacked
 
@@ -39,7 +39,6 @@ __all__ = [
     "in_file",
     "load_file",
     "offsets_of",
-    "running_build_id",
 ]
 
 _MAX_FILES: Final = 32
@@ -90,7 +89,7 @@ def find_code(root: Root) -> Found:
     machine = root.text("/proc/sys/kernel/arch")
     if machine is not None and machine != "x86_64":
         return Found(None, (PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86"),))
-    built_in = not root.exists("/sys/module/kvm/notes") and not root.exists("/sys/module/kvm/initstate")
+    built_in = kvm_built_in(root)
     if not root.exists("/sys/module/kvm"):
         return Found(
             None, (PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel"),)
@@ -119,19 +118,6 @@ def find_code(root: Root) -> Found:
     except PmuconfError as error:
         reasons.append(error.bare())
     return Found(None, tuple(reasons))
-
-
-def running_build_id(root: Root, built_in: bool = False) -> str | None:
-    """The build-id of the running KVM module, or of the kernel if KVM is built in."""
-    return _build_id(root, "/sys/kernel/notes" if built_in else "/sys/module/kvm/notes/.note.gnu.build-id")
-
-
-def _build_id(root: Root, name: str) -> str | None:
-    """The build-id in a file of ELF notes; None if it has none, or can't be read."""
-    try:
-        return build_id_of_notes(root.read(name))
-    except OSError:
-        return None
 
 
 def load_file(path: Path, budget: Budget | None = None, beside: ObjectFile | None = None) -> ObjectFile:
@@ -271,7 +257,7 @@ def _vendor_file(root: Root, vendor: str, kvm: ObjectFile, budget: Budget) -> Im
 
     :raises PmuconfError: it has no build-id, or no file with that is to be had.
     """
-    wanted = _build_id(root, f"/sys/module/{vendor}/notes/.note.gnu.build-id")
+    wanted = module_build_id(root, vendor)
     if wanted is None:
         raise PmuconfError(f"the running {vendor} tells no build-id", cause="no-build-id")
     _, file = _with_build_id(root, _modules(root, vendor), wanted, budget, kvm)

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file, trusted
-from pmuconf.host.code import running_build_id
 from pmuconf.host.cpu import read_cpu
+from pmuconf.host.identity import kvm_build_id, running_build_id
 from pmuconf.host.root import Root
 
 __all__ = ["STATE", "HostKey", "Saving", "host_key", "measured_cycles", "measured_saving", "store"]
@@ -71,11 +71,10 @@ class Saving:
 def host_key(root: Root) -> HostKey:
     """The key of the host below ``root`` as it is now."""
     cpu = read_cpu(root)
-    kernel = running_build_id(root, built_in=True)
     microcode = re.search(r"^microcode\s*: (\S+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
     return HostKey(
-        kernel=kernel,
-        kvm=running_build_id(root) or kernel,
+        kernel=running_build_id(root, built_in=True),
+        kvm=kvm_build_id(root),
         cpu=cpu.name,
         microcode=microcode.group(1) if microcode else None,
         mitigations=cpu.mitigations,
