@@ -40,8 +40,12 @@ def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
     """
 
     def survey() -> HostFacts:
+        from pmuconf.host import factsfile, root
+
+        here = root.Root()
+        if file is not None:
+            return factsfile.load(file, here)
         try:
-            from pmuconf.host import factsfile, root
             from pmuconf.host import survey as probes
         except ImportError as error:
             raise PmuconfError(
@@ -49,7 +53,6 @@ def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
                 cause="host-missing",
                 hint="Install it with 'pip install pmuconf[host]'",
             ) from None
-        here = root.Root()
-        return probes.survey(here) if file is None else factsfile.load(file, here)
+        return probes.survey(here)
 
     return survey

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 __all__ = [
     "Copies",
     "Evidence",
+    "FileId",
     "GuardFinding",
     "HostFacts",
     "KernelPmu",
     "LiveVm",
+    "Place",
     "Qemu",
+    "Search",
     "Verdict",
 ]
 
@@ -94,12 +97,64 @@ class GuardFinding:
 
 
 @dataclass(frozen=True)
+class FileId:
+    """Which file it was: what stat(2) tells one file from another by.
+
+    :param real: its path with all symbolic links followed, as whoever opened it sees it.
+    :param mtime_ns: of its contents, in nanoseconds; a copy may bring an older one along.
+    :param ctime_ns: of any change of it, in nanoseconds, set by the kernel: no copy and no touch(1) brings one along.
+    """
+
+    real: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path where libvirt looks for a QEMU, and the file that it would start from there; None: there is none.
+
+    :param cause: unreadable, if it can't be seen what is there.
+    """
+
+    path: str
+    file: FileId | None = None
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where one daemon of libvirt's looks for a QEMU, as far as it gets, and what was there.
+
+    :param pid: the daemon as the probe sees it, with ``started`` in clock ticks after boot and some of its threads
+        (as LiveVm has them).
+    :param namespace: that the process ids are of, as /proc/self/ns/pid names it.
+    :param device: of the daemon's root directory, as ``inode``: whose root is another sees other files.
+    :param places: in the order of the search.
+    """
+
+    pid: int
+    started: int
+    threads: tuple[str, ...]
+    namespace: str | None
+    device: int
+    inode: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
 class Qemu:
     """A QEMU binary, and whether it disables the PMU in KVM (KVM_CAP_PMU_CAPABILITY) for a VM that is to have none.
 
     :param path: where it was found; of a process, what /proc/PID/exe leads to, with " (deleted)" after an upgrade.
+    :param build_id: what the file says of itself, which anybody can write into one of his own: a name to show.
     :param disables: None: it can't be said, and ``cause`` says why.
     :param cause: strings-in-binary, tested-build-id, proved, no-known-string, unreadable, not-qemu ...
+    :param sha256: of the whole file: what tells the same binary again.
+    :param file: which file was read; None if none was.
     """
 
     path: str
@@ -107,6 +162,8 @@ class Qemu:
     disables: bool | None
     cause: str
     evidence: Evidence = Evidence.NONE
+    sha256: str | None = None
+    file: FileId | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +181,8 @@ class LiveVm:
     :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
     :param tdx: it is a TDX guest; None: it may be one.
     :param next_qemu: the binary that is now where ``qemu`` was started from: under it, the VM would start next.
+    :param exe: the file that the process runs; None: not seen. exec(2) changes it, but neither its id nor its start.
+    :param threads: some of its other threads, each as "ID START": exec(2) ends all of them.
     """
 
     pid: int | None
@@ -141,6 +200,8 @@ class LiveVm:
     tdx: bool | None = False
     qemu: Qemu | None = None
     next_qemu: Qemu | None = None
+    exe: FileId | None = None
+    threads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +213,11 @@ class HostFacts:
         leaves its inner loop; None: not known.
     :param nmi_watchdog: it runs, and holds a counter of each CPU; None: not known.
     :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
+    :param parameters: all of KVM's modules, as kvm.enable_pmu.
+    :param loads: each module of KVM and each livepatch, with what tells this load of it from any other.
+    :param taken: when they were found, in seconds after boot.
     :param qemus: those that libvirt here would start a new VM with, all that it might; empty if none was found.
+    :param searches: where libvirt's daemons look for those.
     :param vms_cause: why ``vms`` may be without what kernel memory says; empty if all was read.
     """
 
@@ -168,6 +233,10 @@ class HostFacts:
     cycles: int | None = None
     measured: bool = False
     livepatches: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    loads: Mapping[str, str] = field(default_factory=dict)
+    taken: int | None = None
     qemus: tuple[Qemu, ...] = ()
+    searches: tuple[Search, ...] = ()
     vms: tuple[LiveVm, ...] = ()
     vms_cause: str = ""

@@ -65,7 +65,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._pmuconf_source = Source(lambda: CONF.pmuconf.policy_file)
         self._pmuconf_failures = Failures("the PMU policy", "Nova's own domain is used")
-        self._pmuconf_trait_failures = Failures("the trait", "it is left as it was")
+        self._pmuconf_trait_failures = Failures("the trait", "it is taken away")
 
     def init_host(self, host: str) -> None:
         """Say at the start, not at the first server, whether the policy can be read."""
@@ -142,14 +142,20 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
     def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
         """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
         super().update_provider_tree(provider_tree, nodename, allocations=allocations)
+        failed: Exception | None = None
         try:
-            delivers = CONF.libvirt.virt_type == "kvm" and trait.delivers()
+            try:
+                delivers = CONF.libvirt.virt_type == "kvm" and trait.delivers()
+            except Exception as error:  # what can't be found out is no yes
+                delivers, failed = False, error
             change = provider_tree.add_traits if delivers else provider_tree.remove_traits
             change(nodename, trait.TRAIT)
         except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
-            self._pmuconf_trait_failures.note(error)
-        else:
+            failed = failed or error
+        if failed is None:
             self._pmuconf_trait_failures.works()
+        else:
+            self._pmuconf_trait_failures.note(failed)
 
     def _pmuconf_unknown(self) -> _Build:
         """For one who asks for the features of no instance."""

@@ -19,8 +19,8 @@ class WriteFacts(Action):
     with, and of each live VM what KVM holds. The Nova plugin's trait stands on it: /run/pmuconf/host-facts.json.
 
     'pmuconf audit --host-facts FILE' (report, explain) takes it if it belongs to root and still holds: it is void when
-    the host was booted anew, or has another KVM, set of livepatches or parameters of KVM, and for a VM that was started
-    since.
+    the host was booted anew, or has another load of KVM, set of livepatches or parameters of KVM. Nothing is known of a
+    VM that was started since or runs another program by now, nor of a QEMU that may be another file by now.
 
     Exit status: as of host: 0 guarded, early-out or no-call, 1 partial or unknown, 2 unguarded, 255 error.
     """

@@ -53,7 +53,7 @@ class ShowHost(Record):
             type=Path,
             metavar="BINARY",
             help="Say whether this QEMU disables the PMU in KVM, by starting it paused for a moment, without disk or "
-            "network. What is seen is kept by build-id for the audits of this host.",
+            "network. What is seen is kept, by the file's SHA-256, for the audits of this host.",
         )
         return parser
 

@@ -1,16 +1,18 @@
 """Host facts in a file, so that one who may not read kernel memory can use what root has found.
 
-JSON. The kernel's part holds for as long as the host runs the same kernel, KVM with its parameters, and livepatches;
-that of a VM for as long as its process lives: KVM's flag never changes under a VM that has vCPUs
-(kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not. Which QEMUs are installed is as
-of when it was written.
+JSON. The kernel's part holds for as long as the host runs the same load of KVM with its parameters, and the same
+livepatches; that of a VM for as long as its process runs the same program: KVM's flag never changes under a VM that has
+vCPUs (kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not. What was said of the QEMUs
+that libvirt would start holds while it would start these very files (installed_now()).
+
+Light: the Nova plugin reads the file by this, and nothing that probes a host may load inside nova-compute.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from enum import Enum
@@ -18,17 +20,33 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.facts import (
+    Copies,
+    Evidence,
+    FileId,
+    GuardFinding,
+    HostFacts,
+    KernelPmu,
+    LiveVm,
+    Place,
+    Qemu,
+    Search,
+    Verdict,
+)
 from pmuconf.files import trusted
+from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
+from pmuconf.host.process import same_program
+from pmuconf.host.replaced import installed_now, same_file, unknown
 from pmuconf.host.root import Root
-from pmuconf.host.survey import boot_id, kvm_build_id, livepatches
+from pmuconf.inputs import open_regular, read_descriptor
 
 __all__ = ["FORMAT", "VERSION", "dump", "load"]
 
 FORMAT: Final = "pmuconf-host-facts"
-VERSION: Final = 1
-_MAX: Final = 64 << 20
+VERSION: Final = 2
+_MAX: Final = 16 << 20
+_HINT: Final = "Write it anew, as root: pmuconf host facts --output FILE"
 
 
 def dump(facts: HostFacts) -> str:
@@ -37,79 +55,82 @@ def dump(facts: HostFacts) -> str:
     return json.dumps(document, indent=1, default=_plain) + "\n"
 
 
-def load(path: Path, root: Root) -> HostFacts:
+def load(path: Path, root: Root, *, own: bool = True) -> HostFacts:
     """The facts in the file, as far as they still hold for the host below ``root``.
 
-    What was in use when they were written may be no longer, so it is left out; VMs whose process is gone too. Of a QEMU
-    that was installed since, nothing is known.
+    What was in use when they were written may be no longer, so it is left out; VMs whose process is gone, or runs
+    another program, too. Of a QEMU that may be another file by now, nothing is known.
 
+    :param own: take the word of a file that belongs to us as well, not only of root's.
     :raises PmuconfError: it can't be read (facts-unreadable), others than root and we could have written it
-        (facts-untrusted), it is no such file (facts-broken), or it is about another boot, KVM, set of livepatches or
-        parameters of KVM (facts-stale).
+        (facts-untrusted), it is no such file (facts-broken), or it is of an older version, or about another boot, KVM,
+        set of livepatches or parameters of KVM (facts-stale).
     """
-    text, written = _text(path)
-    facts = _parsed(path, text)
-    now = {"boot": boot_id(root), "KVM": kvm_build_id(root), "set of livepatches": livepatches(root)}
-    then = {"boot": facts.boot_id, "KVM": facts.kvm_build_id, "set of livepatches": facts.livepatches}
-    for what, value in now.items():
-        if value is None or then[what] != value:
-            raise _stale(path, what)
-    # They are given when KVM is loaded: by the build-id alone, one that was loaded anew is the same.
+    facts = _parsed(path, _text(path, own))
+    same: tuple[tuple[str, object, object], ...] = (
+        ("boot", facts.boot_id, boot_id(root)),
+        ("KVM", facts.kvm_build_id, kvm_build_id(root)),
+        ("set of livepatches", tuple(sorted(facts.livepatches)), livepatches(root)),
+        ("setting of KVM's parameters", facts.parameters, parameters(root)),
+        ("load of KVM or a livepatch", facts.loads, loads(root)),
+    )
+    for what, then, now in same:
+        if now is None or then != now:
+            raise _stale(path, f"is about another {what} than this host has now")
     settings = read_kvm(root)
     if (settings.enable_pmu, settings.mediated_pmu) != (facts.enable_pmu, facts.mediated_pmu):
-        raise _stale(path, "setting of KVM's parameters")
-    alive = (vm for vm in facts.vms if vm.pid is not None and _started(root, vm.pid) == vm.started is not None)
-    qemus = tuple(_as_installed(root, qemu, written) for qemu in facts.qemus)
-    return replace(facts, nmi_watchdog=nmi_watchdog(root), vms=tuple(map(_lasting, alive)), qemus=qemus)
+        raise _stale(path, "contradicts KVM's parameters")
+    alive = (vm for vm in facts.vms if _lives(root, vm))
+    return replace(
+        facts,
+        nmi_watchdog=nmi_watchdog(root),
+        vms=tuple(_lasting(root, vm) for vm in alive),
+        qemus=installed_now(facts, root),
+    )
 
 
-def _as_installed(root: Root, qemu: Qemu, written: int) -> Qemu:
-    """What was said of a QEMU, unless its file was put there since: by its change, for packages bring other times."""
-    try:
-        replaced = root.at(qemu.path).stat().st_ctime_ns > written
-    except OSError:  # of a container
-        replaced = False
-    return replace(qemu, disables=None, cause="replaced", evidence=Evidence.NONE) if replaced else qemu
+def _lives(root: Root, vm: LiveVm) -> bool:
+    if vm.pid is None or vm.started is None:
+        return False
+    return same_program(root, vm.pid, vm.started, vm.exe, vm.threads)
 
 
-def _lasting(vm: LiveVm) -> LiveVm:
+def _lasting(root: Root, vm: LiveVm) -> LiveVm:
     """What was said of a VM, without what may be otherwise by now."""
     vm = replace(vm, in_use=None)
+    if vm.next_qemu is not None and not same_file(root, vm.next_qemu, vm.pid or 0, vm.started or 0):
+        vm = replace(vm, next_qemu=unknown(vm.next_qemu, "replaced"))
     return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="vm-remade") if vm.remade else vm
 
 
 def _stale(path: Path, what: str) -> PmuconfError:
-    return PmuconfError(
-        f"{path} is about another {what} than this host has now",
-        cause="facts-stale",
-        hint="Write it anew, as root: pmuconf host facts --output FILE",
-    )
+    return PmuconfError(f"{path} {what}", cause="facts-stale", hint=_HINT)
 
 
-def _text(path: Path) -> tuple[str, int]:
-    """What the file says, and when it was written, in nanoseconds."""
+def _text(path: Path, own: bool) -> str:
+    """What the file says.
+
+    Not by its time: that is what who copies it wants it to be.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise PmuconfError(f"{path} is not a regular file", cause="facts-unreadable")
-            if not trusted(descriptor):
+        descriptor = open_regular(path)
+        try:
+            if not trusted(descriptor) or (not own and os.fstat(descriptor).st_uid != 0):
                 raise PmuconfError(
                     f"{path} could have been written by others than root",
                     cause="facts-untrusted",
                     hint="It must belong to root, and nobody else may write it",
                 )
-            data = file.read(_MAX + 1)
+            data = read_descriptor(descriptor, _MAX, str(path))
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise PmuconfError(
-            f"{path}: {error.strerror}",
-            cause="facts-unreadable",
-            hint="As root: pmuconf host facts --output FILE",
-        ) from None
-    if len(data) > _MAX:
-        raise PmuconfError(f"{path} is larger than any such file", cause="facts-broken")
-    return data.decode("utf-8", "replace"), status.st_mtime_ns
+        cause = "facts-broken" if error.errno == errno.EFBIG else "facts-unreadable"
+        raise PmuconfError(f"{path}: {error.strerror}", cause=cause, hint=_HINT) from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise PmuconfError(f"{path} is no UTF-8", cause="facts-broken", hint=_HINT) from None
 
 
 def _parsed(path: Path, text: str) -> HostFacts:
@@ -117,21 +138,16 @@ def _parsed(path: Path, text: str) -> HostFacts:
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f"it is no {FORMAT} file")
-        if document.get("version") != VERSION:
-            raise ValueError(f"its version is {document.get('version')!r}, and {VERSION} is read")
+        version = document.get("version")
+        if type(version) is int and 0 < version < VERSION:
+            raise _stale(path, f"is of an older pmuconf: its version is {version}, and {VERSION} is read")
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"its version is {version!r}, and {VERSION} is read")
         facts = _decoded(HostFacts, document.get("facts"))
     except (ValueError, RecursionError) as error:
-        raise PmuconfError(
-            f"{path}: {error}", cause="facts-broken", hint="As root: pmuconf host facts --output FILE"
-        ) from None
+        raise PmuconfError(f"{path}: {error}", cause="facts-broken", hint=_HINT) from None
     assert isinstance(facts, HostFacts)
     return facts
-
-
-def _started(root: Root, pid: int) -> int | None:
-    """When a process was started, in clock ticks after boot; None if there is none (proc(5), /proc/PID/stat)."""
-    words = (root.text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
-    return int(words[19]) if len(words) > 19 and words[19].isdecimal() else None
 
 
 def _plain(value: object) -> object:
@@ -145,18 +161,17 @@ def _decoded(kind: type, value: object) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__} is no object")
     known = {field.name: field.type for field in fields(kind)}
-    if unknown := set(value) - set(known):
-        raise ValueError(f"{kind.__name__} has an unknown {min(unknown)!r}")
+    if strange := set(value) - set(known):
+        raise ValueError(f"{kind.__name__} has an unknown {min(strange)!r}")
+    if missing := set(known) - set(value):
+        raise ValueError(f"{kind.__name__} has no {min(missing)!r}")
     decoded = {}
     for name, given in value.items():
         try:
             decoded[name] = _DECODERS[str(known[name])](given)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{kind.__name__}.{name}: {error}") from None
-    try:
-        return kind(**decoded)
-    except TypeError as error:  # one that has no default is missing
-        raise ValueError(str(error)) from None
+    return kind(**decoded)
 
 
 def _scalar(kind: type) -> Callable[[object], Any]:
@@ -195,6 +210,7 @@ _TEXT, _NUMBER, _TRUTH = _scalar(str), _scalar(int), _scalar(bool)
 _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "str": _TEXT,
     "str | None": _optional(_TEXT),
+    "int": _NUMBER,
     "int | None": _optional(_NUMBER),
     "bool": _TRUTH,
     "bool | None": _optional(_TRUTH),
@@ -202,10 +218,13 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "Mapping[str, str]": _mapping,
     "Copies": _of(Copies),
     "Evidence": Evidence,
+    "FileId | None": _optional(_of(FileId)),
     "GuardFinding": _of(GuardFinding),
     "KernelPmu": KernelPmu,
     "Verdict": Verdict,
     "Qemu | None": _optional(_of(Qemu)),
+    "tuple[Place, ...]": _many(_of(Place)),
     "tuple[Qemu, ...]": _many(_of(Qemu)),
+    "tuple[Search, ...]": _many(_of(Search)),
     "tuple[LiveVm, ...]": _many(_of(LiveVm)),
 }

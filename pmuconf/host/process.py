@@ -14,10 +14,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pmuconf.errors import PmuconfError
+from pmuconf.facts import FileId
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
 
-__all__ = ["DELETED", "VmProcess", "contents", "directory_of", "initial_namespace", "vm_processes"]
+__all__ = [
+    "DELETED",
+    "VmProcess",
+    "contents",
+    "directory_of",
+    "file_id",
+    "initial_namespace",
+    "namespace_of",
+    "other_threads",
+    "same_program",
+    "start_of",
+    "vm_processes",
+]
 
 MAX_CMDLINE: Final = 4 << 20
 DELETED: Final = " (deleted)"
@@ -27,6 +41,7 @@ _VM_FD: Final = frozenset({"anon_inode:kvm-vm", "anon_inode:[kvm-vm]"})
 _INITIAL: Final = "pid:[4026531836]"
 """PROC_PID_INIT_INO, include/linux/proc_ns.h."""
 _NUMBER: Final = re.compile("[1-9][0-9]{0,9}")
+_KEPT_THREADS: Final = 16
 _STAT: Final = re.compile(rb"(\d{1,10}) \((.*)\) \S (?:-?\d+ ){18}(\d{1,20}) ", re.DOTALL)
 
 
@@ -40,6 +55,8 @@ class VmProcess:
     :param args: what its command line says if it is a QEMU, else None.
     :param seen: whether its open VM was seen.
     :param threads: the ids of its threads.
+    :param others: some of its threads, as other_threads() has them.
+    :param file: the file that it runs; None if that can't be seen.
     """
 
     pid: int
@@ -49,6 +66,12 @@ class VmProcess:
     args: QemuArgs | None
     seen: bool
     threads: frozenset[int] = frozenset()
+    others: tuple[str, ...] = ()
+    file: FileId | None = None
+
+    def unchanged_since(self, ticks: int) -> bool:
+        """Whether it has run the same program since, by a thread that is older; not told of one that has no others."""
+        return not self.others or any(int(one.partition(" ")[2]) < ticks for one in self.others)
 
 
 def vm_processes(root: Root) -> tuple[VmProcess, ...]:
@@ -58,7 +81,7 @@ def vm_processes(root: Root) -> tuple[VmProcess, ...]:
         int(name) for name in root.names("/proc") if name.isascii() and name.isdigit() and len(name) < 11
     ):
         with contextlib.suppress(OSError), directory_of(root, pid) as directory:
-            process = _read(pid, directory)
+            process = _read(root, pid, directory)
             if process is not None:
                 found.append(process)
     return tuple(found)
@@ -80,6 +103,56 @@ def directory_of(root: Root, pid: int, started: int | None = None) -> Iterator[i
         os.close(directory)
 
 
+def start_of(directory: int) -> int:
+    """When the process of this directory of /proc was started, in clock ticks after boot (proc(5), /proc/PID/stat).
+
+    :raises OSError: it has ended.
+    """
+    return _stat(directory)[1]
+
+
+def other_threads(directory: int, pid: int) -> tuple[str, ...]:
+    """Some threads of a process besides its first, each as "ID START"; those that were made first, if ids tell.
+
+    exec(2) ends them all, whatever the new program is: as long as one of them lives, the program is the same. Anybody
+    may see them, where only root sees the program's file.
+    """
+    numbers = [int(name) for name in _names(directory, "task") if _NUMBER.fullmatch(name) and int(name) != pid]
+    found = []
+    for number in sorted(numbers, key=lambda one: (one < pid, one))[:_KEPT_THREADS]:
+        started = _thread_start(directory, number)
+        if started is not None:
+            found.append(f"{number} {started}")
+    return tuple(found)
+
+
+def same_program(root: Root, pid: int, started: int, file: FileId | None, others: tuple[str, ...]) -> bool:
+    """Whether a process still runs the program that it ran when its file and threads were seen.
+
+    False too where it can't be said: nothing was seen then, or can be now. :raises PmuconfError: as Root.at.
+    """
+    try:
+        with directory_of(root, pid, started) as directory:
+            now = _file(root, directory) if file is not None else None
+            if file is not None and now is not None and (now.device, now.inode) != (file.device, file.inode):
+                return False
+            if others:
+                return any(_thread_lives(directory, one) for one in others)
+            return now is not None
+    except OSError:
+        return False
+
+
+def file_id(status: os.stat_result, real: str) -> FileId:
+    """Which file it is that stat(2) told this of."""
+    return FileId(real, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def namespace_of(root: Root) -> str | None:
+    """The namespace of this /proc's process ids, such as pid:[4026531836]; None if it can't be seen."""
+    return root.link("/proc/self/ns/pid")
+
+
 def initial_namespace(root: Root) -> bool:
     """Whether the process ids of this /proc are the kernel's own, those of the initial namespace.
 
@@ -90,10 +163,12 @@ def initial_namespace(root: Root) -> bool:
     return (said if said is not None else root.link("/proc/self/ns/pid")) == _INITIAL
 
 
-def _read(pid: int, directory: int) -> VmProcess | None:
+def _read(root: Root, pid: int, directory: int) -> VmProcess | None:
     seen = _holds_vm(directory)
     if seen is False:
         return None
+    # First: if it runs another program by the time that the rest is read, these are not of that one any more.
+    file, others = _file(root, directory), other_threads(directory, pid)
     raw = contents(directory, "cmdline", MAX_CMDLINE)
     command, started = _stat(directory)
     exe = ""
@@ -103,7 +178,30 @@ def _read(pid: int, directory: int) -> VmProcess | None:
     if seen is None and (args is None or not args.kvm):
         return None
     threads = frozenset(map(int, filter(_NUMBER.fullmatch, _names(directory, "task"))))
-    return VmProcess(pid, started, command, exe, args, seen is True, threads)
+    return VmProcess(pid, started, command, exe, args, seen is True, threads, others, file)
+
+
+def _file(root: Root, directory: int) -> FileId | None:
+    """The file that the process of a directory runs; None if that can't be seen, as for those of others."""
+    try:
+        exe = os.readlink("exe", dir_fd=directory)
+        # On a live host the link leads to the file itself, also where that has no name any more.
+        return file_id(os.stat("exe", dir_fd=directory) if root.live else os.stat(root.at(exe)), exe)
+    except (OSError, PmuconfError):
+        return None
+
+
+def _thread_start(directory: int, number: int) -> int | None:
+    try:
+        match = _STAT.match(contents(directory, f"task/{number}/stat", 4096))
+    except OSError:
+        return None
+    return int(match.group(3)) if match is not None else None
+
+
+def _thread_lives(directory: int, said: str) -> bool:
+    number, _, started = said.partition(" ")
+    return bool(_NUMBER.fullmatch(number)) and str(_thread_start(directory, int(number))) == started
 
 
 def _holds_vm(directory: int) -> bool | None:

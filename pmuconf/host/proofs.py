@@ -1,8 +1,13 @@
-"""What 'pmuconf host --prove-qemu' has seen on this host, kept by build-id: the same binary does the same again."""
+"""What 'pmuconf host --prove-qemu' has seen on this host, kept by contents: the same binary does the same again.
+
+By the SHA-256 of the whole file. A build-id is a note that anybody can write into a file of his own, so what was kept
+by build-id, as 0.1.0 did, answers for no file.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,10 +21,11 @@ __all__ = ["FILE", "keep", "proofs", "with_proof"]
 
 FILE: Final = "/var/lib/pmuconf/qemu-proofs.json"
 _MAX: Final = 1 << 20
+_KEY: Final = re.compile("sha256:[0-9a-f]{64}")
 
 
 def proofs(root: Root) -> Mapping[str, bool]:
-    """Whether each QEMU that was proved, by its build-id, disables the PMU in KVM.
+    """Whether each QEMU that was proved, by "sha256:" and its contents', disables the PMU in KVM.
 
     Nothing from a file that others than root and we could have written, or that is no such file.
     """
@@ -32,7 +38,7 @@ def proofs(root: Root) -> Mapping[str, bool]:
         return {}
     if not isinstance(document, dict):
         return {}
-    return {build_id: does for build_id, does in document.items() if isinstance(does, bool)}
+    return {key: does for key, does in document.items() if _KEY.fullmatch(key) and isinstance(does, bool)}
 
 
 def keep(root: Root, qemu: Qemu) -> None:
@@ -40,20 +46,23 @@ def keep(root: Root, qemu: Qemu) -> None:
 
     :raises PmuconfError: it can't be written; cause output-unwritable.
     """
-    if qemu.build_id is None or qemu.disables is None:
+    if qemu.sha256 is None or qemu.disables is None:
         return
     path = root.at(FILE)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise PmuconfError(f"{path.parent}: {error.strerror}", cause="output-unwritable") from None
-    replace_file(
-        path, json.dumps({**proofs(root), qemu.build_id: qemu.disables}, indent=1, sort_keys=True) + "\n", ours=True
-    )
+    known = {**proofs(root), _key(qemu): qemu.disables}
+    replace_file(path, json.dumps(known, indent=1, sort_keys=True) + "\n", ours=True)
 
 
 def with_proof(qemu: Qemu, known: Mapping[str, bool]) -> Qemu:
-    """The same QEMU with what was proved of its build-id, which outranks what its binary looks like."""
-    if qemu.build_id is None or qemu.build_id not in known:
+    """The same QEMU with what was proved of its contents, which outranks what its binary looks like."""
+    if qemu.sha256 is None or _key(qemu) not in known:
         return qemu
-    return replace(qemu, disables=known[qemu.build_id], cause="proved", evidence=Evidence.INFERRED)
+    return replace(qemu, disables=known[_key(qemu)], cause="proved", evidence=Evidence.INFERRED)
+
+
+def _key(qemu: Qemu) -> str:
+    return f"sha256:{qemu.sha256}"

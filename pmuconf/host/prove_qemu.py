@@ -58,7 +58,8 @@ def prove_qemu(binary: str | os.PathLike[str], *, launch: Sequence[str] = (), se
     :param launch: a whole command to start it with, the machine's arguments follow; by default the binary itself. What
         it runs must be the binary, without a fork in between.
     :param seconds: after which a QEMU that does not come up is given up.
-    :raises PmuconfError: it does not start, or nothing shows what it does; cause prove-impossible or not-qemu.
+    :raises PmuconfError: it does not start, nothing shows what it does, or the file is another one by then; cause
+        prove-impossible or not-qemu.
     """
     said = qemu_of_file(binary)
     if said.cause in ("not-qemu", "unreadable"):
@@ -67,14 +68,17 @@ def prove_qemu(binary: str | os.PathLike[str], *, launch: Sequence[str] = (), se
         raise _impossible("/dev/kvm can't be opened")
     command = (*(launch or (os.path.abspath(said.path),)), *_MACHINE)
     disables = _by_memory(command, seconds) if read_kvm(Root()).enable_pmu else None
+    offered: int | None = None
     if disables is None:
         strace = shutil.which("strace")
         if strace is None:
             raise _impossible("kernel memory is closed, and strace is not there")
         hidden, shown = (_traced(strace, command, pmu, seconds) for pmu in ("off", "on"))
-        disables = hidden.enabled > shown.enabled
-        if not disables and hidden.offered == 0:
-            return replace(said, disables=None, cause="not-offered", evidence=Evidence.NONE)
+        disables, offered = hidden.enabled > shown.enabled, hidden.offered
+    if qemu_of_file(binary) != said:  # what was started may be another one than what was read
+        raise _impossible(f"{said.path} was replaced meanwhile")
+    if not disables and offered == 0:
+        return replace(said, disables=None, cause="not-offered", evidence=Evidence.NONE)
     return replace(said, disables=disables, cause="proved", evidence=Evidence.OBSERVED)
 
 

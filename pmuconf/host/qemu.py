@@ -3,10 +3,14 @@
 ``pmu=off`` alone only hides the PMU from the guest. A QEMU that makes KVM_ENABLE_CAP with KVM_CAP_PMU_CAPABILITY also
 clears ``kvm->arch.enable_pmu``: 11.0 and later do (QEMU commit 383374465155), vendors backport, so no version decides.
 What is in the binary is the message for the case that KVM refuses.
+
+The same binary is told again by its whole contents: a build-id is a note that anybody can write into a file of his own,
+and a container's file may say that it is another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -14,19 +18,18 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, Qemu
-from pmuconf.files import trusted
+from pmuconf.facts import Evidence, FileId, Qemu
 from pmuconf.host.notes import build_id_of_notes
-from pmuconf.host.process import DELETED, directory_of
+from pmuconf.host.process import DELETED, directory_of, file_id
 from pmuconf.host.root import MAX_FILE, Root
 
 __all__ = ["TESTED", "qemu_of_descriptor", "qemu_of_file", "qemu_of_process"]
 
-# By build-id: what has none of the strings and was seen by prove_qemu() not to make the call: as many KVM_ENABLE_CAP
-# before the first vCPU with pmu=off as with pmu=on, and no question for the capability.
+# By the SHA-256 of the file: what has none of the strings and was seen by prove_qemu() not to make the call: as many
+# KVM_ENABLE_CAP before the first vCPU with pmu=off as with pmu=on, and no question for the capability.
 TESTED: Final = {
-    "d9541fd67c4ea37f9ca7fca0f5096f32b3b7e7e0": "Debian 12, 1:7.2+dfsg-7+deb12u18+b3",
-    "e5588a4ae9dc724ce182d9d2421089e0668fd1bd": "Debian 13, 1:10.0.13+ds-0+deb13u1",
+    "1493008ba0036014c727bb23bbe2f399135867e9b5c4fe288ef2b4b816f46b0c": "Debian 12, 1:7.2+dfsg-7+deb12u18+b3",
+    "d3c1a558ad220e77a4412048c8d96b44f8c2b41c7ad2a4ecfe522a4b122fe067": "Debian 13, 1:10.0.13+ds-0+deb13u1",
 }
 _QEMU: Final = b"QEMU emulator version"
 _MESSAGES: Final = (b"KVM_PMU_CAP_DISABLE", b"Failed to disable pmu cap")
@@ -41,8 +44,8 @@ _MAX_HEADERS: Final = 256
 _MAX_NOTES: Final = 1 << 16
 _MAX_KEPT: Final = 256
 
-_known: dict[tuple[int, int, int, int], Qemu] = {}
-_by_build_id: dict[str, Qemu] = {}
+_known: dict[tuple[int, ...], Qemu] = {}
+_by_contents: dict[str, Qemu] = {}
 
 
 def qemu_of_process(root: Root, pid: int, started: int, exe: str) -> Qemu:
@@ -71,61 +74,84 @@ def qemu_of_file(path: str | os.PathLike[str]) -> Qemu:
         return Qemu(os.fspath(path), None, None, "unreadable")
 
 
-def qemu_of_descriptor(descriptor: int, path: str) -> Qemu:
-    """The QEMU that an open file is, under this path; closes it."""
+def qemu_of_descriptor(descriptor: int, path: str, real: str = "") -> Qemu:
+    """The QEMU that an open file is, under this path; closes it.
+
+    Its cause is unstable if the file is being changed.
+
+    :param real: the path without symbolic links, if that is known.
+    """
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             return Qemu(path, None, None, "unreadable")
-        key = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        which = file_id(found, real or path)
+        key = _key(which)
         if key not in _known:
             if len(_known) >= _MAX_KEPT:
                 _known.clear()
-                _by_build_id.clear()
-            _known[key] = _read(file, shared=trusted(descriptor))
-        return replace(_known[key], path=path)
+                _by_contents.clear()
+            read = _read(file)
+            if _key(file_id(os.fstat(descriptor), "")) != key:
+                return Qemu(path, None, None, "unstable")
+            _known[key] = read
+        return replace(_known[key], path=path, file=which)
 
 
-def _read(file: BinaryIO, *, shared: bool) -> Qemu:
-    """Of containers' many copies of one binary only the first is read.
-
-    :param shared: the file is root's or ours: anybody could give another binary's build-id to one of his own.
-    """
-    build_id = _build_id(file.fileno())
-    if shared and build_id is not None and build_id in _by_build_id:
-        return _by_build_id[build_id]
-    found = _judge(build_id, _strings(file))
-    if shared and build_id is not None:
-        _by_build_id[build_id] = found
-    return found
+def _key(which: FileId) -> tuple[int, ...]:
+    return which.device, which.inode, which.size, which.mtime_ns, which.ctime_ns
 
 
-def _judge(build_id: str | None, present: frozenset[bytes]) -> Qemu:
+def _read(file: BinaryIO) -> Qemu:
+    """Of containers' many copies of one binary only the first is searched; each is read, to know that it is a copy."""
+    contents, _ = _contents(file, frozenset())
+    if contents is None:
+        return Qemu("", None, None, "unreadable")
+    if contents not in _by_contents:
+        # What was found and the contents that it is kept by are of one reading: the file may change between two.
+        contents, present = _contents(file, frozenset((_QEMU, _PROPERTY, *_MESSAGES)))
+        if contents is None:
+            return Qemu("", None, None, "unreadable")
+        _by_contents[contents] = _judge(_build_id(file.fileno()), contents, present)
+    return _by_contents[contents]
+
+
+def _judge(build_id: str | None, contents: str, present: frozenset[bytes]) -> Qemu:
+    def said(disables: bool | None, cause: str) -> Qemu:
+        evidence = Evidence.NONE if disables is None else Evidence.INFERRED
+        return Qemu("", build_id, disables, cause, evidence, contents)
+
     if _QEMU not in present:
-        return Qemu("", build_id, None, "not-qemu")
+        return said(None, "not-qemu")
     if _PROPERTY in present:
-        return Qemu("", build_id, None, "accel-property")
+        return said(None, "accel-property")
     if not present.isdisjoint(_MESSAGES):
-        return Qemu("", build_id, True, "strings-in-binary", Evidence.INFERRED)
-    if build_id in TESTED:
-        return Qemu("", build_id, False, "tested-build-id", Evidence.INFERRED)
-    return Qemu("", build_id, None, "no-known-string")
+        return said(True, "strings-in-binary")
+    if contents in TESTED:
+        return said(False, "tested-build-id")
+    return said(None, "no-known-string")
 
 
-def _strings(file: BinaryIO) -> frozenset[bytes]:
-    """Which of the strings are in the file. Read in pieces: a mapped file that is cut short would be our end."""
-    wanted = {_QEMU, _PROPERTY, *_MESSAGES}
-    found: set[bytes] = set()
+def _contents(file: BinaryIO, strings: frozenset[bytes]) -> tuple[str | None, frozenset[bytes]]:
+    """The SHA-256 of the file, and which of the strings are in it; None of a file that is larger than MAX_FILE.
+
+    Read in pieces: a mapped file that is cut short would be our end.
+    """
+    wanted, found = set(strings), set[bytes]()
+    digest, size, kept = hashlib.sha256(), 0, b""
     file.seek(0)
-    kept, size = b"", 0
-    while (piece := file.read(_CHUNK)) and size < MAX_FILE and wanted:
+    while piece := file.read(_CHUNK):
         size += len(piece)
-        data = kept + piece
-        here = {string for string in wanted if string in data}
-        found |= here
-        wanted -= here
-        kept = data[-_LONGEST:]
-    return frozenset(found)
+        if size > MAX_FILE:
+            return None, frozenset()
+        digest.update(piece)
+        if wanted:
+            data = kept + piece
+            here = {string for string in wanted if string in data}
+            found |= here
+            wanted -= here
+            kept = data[-_LONGEST:]
+    return digest.hexdigest(), frozenset(found)
 
 
 def _build_id(descriptor: int) -> str | None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Verdict
-from pmuconf.host.code import running_build_id
+from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
+from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
 from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
 from pmuconf.host.process import DELETED
 from pmuconf.host.proofs import proofs, with_proof
-from pmuconf.host.qemu import qemu_of_file
+from pmuconf.host.qemu import qemu_of_descriptor
 from pmuconf.host.root import Root
+from pmuconf.host.search import open_inside, root_of, searches
 from pmuconf.host.vms import live_vms
 
-__all__ = ["boot_id", "kvm_build_id", "livepatches", "survey"]
+__all__ = ["survey"]
 
 
 _TRIES: Final = 5
@@ -45,15 +47,17 @@ def survey(root: Root) -> HostFacts:
 
 def _identity(root: Root) -> tuple[object, ...]:
     """What the facts are about."""
-    return boot_id(root), kvm_build_id(root), livepatches(root), read_kvm(root)
+    return boot_id(root), kvm_build_id(root), livepatches(root), loads(root), parameters(root), read_kvm(root)
 
 
 def _look(root: Root) -> HostFacts:
+    taken = uptime(root)
     guard = judge_host(root)
     settings, cpu = read_kvm(root), read_cpu(root)
     measured = measured_cycles(root)
     vms, cause = live_vms(root)
     known = proofs(root)
+    found = searches(root)
     return HostFacts(
         guard=guard,
         boot_id=boot_id(root),
@@ -67,28 +71,13 @@ def _look(root: Root) -> HostFacts:
         cycles=cpu.resembles.cycles if measured is None else measured,
         measured=measured is not None,
         livepatches=livepatches(root),
-        qemus=tuple(with_proof(qemu, known) for qemu in installed_qemus(root)),
+        parameters=parameters(root),
+        loads=loads(root),
+        taken=taken,
+        qemus=tuple(with_proof(qemu, known) for qemu in installed_qemus(root, found)),
+        searches=found,
         vms=tuple(_with_qemus(root, vm, known) for vm in vms),
         vms_cause=cause,
-    )
-
-
-def boot_id(root: Root) -> str | None:
-    """What tells this boot of the host from every other."""
-    return root.text("/proc/sys/kernel/random/boot_id")
-
-
-def kvm_build_id(root: Root) -> str | None:
-    """The build-id of the running KVM, module or built in."""
-    return running_build_id(root) or running_build_id(root, built_in=True)
-
-
-def livepatches(root: Root) -> tuple[str, ...]:
-    """The livepatches that are in, each with whether it is enabled and in transition, as one text a patch."""
-    folder = "/sys/kernel/livepatch"
-    return tuple(
-        f"{name} {root.text(f'{folder}/{name}/enabled')} {root.text(f'{folder}/{name}/transition')}"
-        for name in root.names(folder)
     )
 
 
@@ -96,6 +85,21 @@ def _with_qemus(root: Root, vm: LiveVm, known: Mapping[str, bool]) -> LiveVm:
     """With the binary that would be started next, and with what was proved of both."""
     if vm.qemu is None:
         return vm
-    path = vm.qemu.path
-    then = qemu_of_file(root.at(path[: -len(DELETED)])) if path.endswith(DELETED) else vm.qemu
+    then = _next_qemu(root, vm, vm.qemu)
     return replace(vm, qemu=with_proof(vm.qemu, known), next_qemu=with_proof(then, known))
+
+
+def _next_qemu(root: Root, vm: LiveVm, qemu: Qemu) -> Qemu:
+    """What is now where a process's binary was, seen from its own root directory: a container's is not the host's."""
+    if not qemu.path.endswith(DELETED):
+        return qemu
+    path = qemu.path[: -len(DELETED)]
+    try:
+        top = root_of(root, vm.pid or 0, vm.started or 0)
+        try:
+            descriptor, real = open_inside(top, path)
+        finally:
+            os.close(top)
+    except OSError:
+        return Qemu(path, None, None, "unreadable")
+    return qemu_of_descriptor(descriptor, path, real)

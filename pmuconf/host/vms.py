@@ -16,11 +16,12 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import KernelPmu, LiveVm
 from pmuconf.host.btf import MAX_BTF, Btf
+from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.names import VM_LIST
-from pmuconf.host.process import VmProcess, initial_namespace, vm_processes
+from pmuconf.host.process import VmProcess, initial_namespace, same_program, vm_processes
 from pmuconf.host.qemu import qemu_of_process
 from pmuconf.host.root import Root
 
@@ -57,13 +58,16 @@ def live_vms(
     pairs: dict[int, list[KvmVm]] = {}
     nested = not initial_namespace(root)
     for _ in range(_TRIES):
+        asked = ticks(root)
         if listed is not None:
             try:
                 vms = listed.vms()
             except PmuconfError as error:
                 listed, cause, vms = None, error.cause, ()
         processes = vm_processes(root)
-        pairs = {} if nested else _pairs(vms, processes, owners=listed is not None and listed.layout.mm is not None)
+        # One whose threads all came later may run another program by now than the one whose VM was read.
+        steady = [one for one in processes if asked is None or one.unchanged_since(asked)]
+        pairs = {} if nested else _pairs(vms, steady, owners=listed is not None and listed.layout.mm is not None)
         paired = {vm.address for own in pairs.values() for vm in own}
         # What came or went in between is left over; the next look finds neither or both.
         if listed is None or nested or (len(paired) == len(vms) and len(pairs) == len(processes)):
@@ -93,7 +97,7 @@ def open_list(root: Root) -> KvmList:
     machine = root.text("/proc/sys/kernel/arch")
     if machine is not None and machine != "x86_64":
         raise PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86")
-    built_in = not root.exists("/sys/module/kvm/notes") and not root.exists("/sys/module/kvm/initstate")
+    built_in = kvm_built_in(root)
     kallsyms, kcore = Kallsyms(root), Kcore(root)
     heads = [address for address, where in kallsyms.data(VM_LIST) if where == (None if built_in else "kvm")]
     if len(heads) != 1:
@@ -171,8 +175,14 @@ def _of_process(
         remade=args.remade if args else False,
         tdx=args.tdx if args else False,
         qemu=qemu_of_process(root, process.pid, process.started, process.exe) if args else None,
+        exe=process.file,
+        threads=process.others,
     )
-    return _told(vm, own, in_use, disabled, "") if own else vm
+    vm = _told(vm, own, in_use, disabled, "") if own else vm
+    if same_program(root, process.pid, process.started, process.file, process.others):
+        return vm
+    # By exec(2) within the same process, as QEMU's migration mode cpr-exec does it; or it has ended.
+    return LiveVm(vm.pid, vm.started, command=vm.command, uuid=vm.uuid, name=vm.name, cause="unstable")
 
 
 def _told(vm: LiveVm, own: list[KvmVm], in_use: dict[int, bool | None], disabled: bool, alone: str) -> LiveVm:

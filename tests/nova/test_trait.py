@@ -42,3 +42,17 @@ class TestTrait(Generator):
         with mock.patch.object(trait, "delivers", side_effect=RuntimeError("broken")):
             assert not self.updated(tree)
         assert self.driver._pmuconf_trait_failures.counts == {"RuntimeError": 1}
+
+    def test_what_cant_be_found_out_is_no_yes(self) -> None:
+        """An error takes away the trait that the host had."""
+        tree = provider_tree.ProviderTree()
+        tree.new_root("node", UUID)
+        with mock.patch.object(trait, "delivers", return_value=True):
+            assert self.updated(tree)
+        with mock.patch.object(trait, "delivers", side_effect=RuntimeError("broken")):
+            assert not self.updated(tree)
+            assert not self.updated(tree)
+        assert self.driver._pmuconf_trait_failures.counts == {"RuntimeError": 2}
+        with mock.patch.object(trait, "delivers", return_value=True):
+            assert self.updated(tree)
+        assert not self.driver._pmuconf_trait_failures.counts

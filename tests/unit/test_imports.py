@@ -88,6 +88,36 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
         assert unwanted not in modules, unwanted
 
 
+def test_what_the_plugin_says_of_a_host_loads_none_of_what_probes_one() -> None:
+    """The reader of host facts is the library's own, and nova-compute starts no slower for it."""
+    hooks = str(Path(pmuconf.__file__).parents[1] / "nova_hooks")
+    modules = loaded(f"import sys\nsys.path.append({hooks!r})\nimport pmuconf_nova.trait")
+    ours = {name for name in modules if name.startswith("pmuconf")}
+    assert "pmuconf.host.factsfile" in ours
+    probes = ("code", "elf", "guard", "installed", "live", "qemu", "survey", "unpack", "vms")
+    assert not ours & {f"pmuconf.host.{one}" for one in probes}
+    assert not {one for one in ours if one.startswith(("pmuconf.report", "pmuconf.commands", "pmuconf.hyperv"))}
+    for unwanted in ("libvirt", "capstone", "elftools", "cliff", "jinja2", "prometheus_client", "subprocess"):
+        assert unwanted not in modules or (unwanted == "subprocess" and sys.version_info < (3, 10)), unwanted
+
+
+def test_facts_from_a_file_need_nothing_that_probes_a_host() -> None:
+    """An audit with --host-facts runs where capstone and elftools are not installed."""
+    modules = loaded("import pmuconf.access, pmuconf.host.factsfile")
+    assert not modules & {"libvirt", "capstone", "elftools", "cliff"}
+
+
+@pytest.mark.parametrize("module", ["identity", "replaced", "search", "factsfile"])
+def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
+    """By its text, so that an import that comes late is seen too."""
+    ours = {name for name in imported(source(f"host/{module}")) if name.startswith("pmuconf")}
+    light = ("factsfile", "identity", "kvm", "notes", "process", "replaced", "root", "search")
+    pure = ("errors", "facts", "files", "inputs")
+    assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
+    if module == "identity":
+        assert ours == {"pmuconf.host.root", "pmuconf.host.notes"}
+
+
 def test_what_decides_loads_lxml_and_nothing_else_from_outside() -> None:
     modules = loaded("import pmuconf.policy")
     unwanted = ["oslo_config", "libvirt", "socket", "sqlite3", "ssl", "logging"]

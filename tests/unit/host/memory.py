@@ -268,6 +268,9 @@ def process(root: Path, vm: Vm, fds: tuple[str, ...] = ("/dev/null", "anon_inode
         (folder / "fd" / str(number)).symlink_to(target)
     (folder / "task" / str(vm.pid)).mkdir(parents=True, exist_ok=True)
     (folder / "task" / str(vm.thread or vm.pid)).mkdir(parents=True, exist_ok=True)
+    other = 900_000 + vm.pid
+    (folder / "task" / str(other)).mkdir(parents=True, exist_ok=True)
+    (folder / "task" / str(other) / "stat").write_bytes(stat(other, vm.started + 1, "call_rcu"))
     (folder / "stat").write_bytes(stat(vm.pid, vm.started, Path(argv[0]).name[:15]))
     (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in argv))
     (folder / "exe").symlink_to(exe or argv[0])

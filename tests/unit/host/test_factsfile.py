@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.host.factsfile import dump, load
+from pmuconf.facts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.host.factsfile import VERSION, dump, load
+from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
+from tests.unit.host.memory import stat as status
 
 NOTE = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
 BUILD_ID = bytes(range(20)).hex()
-STAT = "{pid} (qemu) (x) S " + " ".join("0" for _ in range(18)) + " {started} 0 0\n"
 
 VM = LiveVm(
     pid=77,
@@ -32,7 +34,9 @@ VM = LiveVm(
     pmu_property=False,
     incoming=True,
     qemu=Qemu("/usr/bin/qemu (deleted)", "00ff", True, "strings-in-binary", Evidence.INFERRED),
-    next_qemu=Qemu("/usr/bin/qemu", None, None, "no-known-string"),
+    next_qemu=Qemu("/usr/bin/qemu", None, None, "replaced", sha256="ab" * 32),
+    exe=FileId("/usr/bin/qemu (deleted)", 64, 4711, 18_397_984, 1, 1_700_000_000_123_456_789),
+    threads=("771 4322",),
 )
 FACTS = HostFacts(
     guard=GuardFinding(
@@ -59,7 +63,7 @@ FACTS = HostFacts(
     mitigations={"spectre_v2": "Retpolines"},
     cycles=57,
     livepatches=("one 1 0",),
-    qemus=(Qemu("/usr/bin/qemu-system-x86_64", "0123", False, "tested-build-id", Evidence.INFERRED),),
+    taken=1234,
     vms=(VM, replace(VM, pid=None, started=None), replace(VM, pid=78)),
     vms_cause="",
 )
@@ -75,8 +79,11 @@ def root(tmp_path: Path) -> Root:
         "sys/module/kvm/parameters/enable_mediated_pmu": "N\n",
         "sys/kernel/livepatch/one/enabled": "1\n",
         "sys/kernel/livepatch/one/transition": "0\n",
-        "proc/77/stat": STAT.format(pid=77, started=4321),
-        "proc/78/stat": STAT.format(pid=78, started=9999),
+        "sys/module/kvm_amd/parameters/avic": "N\n",
+        "proc/77/stat": status(77, 4321, "qemu) (x"),
+        "proc/77/task/771/stat": status(771, 4322, "call_rcu"),
+        "proc/78/stat": status(78, 9999, "qemu"),
+        "proc/78/task/771/stat": status(771, 4322, "call_rcu"),
     }
     for name, content in files.items():
         path = tmp_path / "root" / name
@@ -85,10 +92,15 @@ def root(tmp_path: Path) -> Root:
     return Root(tmp_path / "root")
 
 
+def of(root: Root, facts: HostFacts = FACTS) -> HostFacts:
+    """The facts, of this host as it is loaded now."""
+    return replace(facts, parameters=parameters(root), loads=loads(root))
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, root: Root) -> Path:
     path = tmp_path / "host.json"
-    path.write_text(dump(FACTS))
+    path.write_text(dump(of(root)))
     path.chmod(0o644)
     return path
 
@@ -102,33 +114,48 @@ def refused(file: Path, root: Root) -> str:
 
 def test_what_was_written_comes_back_but_for_what_may_have_changed(file: Path, root: Root) -> None:
     """The use of counters is of a moment; process 78 is another one by now, and one VM has no process to ask."""
-    assert load(file, root) == replace(FACTS, vms=(replace(VM, in_use=None),))
+    assert load(file, root) == replace(of(root), vms=(replace(VM, in_use=None),))
 
 
 def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, root: Root) -> None:
     """The process is the same, the VM need not be."""
     path = tmp_path / "confidential.json"
-    path.write_text(dump(replace(FACTS, vms=(replace(VM, remade=True),))))
+    path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, remade=True),)))))
     (vm,) = load(path, root).vms
     assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
-
-
-def test_of_a_qemu_that_was_installed_since_nothing_is_known(file: Path, root: Root) -> None:
-    binary = root.path / FACTS.qemus[0].path.lstrip("/")
-    binary.parent.mkdir(parents=True)
-    binary.touch()
-    file.write_text(dump(FACTS))
-    os.utime(file, ns=(0, binary.stat().st_ctime_ns))
-    assert load(file, root).qemus == FACTS.qemus
-    os.utime(binary, (0, 0))  # a package brings the time of its build; that of its change is now
-    os.utime(file, ns=(0, binary.stat().st_ctime_ns - 1))
-    (qemu,) = load(file, root).qemus
-    assert (qemu.disables, qemu.cause, qemu.evidence) == (None, "replaced", Evidence.NONE)
 
 
 def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
     root.at("/proc/77/stat").unlink()
     assert load(file, root).vms == ()
+
+
+def test_a_vm_whose_process_runs_another_program_is_left_out(file: Path, root: Root) -> None:
+    """By exec(2), as QEMU's migration mode cpr-exec does it: its id and its start stay, its threads end."""
+    (root.path / "proc/77/task/771/stat").unlink()
+    assert load(file, root).vms == ()
+    (root.path / "proc/77/task/771/stat").write_bytes(status(771, 4323, "call_rcu"))
+    assert load(file, root).vms == ()
+
+
+def test_a_vm_of_which_neither_program_nor_threads_were_seen_is_left_out(tmp_path: Path, root: Root) -> None:
+    path = tmp_path / "unseen.json"
+    path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, exe=None, threads=()),)))))
+    assert load(path, root).vms == ()
+
+
+def test_a_vm_whose_program_can_be_seen_to_be_another_is_left_out(tmp_path: Path, root: Root) -> None:
+    """Whatever its threads are."""
+    binary = root.path / "usr/bin/qemu"
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    (root.path / "proc/77/exe").symlink_to("/usr/bin/qemu")
+    found = binary.stat()
+    path = tmp_path / "exe.json"
+    for inode, alive in ((found.st_ino, 1), (found.st_ino + 1, 0)):
+        exe = FileId("/usr/bin/qemu", found.st_dev, inode, 0, 0, 0)
+        path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, exe=exe),)))))
+        assert len(load(path, root).vms) == alive
 
 
 @pytest.mark.parametrize(
@@ -141,20 +168,54 @@ def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
         ("sys/kernel/livepatch/two/enabled", b"1\n"),
         ("sys/module/kvm/parameters/enable_pmu", b"N\n"),
         ("sys/module/kvm/parameters/enable_mediated_pmu", b"Y\n"),
+        ("sys/module/kvm/parameters/ignore_msrs", b"N\n"),
+        ("sys/module/kvm_amd/parameters/avic", b"Y\n"),
+        ("sys/module/kvm_amd/parameters/enable_mediated_pmu", b"Y\n"),
+        ("sys/module/kvm_intel/parameters/nested", b"Y\n"),
+        ("sys/module/one/notes/.note.gnu.build-id", NOTE),
+        ("sys/module/kvm_amd/notes/.note.gnu.build-id", NOTE),
     ],
 )
 def test_another_boot_kvm_livepatch_or_parameter_makes_it_void(
     file: Path, root: Root, name: str, content: bytes
 ) -> None:
     path = root.at(name)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(content)
     assert refused(file, root) == "facts-stale"
 
 
+@pytest.mark.parametrize("name", ["sys/module/kvm", "sys/module/kvm_amd", "sys/kernel/livepatch/one"])
+def test_the_same_loaded_anew_makes_it_void(file: Path, root: Root, name: str) -> None:
+    """A rebuilt livepatch of the same name, or KVM with the same parameters: sysfs gives no number twice."""
+    folder = root.path / name
+    shutil.copytree(folder, root.path / "copy")
+    folder.rename(root.path / "unloaded")
+    (root.path / "copy").rename(folder)
+    assert refused(file, root) == "facts-stale"
+
+
+def test_a_kvm_module_without_a_build_id_is_not_told_by_the_kernels(tmp_path: Path, root: Root) -> None:
+    """Neither when facts are written nor when they are read."""
+    (root.path / "sys/module/kvm/notes/.note.gnu.build-id").unlink()
+    (root.path / "sys/module/kvm/initstate").write_text("live\n")
+    (root.path / "sys/kernel/notes").write_bytes(NOTE)
+    path = tmp_path / "kernels.json"
+    path.write_text(dump(of(root)))
+    assert refused(path, root) == "facts-stale"
+
+
+def test_where_kvm_is_built_in_the_kernels_build_id_is_its_own(tmp_path: Path, root: Root) -> None:
+    shutil.rmtree(root.path / "sys/module/kvm/notes")
+    (root.path / "sys/kernel/notes").write_bytes(NOTE)
+    path = tmp_path / "built-in.json"
+    path.write_text(dump(of(root)))
+    assert load(path, root).kvm_build_id == BUILD_ID
+
+
 def test_kvm_loaded_anew_without_what_disabled_the_pmu_of_every_vm(tmp_path: Path, root: Root) -> None:
     path = tmp_path / "disabled.json"
-    path.write_text(dump(replace(FACTS, enable_pmu=False)))
+    path.write_text(dump(of(root, replace(FACTS, enable_pmu=False))))
     assert refused(path, root) == "facts-stale"
 
 
@@ -190,10 +251,19 @@ Damage = Callable[[dict[str, Any]], object]
     "damage",
     [
         lambda d: d.update(format="pmuconf-report"),
-        lambda d: d.update(version=2),
+        lambda d: d.update(version=VERSION + 1),
+        lambda d: d.update(version=True),
+        lambda d: d.update(version=float(VERSION)),
+        lambda d: d.update(version=0),
         lambda d: d.update(facts=None),
         lambda d: d["facts"].update(extra=1),
         lambda d: d["facts"].pop("guard"),
+        lambda d: d["facts"].pop("searches"),
+        lambda d: d["facts"].pop("parameters"),
+        lambda d: d["facts"].update(parameters={"kvm.enable_pmu": True}),
+        lambda d: d["facts"].update(taken="0"),
+        lambda d: d["facts"].update(searches=[{"pid": 1}]),
+        lambda d: d["facts"]["vms"][0]["exe"].update(inode=None),
         lambda d: d["facts"].update(enable_pmu="N"),
         lambda d: d["facts"].update(cycles=True),
         lambda d: d["facts"].update(livepatches="one"),
@@ -212,6 +282,47 @@ def test_anything_else_is_refused(file: Path, root: Root, damage: Damage) -> Non
     damage(document)
     file.write_text(json.dumps(document))
     assert refused(file, root) == "facts-broken"
+
+
+def test_a_file_of_an_older_version_is_to_be_written_anew(file: Path, root: Root) -> None:
+    document = json.loads(file.read_text())
+    document["version"] = 1
+    file.write_text(json.dumps(document))
+    with pytest.raises(PmuconfError, match="older pmuconf") as error:
+        load(file, root)
+    assert (error.value.cause, "pmuconf host facts" in error.value.hint) == ("facts-stale", True)
+
+
+def test_what_is_no_utf_8_is_refused(file: Path, root: Root) -> None:
+    file.write_bytes(file.read_bytes().replace(b"AMD EPYC", b"AMD\xff"))
+    assert refused(file, root) == "facts-broken"
+
+
+def test_the_order_of_livepatches_says_nothing(file: Path, root: Root) -> None:
+    for name in ("one-b", "two"):
+        (root.path / "sys/kernel/livepatch" / name).mkdir()
+    path = file.with_name("order.json")
+    path.write_text(dump(of(root, replace(FACTS, livepatches=("two None None", "one 1 0", "one-b None None")))))
+    assert len(load(path, root).vms) == 1
+
+
+def test_an_empty_boot_id_is_no_boot_id(tmp_path: Path, root: Root) -> None:
+    root.at("/proc/sys/kernel/random/boot_id").write_text("\n")
+    path = tmp_path / "empty.json"
+    path.write_text(dump(of(root, replace(FACTS, boot_id=""))))
+    assert refused(path, root) == "facts-stale"
+
+
+def test_a_file_that_belongs_to_us_is_root_s_where_only_root_is_believed(
+    file: Path, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if os.getuid() == 0:
+        os.chown(file, 12345, -1)
+    assert load(file, root).release == FACTS.release
+    with pytest.raises(PmuconfError) as error:
+        load(file, root, own=False)
+    assert error.value.cause == "facts-untrusted"
 
 
 @pytest.mark.parametrize(

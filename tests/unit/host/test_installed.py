@@ -9,48 +9,7 @@ import pytest
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Qemu
 from pmuconf.host.installed import installed_qemus, qemus_of
-from pmuconf.host.root import Root
-
-OLD, NEW = b"QEMU emulator version 7.2", b"QEMU emulator version 11.0 KVM_PMU_CAP_DISABLE"
-STAT = "{pid} (libvirtd) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1 1 1 1 1 1 1 1 1 1 1\n"
-X86, KVM = "usr/bin/qemu-system-x86_64", "usr/libexec/qemu-kvm"
-
-
-class Host:
-    """A host below a directory, whose daemons have roots of their own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.root = Root(path)
-
-    def daemon(
-        self,
-        pid: int = 77,
-        exe: str = "/usr/sbin/libvirtd",
-        uids: str = "0\t0\t0\t0",
-        path: str | None = "/usr/bin",
-        binaries: dict[str, bytes | str] | None = None,
-    ) -> Path:
-        """A process; its root directory. A binary that is text is a symbolic link."""
-        folder = self.path / f"proc/{pid}"
-        top = folder / "root"
-        top.mkdir(parents=True)
-        (folder / "stat").write_text(STAT.format(pid=pid))
-        (folder / "exe").symlink_to(exe)
-        (folder / "status").write_text(f"Name:\tlibvirtd\nUid:\t{uids}\n")
-        (folder / "environ").write_bytes(b"A=b\0" + (b"" if path is None else f"PATH={path}\0".encode()))
-        for name, content in (binaries or {}).items():
-            file = top / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                file.symlink_to(content)
-            else:
-                file.write_bytes(content)
-                file.chmod(0o755)
-        return top
-
-    def found(self) -> dict[str, bool | None]:
-        return {qemu.path: qemu.disables for qemu in installed_qemus(self.root)}
+from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import struct
@@ -9,14 +10,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, Qemu
+from pmuconf.facts import Evidence, FileId, Qemu
 from pmuconf.host import prove_qemu as proving
+from pmuconf.host import qemu as qemu_module
 from pmuconf.host.process import vm_processes
 from pmuconf.host.prove_qemu import prove_qemu
 from pmuconf.host.qemu import TESTED, qemu_of_file, qemu_of_process
@@ -247,25 +250,101 @@ class TestBinary:
         (tmp_path / "qemu").write_bytes(elf(*strings, build_id=number))
         found = qemu_of_file(tmp_path / "qemu")
         evidence = Evidence.NONE if disables is None else Evidence.INFERRED
-        assert found == Qemu(str(tmp_path / "qemu"), number, disables, cause, evidence)
+        status = (tmp_path / "qemu").stat()
+        assert found == Qemu(
+            str(tmp_path / "qemu"),
+            number,
+            disables,
+            cause,
+            evidence,
+            hashlib.sha256((tmp_path / "qemu").read_bytes()).hexdigest(),
+            FileId(
+                str(tmp_path / "qemu"),
+                status.st_dev,
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+            ),
+        )
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-    @pytest.mark.parametrize("mode", [0o755, 0o757])
-    def test_a_users_binary_with_the_build_id_of_another(self, tmp_path: Path, mode: int) -> None:
-        """It says nothing about that other one, nor of itself what the other is."""
-        number = f"0{mode % 8}" * 20
-        (tmp_path / "users").write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=number))
-        (tmp_path / "users").chmod(mode)
-        os.chown(tmp_path / "users", 65534 if mode == 0o755 else 0, -1)
-        (tmp_path / "roots").write_bytes(elf(VERSION, build_id=number))
-        assert qemu_of_file(tmp_path / "users").disables is True
-        assert qemu_of_file(tmp_path / "roots").disables is None
+    @pytest.mark.parametrize("first", ["with", "without"])
+    def test_a_binary_with_the_build_id_of_another(self, tmp_path: Path, first: str) -> None:
+        """As a container's may have, root's too: it says nothing about the other one, nor the other about it."""
+        number = f"0{len(first)}" * 20
+        (tmp_path / "with").write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=number))
+        (tmp_path / "without").write_bytes(elf(VERSION, build_id=number))
+        qemu_of_file(tmp_path / first)
+        assert qemu_of_file(tmp_path / "with").disables is True
+        assert qemu_of_file(tmp_path / "without").disables is None
 
-    @pytest.mark.parametrize("build_id", TESTED)
-    def test_a_tested_build(self, build_id: str, tmp_path: Path) -> None:
-        (tmp_path / "qemu").write_bytes(elf(VERSION, build_id=build_id))
-        found = qemu_of_file(tmp_path / "qemu")
+    def test_a_copy_is_known_by_its_contents(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id="0c" * 20))
+        one = qemu_of_file(tmp_path / "one")
+        monkeypatch.setattr(qemu_module, "_judge", lambda *_: pytest.fail("it was searched again"))
+        assert replace(qemu_of_file(tmp_path / "two"), path=one.path, file=one.file) == one
+
+    def test_a_tested_binary_is_told_by_its_contents(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The build-id is a note that any other one may have too."""
+        (tmp_path / "tested").write_bytes(elf(VERSION, b"this one", build_id="0a" * 20))
+        (tmp_path / "claims").write_bytes(elf(VERSION, b"that one", build_id="0a" * 20))
+        contents = hashlib.sha256((tmp_path / "tested").read_bytes()).hexdigest()
+        monkeypatch.setattr(qemu_module, "TESTED", {contents: "for the test"})
+        found = qemu_of_file(tmp_path / "tested")
         assert (found.disables, found.cause, found.evidence) == (False, "tested-build-id", Evidence.INFERRED)
+        found = qemu_of_file(tmp_path / "claims")
+        assert (found.disables, found.cause, found.evidence) == (None, "no-known-string", Evidence.NONE)
+
+    @pytest.mark.parametrize(
+        "build_id", ["d9541fd67c4ea37f9ca7fca0f5096f32b3b7e7e0", "e5588a4ae9dc724ce182d9d2421089e0668fd1bd"]
+    )
+    def test_a_build_id_of_debians_alone_is_none_of_debians_binaries(self, build_id: str, tmp_path: Path) -> None:
+        (tmp_path / "qemu").write_bytes(elf(VERSION, build_id=build_id))
+        assert qemu_of_file(tmp_path / "qemu").disables is None
+
+    def test_this_machines_tested_binary(self) -> None:
+        path = shutil.which("qemu-system-x86_64")
+        contents = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        if path is None or contents not in TESTED:
+            pytest.skip("needs one of the tested QEMUs")
+        assert qemu_of_file(path).disables is False
+
+    def test_one_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, real = tmp_path / "qemu", qemu_module._judge
+        path.write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id="0b" * 20))
+
+        def judge(*said: Any) -> Qemu:
+            path.chmod(0o700)
+            return real(*said)
+
+        monkeypatch.setattr(qemu_module, "_judge", judge)
+        found = qemu_of_file(path)
+        assert (found.disables, found.cause) == (None, "unstable")
+
+    def test_what_was_found_is_kept_by_what_it_was_found_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that shows another QEMU's contents at first says nothing about that one afterwards."""
+        path, real = tmp_path / "hostile", qemu_module._contents
+        honest = elf(VERSION, b"honest", build_id=None)
+        path.write_bytes(honest)
+
+        def contents(file: Any, strings: frozenset[bytes]) -> tuple[str | None, frozenset[bytes]]:
+            if strings:
+                path.write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=None))
+            return real(file, strings)
+
+        monkeypatch.setattr(qemu_module, "_contents", contents)
+        qemu_of_file(path)
+        monkeypatch.undo()
+        (tmp_path / "honest").write_bytes(honest)
+        assert qemu_of_file(tmp_path / "honest").disables is None
+
+    def test_one_without_end_is_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(qemu_module, "MAX_FILE", 1 << 20)
+        (tmp_path / "qemu").write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE") + bytes(1 << 20))
+        assert qemu_of_file(tmp_path / "qemu").cause == "unreadable"
 
     @pytest.mark.parametrize("offset", range(-30, 31, 5))
     def test_strings_across_the_pieces_that_are_read(self, offset: int, tmp_path: Path) -> None:
@@ -379,6 +458,18 @@ class TestProof:
         found = prove_qemu(binary)
         evidence = Evidence.NONE if disables is None else Evidence.OBSERVED
         assert (found.disables, found.cause, found.evidence, found.build_id) == (disables, cause, evidence, "04" * 20)
+
+    def test_one_that_is_replaced_meanwhile(
+        self, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was started is not what was read: the proof is of neither."""
+        new = str(tmp_path / "new")
+        script = f"import os\nopen({new!r}, 'wb')\nos.replace({new!r}, {str(binary)!r})\n"
+        script += f"open(log, 'w').write({TRACE.format(asked=' = 1', enabled=ENABLE)!r})\ntime.sleep(60)"
+        self.fake_strace(tmp_path, monkeypatch, script)
+        with pytest.raises(PmuconfError, match="replaced") as caught:
+            prove_qemu(binary)
+        assert caught.value.cause == "prove-impossible"
 
     def test_one_that_does_not_start(self, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fake_strace(tmp_path, monkeypatch, "sys.exit('no such machine')")

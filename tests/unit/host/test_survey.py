@@ -9,6 +9,7 @@ import pytest
 
 from pmuconf.facts import Evidence, GuardFinding, Verdict
 from pmuconf.host import survey as surveying
+from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
 from tests.unit.host.sysroot import note, write
@@ -49,7 +50,14 @@ def test_one_look_is_enough_where_nothing_changes(root: Root, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [(BUILD_ID, note("ff" * 20)), (TRANSITION, b"0\n"), (PARAMETER, b"Y\n")], ids=["kvm", "lp", "pmu"]
+    ("name", "data"),
+    [
+        (BUILD_ID, note("ff" * 20)),
+        (TRANSITION, b"0\n"),
+        (PARAMETER, b"Y\n"),
+        ("sys/module/kvm_amd/parameters/avic", b"Y\n"),
+        ("sys/module/lp/notes/.note.gnu.build-id", note("ff" * 20)),
+    ],
 )
 def test_a_change_while_it_looks(root: Root, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes) -> None:
     """The verdict of before must not stand beside what is true of the host after."""
@@ -62,3 +70,13 @@ def test_a_host_that_does_not_hold_still(root: Root, monkeypatch: pytest.MonkeyP
     judging(monkeypatch, lambda number: write(root.path, TRANSITION, b"%d\n" % ((number + 1) % 2)))
     found = survey(root)
     assert (found.guard.verdict, found.guard.cause, found.vms_cause) == (Verdict.UNKNOWN, "host-changes", "unstable")
+
+
+def test_they_say_what_they_are_about(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is to be compared later, by whoever reads them."""
+    write(root.path, "proc/uptime", b"4711.25 0.1\n")
+    judging(monkeypatch, lambda _: None)
+    found = survey(root)
+    assert (found.taken, found.parameters, found.loads) == (4711, parameters(root), loads(root))
+    assert found.parameters == {"kvm.enable_pmu": "N"}
+    assert set(found.loads) == {"kvm", "livepatch lp"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
+import subprocess
+import sys
 import time
 import uuid
 from dataclasses import replace
@@ -18,13 +21,22 @@ from pmuconf.errors import PmuconfError
 from pmuconf.facts import KernelPmu, LiveVm
 from pmuconf.host import vms as vms_module
 from pmuconf.host.btf import Btf
-from pmuconf.host.kvmlist import KvmList, Layout
-from pmuconf.host.process import VmProcess, vm_processes
+from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
+from pmuconf.host.process import (
+    VmProcess,
+    directory_of,
+    file_id,
+    other_threads,
+    same_program,
+    start_of,
+    vm_processes,
+)
 from pmuconf.host.qemu_args import QemuArgs
 from pmuconf.host.root import Root
-from pmuconf.host.vms import live_vms
+from pmuconf.host.vms import live_vms, open_list
 from tests.unit.host.memory import ENABLED, HEAD, HEAP, Kernel, Vm, process, stat
 from tests.unit.host.sysroot import write
+from tests.unit.unprivileged import as_nobody
 
 WALKS = int(os.environ.get("PMUCONF_WALKS", "10000"))
 
@@ -44,6 +56,79 @@ def looked(root: Path, samples: int = 1) -> tuple[tuple[LiveVm, ...], str]:
 def said(root: Path) -> list[tuple[int | None, str, str]]:
     found, _ = looked(root)
     return [(vm.pid, vm.kernel_pmu.value, vm.cause) for vm in found]
+
+
+class TestAnotherProgram:
+    """exec(2) keeps a process's id and start, as QEMU's migration mode cpr-exec uses it; its other threads end."""
+
+    def test_within_the_process_while_it_is_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        kernel = Kernel()
+        kernel.add(qemu(1, enabled=0))
+        kernel.add(qemu(2, enabled=0))
+        root = kernel.write(tmp_path)
+
+        def executes(of: Root, pid: int, *rest: object) -> None:
+            if pid == 1001:
+                shutil.rmtree(root / "proc/1001/task/901001")
+
+        monkeypatch.setattr(vms_module, "qemu_of_process", executes)
+        found, _ = looked(root)
+        assert [(vm.pid, vm.kernel_pmu.value, vm.cause, vm.pmu_property) for vm in found] == [
+            (1001, "unknown", "unstable", None),
+            (1002, "disabled", "", False),
+        ]
+
+    def test_before_kernel_memory_was_read(self, tmp_path: Path) -> None:
+        """What KVM holds is not of the program that the process was seen to run."""
+        kernel = Kernel()
+        kernel.add(qemu(1, enabled=0))
+        root = Root(kernel.write(tmp_path))
+        write(tmp_path, "/proc/uptime", b"600.00 1.00\n")
+        listed = open_list(root)
+        assert live_vms(root, samples=0)[0][0].kernel_pmu is KernelPmu.DISABLED
+
+        def executes() -> tuple[KvmVm, ...]:
+            (tmp_path / "proc/1001/task/901001/stat").write_bytes(stat(901001, 999_999, "call_rcu"))
+            return KvmList.vms(listed)
+
+        listed.vms = executes  # type: ignore[method-assign]
+        found, _ = live_vms(root, samples=0, kernel=lambda _: listed)
+        assert [(vm.pid, vm.kernel_pmu.value, vm.cause) for vm in found] == [
+            (1001, "unknown", "not-listed"),
+            (None, "disabled", "no-process"),
+        ]
+
+    def test_is_told_of_a_live_process_by_anybody(self, tmp_path: Path) -> None:
+        """Two threads and the same file: only the threads tell it."""
+        script = (
+            "import os, sys, threading, time\nthreading.Thread(target=time.sleep, args=(300,), daemon=True).start()\n"
+        )
+        script += "print(flush=True)\nsys.stdin.readline()\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        again = script.replace("sys.stdin.readline()", "time.sleep(300)")
+        command = [sys.executable, "-c", script, "-c", again]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdout.readline()
+                with directory_of(Root(), process.pid) as directory:
+                    started, others = start_of(directory), other_threads(directory, process.pid)
+                    status = os.stat("exe", dir_fd=directory)
+                assert len(others) == 1
+                file = file_id(status, "")
+                for which in (file, None):
+                    assert same_program(Root(), process.pid, started, which, others)
+                assert not same_program(Root(), process.pid, started + 1, file, others)
+                assert not same_program(Root(), process.pid, started, replace(file, inode=file.inode + 1), others)
+                assert not same_program(Root(), process.pid, started, None, ())
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+                process.stdout.readline()
+                for which in (file, None):
+                    assert not same_program(Root(), process.pid, started, which, others)
+                assert as_nobody(lambda: same_program(Root(), process.pid, started, file, others)) is False
+            finally:
+                process.kill()
 
 
 class TestWhatKernelMemorySays:
@@ -504,6 +589,7 @@ def test_a_list_that_changes_under_the_walk(share: int, rate: float, monkeypatch
     monkeypatch.setattr(vms_module, "initial_namespace", lambda root: True)
     monkeypatch.setattr(vms_module, "vm_processes", lambda root: world.processes())
     monkeypatch.setattr(vms_module, "qemu_of_process", lambda *_: None)
+    monkeypatch.setattr(vms_module, "same_program", lambda *_: True)
     world.rate = rate
     known, walks = 0, WALKS * share // 100
     for _ in range(walks):
