@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import pmuconf
 from pmuconf.fleet.files import Head, Problem, inventory_name
 from pmuconf.fleet.hosts import Hosts, Pair, pairs
-from pmuconf.fleet.missing import HARMLESS
+from pmuconf.fleet.missing import DOUBTFUL, HARMLESS, severity
 from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import no_reports
 from pmuconf.fleet.steps import kernel_of, qemu_of
@@ -102,9 +102,8 @@ class Difference:
     @property
     def severity(self) -> int:
         """2 if a VM lost the fast path or a file can't be used, 1 if hosts went or were not heard of."""
-        if self.part.counts["lost"] or any(one.cause not in HARMLESS for one in self.problems):
-            return 2
-        return 1 if self.part.went or self.part.unheard else 0
+        files = severity(self.problems, (), ())
+        return 2 if self.part.counts["lost"] else max(files, 1 if self.part.went or self.part.unheard else 0)
 
 
 def diff(old: Hosts, new: Hosts, *, now: datetime, jobs: int = 1) -> Difference:
@@ -197,7 +196,7 @@ _ALONE: Final = ("gone", "came")
 
 def _silent(hosts: Hosts) -> frozenset[str]:
     """Names of hosts that a collection knows of, without a file about them whose beginning can be read."""
-    named = {one.host for one in hosts.problems if one.cause not in HARMLESS and one.host}
+    named = {one.host for one in hosts.problems if one.cause not in (*HARMLESS, *DOUBTFUL) and one.host}
     return frozenset(name.casefold() for name in named | set(hosts.markers))
 
 

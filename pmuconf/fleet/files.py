@@ -24,7 +24,18 @@ from pmuconf.report.document import FORMAT, VERSION
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard
 
-__all__ = ["MAX_BYTES", "Head", "Problem", "Refused", "find", "head", "inventory_name", "load", "newest_first"]
+__all__ = [
+    "MAX_BYTES",
+    "Head",
+    "Problem",
+    "Refused",
+    "find",
+    "head",
+    "inventory_name",
+    "load",
+    "newest_first",
+    "same_host",
+]
 
 MAX_BYTES: Final = 1 << 26
 """As much as a host with 50,000 VMs has to say."""
@@ -110,9 +121,17 @@ def _below(folder: Path, problems: list[Problem]) -> Iterator[str]:
 def inventory_name(path: str) -> str:
     """The name that a file's host has in the inventory, by its file name."""
     name = os.path.basename(path)
-    for suffix in (".gz", ".json"):
+    for suffix in (".gz", ".json", ".unreachable"):
         name = name[: -len(suffix)] if name.endswith(suffix) else name
     return name
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether two names are of one host: the same in any case, or one is the other without its domain."""
+    one, other = one.casefold(), other.casefold()
+    if "." in one and "." in other:
+        return one == other
+    return one.partition(".")[0] == other.partition(".")[0]
 
 
 def head(path: str) -> Head | Problem:

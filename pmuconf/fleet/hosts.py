@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from pmuconf.errors import PmuconfError
-from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first
+from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first, same_host
 from pmuconf.fleet.reading import HostReport, read
 
 __all__ = ["Hosts", "Pair", "Worked", "cores", "gather", "over", "pairs"]
@@ -95,15 +95,40 @@ def gather(paths: Iterable[Path], jobs: int) -> Hosts:
     files, problems = find(paths)
     reports: dict[str, list[Head]] = {}
     markers: dict[str, Head] = {}
+    named: dict[str, str] = {}
     for found in _mapped(_heads, [files[at : at + _HEADS] for at in range(0, len(files), _HEADS)], jobs):
         for one in found:
             if isinstance(one, Problem):
                 problems.append(one)
             elif one.unreachable is None:
                 reports.setdefault(one.host, []).append(one)
+                if same_host(inventory_name(one.path), one.host):
+                    named.setdefault(one.host, one.path)
+            elif not same_host(inventory_name(one.path), one.host):
+                problems.append(_claim(one, "a marker of another host is not used"))
             elif one.host not in markers or markers[one.host].at < one.at:
                 markers[one.host] = one
-    return Hosts({host: newest_first(heads) for host, heads in sorted(reports.items())}, markers, problems)
+    believed = {}
+    for host, heads in sorted(reports.items()):
+        kept = [one for one in heads if host not in named or same_host(inventory_name(one.path), host)]
+        problems += (_claim(one, f"{named[host]!r:.200} is its own") for one in heads if one not in kept)
+        believed[host] = newest_first(kept)
+    return Hosts(believed, markers, problems)
+
+
+def _claim(one: Head, why: str) -> Problem:
+    """A file that says it is of a host which has files of its own: it is not used."""
+    own = inventory_name(one.path)
+    return Problem(
+        one.path, "report-host-claimed", f"named after {own!r:.80}, it says that it is of {one.host!r:.80}: {why}", own
+    )
+
+
+def _differing(one: Head) -> Problem:
+    own = inventory_name(one.path)
+    return Problem(
+        one.path, "report-host-differs", f"named after {own!r:.80}, it says that it is of {one.host!r:.80}", one.host
+    )
 
 
 def over(hosts: Hosts, work: Work[_T], jobs: int) -> Iterator[Worked[_T]]:
@@ -164,6 +189,8 @@ def _reports(groups: Sequence[Sequence[Head]], problems: list[Problem]) -> Itera
                 problems.append(Problem(one.path, refused.cause, refused.message, one.host))
                 continue
             used = one.path
+            if not same_host(inventory_name(one.path), one.host):
+                problems.append(_differing(one))
             yield report
 
 

@@ -8,11 +8,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pmuconf.fleet.aggregate import HostRow
-from pmuconf.fleet.files import Head, Problem
+from pmuconf.fleet.files import Head, Problem, same_host
 
-__all__ = ["HARMLESS", "Absent", "absent", "ahead", "severity", "stale"]
+__all__ = ["DOUBTFUL", "HARMLESS", "Absent", "absent", "ahead", "severity", "stale"]
 
 HARMLESS: Final = ("report-duplicate",)
+"""Causes that do not matter."""
+DOUBTFUL: Final = ("report-from-future", "report-host-differs")
+"""Causes for which a report is used all the same, but doubted."""
 _AHEAD: Final = timedelta(minutes=5)
 
 
@@ -43,17 +46,25 @@ def absent(
     found: dict[str, Absent] = {}
     for problem in problems:
         name = problem.host.casefold()
-        if name and problem.cause not in HARMLESS and name not in known:
+        if name and problem.cause not in (*HARMLESS, *DOUBTFUL) and name not in known:
             found[name] = Absent(problem.host, problem.cause, problem.message)
     for name, marker in ((host.casefold(), marker) for host, marker in markers.items()):
         last = known[name].at if name in known else None
         if last is None or last < marker.at:
             found[name] = Absent(marker.host, "unreachable", marker.unreachable or "", marker.at, last)
-    for host in expected:
-        name = host.casefold()
+    wanted = {host.casefold(): host for host in expected}
+    for name, host in wanted.items():
         if name not in known and name not in found:
             found[name] = Absent(host, "report-missing", "no file is about it")
+        elif name in known and _of_another(known[name], name) and known[name].inventory_name.casefold() in wanted:
+            message = f"only {known[name].path} says that it is about it, and that is another's"
+            found.setdefault(name, Absent(host, "report-missing", message))
     return [found[name] for name in sorted(found)]
+
+
+def _of_another(row: HostRow, name: str) -> bool:
+    """Whether a report that bears this name is in a file that is named after another host."""
+    return row.name.casefold() == name and not same_host(row.inventory_name, row.name)
 
 
 def stale(rows: Iterable[HostRow], now: datetime, age: timedelta | None) -> Sequence[HostRow]:
@@ -75,6 +86,6 @@ def ahead(rows: Iterable[HostRow], now: datetime) -> Sequence[Problem]:
 def severity(problems: Iterable[Problem], missing: Sequence[Absent], old: Sequence[HostRow]) -> int:
     """What they add to the exit status: 2 for a file that can't be used, 1 for hosts that are absent or stale."""
     causes = {problem.cause for problem in problems} - set(HARMLESS)
-    if causes - {"report-from-future"}:
+    if causes - set(DOUBTFUL):
         return 2
     return 1 if causes or missing or old else 0

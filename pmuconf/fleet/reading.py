@@ -33,7 +33,7 @@ _MANY: Final = 1 << 53
 _STATES: Final = ("on", "off", "default", None)
 _TRUTH: Final = (True, False)
 _MAYBE: Final = (True, False, None)
-_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
+_WORDS_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
     **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "remade"), _MAYBE),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
@@ -45,6 +45,7 @@ _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     "evidence": (*(evidence.value for evidence in Evidence), None),
     "severity": (0, 1, 2),
 }
+_ALLOWED: Final = {key: frozenset((type(word), word) for word in words) for key, words in _WORDS_ALLOWED.items()}
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ def _host(facts: Any) -> HostState | None:
     _maybe_text(guard["build_id"], "build_id")
     _maybe_text(facts["release"], "release")
     cycles = facts["cycles_per_exit"]
-    if cycles is not None and (not isinstance(cycles, int) or not 0 <= cycles < _MANY):
+    if cycles is not None and not _is_count(cycles):
         raise ValueError("cycles_per_exit is no number of cycles")
-    if facts["enable_pmu"] not in _MAYBE or facts["mediated_pmu"] not in _MAYBE:
-        raise ValueError("enable_pmu and mediated_pmu are true, false or null")
+    for key in ("enable_pmu", "mediated_pmu"):
+        _maybe_truth(facts[key], key)
     return HostState(guard["verdict"], facts["enable_pmu"], facts["mediated_pmu"])
 
 
@@ -145,7 +146,7 @@ def _worth(worth: Any) -> None:
     if worth is None:
         return
     for key in ("vms", "saved_per_second", "to_win_per_second"):
-        if not isinstance(worth[key], int) or not 0 <= worth[key] < _MANY:
+        if not _is_count(worth[key]):
             raise ValueError(f"worth has no number of {key}")
 
 
@@ -153,43 +154,47 @@ def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     _text(record["name"], "name")
     if not {*map(type, _texts(record))} <= _TEXT_TYPES:
         raise ValueError(f"one of {', '.join(_TEXTS)} is no text")
-    if not isinstance(record["snapshots"], int) or not 0 <= record["snapshots"] < _MANY:
+    if not _is_count(record["snapshots"]):
         raise ValueError("snapshots is no number")
     exits = record["exits_per_second"]
-    if exits is not None and not (isinstance(exits, (int, float)) and 0 <= exits < _MANY):
+    if exits is not None and not (type(exits) in (int, float) and 0 <= exits < _MANY):
         raise ValueError("exits_per_second is no rate")
     error = record["error"]
     if error is not None:
         _text(error["cause"], "error's cause")
         _text(error["message"], "error's message")
     disables = [None if qemu is None else _qemu(qemu) for qemu in (record["qemu"], record["next_qemu"])]
-    causes = tuple(record["causes"])
-    return _outlook(state, _words(record), causes, *disables, error is not None)
+    causes = record["causes"]
+    if not isinstance(causes, list):
+        raise ValueError("causes is no list")
+    words = _words(record)
+    return _outlook(state, words, (*map(type, words),), (*causes,), *disables, error is not None)
 
 
 def _qemu(qemu: Mapping[str, Any]) -> bool | None:
     _text(qemu["path"], "QEMU's path")
     _maybe_text(qemu["build_id"], "QEMU's build ID")
-    disables: bool | None = qemu["disables_pmu"]
-    return disables
+    return _maybe_truth(qemu["disables_pmu"], "disables_pmu")
 
 
 @lru_cache(maxsize=1 << 16)
 def _outlook(
     state: HostState | None,
     words: tuple[Any, ...],
+    types: tuple[type, ...],
     causes: tuple[str, ...],
     qemu: bool | None,
     next_qemu: bool | None,
     failed: bool,
 ) -> Outlook:
-    """What is concluded of all domains whose records have these words; the first of them is looked at closely."""
+    """What is concluded of all domains whose records have these words; the first of them is looked at closely.
+
+    :param types: those of the words: 1 is equal to true, and no truth value.
+    """
     said = dict(zip(_WORDS, words))
-    for key, value in said.items():
-        if value not in _ALLOWED[key] or (isinstance(value, int) and key != "severity" and not isinstance(value, bool)):
+    for (key, value), kind in zip(said.items(), types):
+        if (kind, value) not in _ALLOWED[key]:
             raise ValueError(f"{key} is {value!r:.40}, which this pmuconf does not know")
-    if qemu not in _MAYBE or next_qemu not in _MAYBE:
-        raise ValueError("disables_pmu is true, false or null")
     if (said["cause"],) != causes[:1] and (said["cause"] or causes):
         raise ValueError("cause is not the first of causes")
     if said["fast_path"] is not None and (
@@ -213,6 +218,16 @@ def _outlook(
     return Outlook(
         fast_path_group(said), said["fast_path"], said["cause"], said["severity"], said["running"], needs, tuple(kinds)
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MANY
+
+
+def _maybe_truth(value: Any, what: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise ValueError(f"{what} is neither true, false nor null")
 
 
 def _text(value: Any, what: str) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+from typing import Final
+
 __all__ = ["csv_cell", "printable"]
+
+_FORMULA: Final = frozenset("=+-@\u2212")
+"""What begins a formula, and the minus sign of mathematics, which no normalization makes an ASCII one."""
 
 
 def printable(text: str) -> str:
@@ -19,6 +25,10 @@ def printable(text: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """As printable(), and never a formula: a spreadsheet shows a leading apostrophe as plain text."""
+    """As printable(), and never a formula: a spreadsheet shows a leading apostrophe as plain text.
+
+    Some take a sign of another width or height for the same, and some pass over white space before it.
+    """
     shown = printable(text)
-    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") else shown
+    first = shown.lstrip()[:1]
+    return f"'{shown}" if first and unicodedata.normalize("NFKC", first)[:1] in _FORMULA else shown

@@ -268,7 +268,13 @@ def test_what_a_terminal_might_act_upon_is_written_out(text: str, shown: str) ->
     assert csv_cell(text) == shown
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        *("=", "+", "-", "@", " =", "  @", "\uff1d", "\uff0b", "\uff0d", "\uff20", " \uff1d"),
+        *("\ufe66", "\ufe62", "\ufe63", "\ufe6b", "\u207c", "\u208b", "\u2212"),
+    ],
+)
 def test_a_cell_is_never_a_formula(start: str) -> None:
     assert csv_cell(f"{start}cmd|' /C calc'!A0") == f"'{start}cmd|' /C calc'!A0"
     assert csv_cell(f"a{start}") == f"a{start}"

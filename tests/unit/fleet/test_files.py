@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pmuconf.errors import PmuconfError
 from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, load
 from pmuconf.fleet.hosts import gather, over
+from pmuconf.fleet.missing import severity
 from pmuconf.fleet.reading import HostReport, read
 from pmuconf.fleet.report import fleet
 from tests.support.fleet import host
@@ -197,26 +198,28 @@ def test_a_file_that_names_two_hosts_is_believed_in_neither(tmp_path: Path) -> N
 
 
 def test_of_several_reports_of_a_host_the_newest_counts_and_the_others_are_named(tmp_path: Path) -> None:
-    for name, hours, vms in (("a.json", 0, 12), ("b.json", 2, 7), ("c.json", 1, 9)):
+    for name, hours, vms in (("a", 0, 12), ("b", 2, 7), ("c", 1, 9)):
         made = host("guarded", "h1", vms, random.Random(1), AT + timedelta(hours=hours))
-        write(tmp_path / name, made)
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "h1.json", made)
     for jobs in (1, 2):
         found = fleet(gather([tmp_path], jobs), now=AT + timedelta(hours=3), jobs=jobs)
         assert found.aggregate.hosts["h1"].vms == 7
-        assert sorted((Path(one.path).name, one.cause) for one in found.problems) == [
-            ("a.json", "report-duplicate"),
-            ("c.json", "report-duplicate"),
+        assert sorted((Path(one.path).parent.name, one.cause) for one in found.problems) == [
+            ("a", "report-duplicate"),
+            ("c", "report-duplicate"),
         ]
         assert found.severity == found.aggregate.severity  # a double is no defect of the fleet
 
 
 def test_where_the_newest_can_not_be_used_the_one_before_is(tmp_path: Path) -> None:
-    write(tmp_path / "old.json", TEXT)
+    (tmp_path / "new").mkdir()
+    write(tmp_path / "h1.json", TEXT)
     newer = json.dumps(host("guarded", "h1", 7, random.Random(1), AT + timedelta(hours=1)), indent=2)
-    write(tmp_path / "new.json", newer[:-100])
+    write(tmp_path / "new" / "h1.json", newer[:-100])
     made = fleet(gather([tmp_path], 1), now=AT + timedelta(hours=2))
     assert made.aggregate.hosts["h1"].vms == 12
-    assert [(Path(one.path).name, one.cause) for one in made.problems] == [("new.json", "report-truncated")]
+    assert [(Path(one.path).parent.name, one.cause) for one in made.problems] == [("new", "report-truncated")]
 
 
 def test_folders_are_gone_through_and_hidden_files_are_not(tmp_path: Path) -> None:
@@ -227,6 +230,126 @@ def test_folders_are_gone_through_and_hidden_files_are_not(tmp_path: Path) -> No
     files, problems = find([tmp_path, tmp_path / "a.json", tmp_path / "f.txt"])
     assert [os.path.relpath(name, tmp_path) for name in files] == ["a.json", "c.json.gz", "f.txt", "rack/deep/b.json"]
     assert problems == []
+
+
+# ---- whose report a file is ----------------------------------------------------------------------------------------
+
+
+def test_a_file_of_another_host_does_not_replace_a_hosts_own(tmp_path: Path) -> None:
+    """However new it says that it is; both are named, and the other host is one without a report."""
+    write(tmp_path / "h1.json", TEXT)
+    write(tmp_path / "h2.json", host("unguarded", "h1", 7, random.Random(1), AT + timedelta(hours=1)))
+
+    made = fleet(gather([tmp_path], 1), now=AT + timedelta(hours=2))
+
+    assert made.aggregate.hosts["h1"].vms == 12
+    (problem,) = made.problems
+    assert (Path(problem.path).name, problem.cause, problem.host) == ("h2.json", "report-host-claimed", "h2")
+    assert all(name in problem.message for name in ("'h2'", "'h1'", "h1.json"))
+    assert [(one.host, one.cause) for one in made.absent] == [("h2", "report-host-claimed")]
+    assert made.severity == 2
+
+
+def test_a_report_that_is_not_of_the_host_of_its_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "h2.json", TEXT)
+
+    made = fleet(gather([tmp_path], 1), now=AT)
+
+    (problem,) = made.problems
+    assert (problem.cause, problem.host) == ("report-host-differs", "h1")
+    assert made.aggregate.hosts["h1"].vms == 12
+    assert severity(made.problems, (), ()) == 1
+
+
+def test_one_report_does_not_stand_for_two_hosts_that_are_expected(tmp_path: Path) -> None:
+    write(tmp_path / "h2.json", TEXT)
+
+    made = fleet(gather([tmp_path], 1), now=AT, expected=["h1", "h2"])
+
+    assert [(one.host, one.cause) for one in made.absent] == [("h1", "report-missing")]
+
+
+def test_a_marker_in_the_file_of_another_host_is_not_believed(tmp_path: Path) -> None:
+    write(tmp_path / "h1.json", TEXT)
+    later = (AT + timedelta(hours=1)).isoformat()
+    write(tmp_path / "h2.json", {**MARKER, "generated_at": later})
+
+    made = fleet(gather([tmp_path], 1), now=AT)
+
+    assert [(one.host, one.cause) for one in made.absent] == [("h2", "report-host-claimed")]
+
+
+@pytest.mark.parametrize("name", ["h1", "H1", "h1.example.org", "H1.example.org"])
+def test_a_host_is_the_same_in_any_case_and_without_its_domain(tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"{name}.json", TEXT)
+    assert fleet(gather([tmp_path], 1), now=AT).problems == []
+
+
+def test_two_domains_are_two_hosts(tmp_path: Path) -> None:
+    write(tmp_path / "h1.example.org.json", host("guarded", "h1.example.com", 1, random.Random(1)))
+    assert [one.cause for one in fleet(gather([tmp_path], 1), now=AT).problems] == ["report-host-differs"]
+
+
+# ---- what a member may be ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["running", "drift", "pending", "transient", "nova", "cpu_has_pmu", "remade"])
+@pytest.mark.parametrize("value", [1, 0, 1.0, 0.0, "yes", "true", []])
+def test_a_truth_value_is_one_and_nothing_that_equals_it(tmp_path: Path, key: str, value: object) -> None:
+    """Also where the same words were seen before: 1 equals true."""
+    good = write(tmp_path / "good.json", TEXT)
+    found = head(str(good))
+    assert isinstance(found, Head)
+    read(found)
+    made = json.loads(TEXT)
+    made["domains"][0][key] = value
+    bad = head(str(write(tmp_path / "h1.json", made)))
+    assert isinstance(bad, Head)
+
+    with pytest.raises(Refused) as refused:
+        read(bad)
+
+    assert refused.value.cause == "report-broken"
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ("domain", "snapshots", True),
+        ("domain", "severity", True),
+        ("domain", "severity", 1.0),
+        ("domain", "exits_per_second", True),
+        ("host", "enable_pmu", 1),
+        ("host", "mediated_pmu", 0),
+        ("host", "cycles_per_exit", True),
+        ("qemu", "disables_pmu", 1),
+    ],
+)
+def test_nor_is_a_truth_value_a_number(tmp_path: Path, place: str, key: str, value: object) -> None:
+    made = json.loads(TEXT)
+    with_qemu = next(one for one in made["domains"] if one["qemu"])
+    {"domain": made["domains"][0], "host": made["host_facts"], "qemu": with_qemu["qemu"]}[place][key] = value
+    bad = head(str(write(tmp_path / "h1.json", made)))
+    assert isinstance(bad, Head)
+
+    with pytest.raises(Refused):
+        read(bad)
+
+
+def test_a_marker_with_a_long_reason_keeps_its_host(tmp_path: Path) -> None:
+    write(tmp_path / "h0.json", host("unguarded", "h0", 5, random.Random(2)))
+    write(tmp_path / "h2.unreachable.json", {**MARKER, "host": "h2", "reason": "no route " * 2000})
+
+    (one,) = fleet(gather([tmp_path], 1), now=AT).absent
+
+    assert (one.host, one.cause, one.message) == ("h2", "unreachable", ("no route " * 2000)[:1000])
+
+
+def test_a_marker_that_is_broken_is_about_its_host_and_no_file(tmp_path: Path) -> None:
+    write(tmp_path / "h0.json", host("unguarded", "h0", 5, random.Random(2)))
+    write(tmp_path / "h2.unreachable.json", "{")
+
+    assert [one.host for one in fleet(gather([tmp_path], 1), now=AT).absent] == ["h2"]
 
 
 # ---- hosts that are not there --------------------------------------------------------------------------------------
@@ -252,14 +375,15 @@ def test_a_marker_that_the_report_has_overtaken_says_nothing(tmp_path: Path) -> 
 
 def test_hosts_are_expected_by_the_name_of_their_file_or_of_their_report(tmp_path: Path) -> None:
     write(tmp_path / "rack1-h7.json", TEXT)
-    made = fleet(gather([tmp_path], 1), now=AT, expected=["H1", "rack1-h7", "h9"])
-    assert [(one.host, one.cause) for one in made.absent] == [("h9", "report-missing")]
+    for name in ("H1", "rack1-h7"):
+        made = fleet(gather([tmp_path], 1), now=AT, expected=[name, "h9"])
+        assert [(one.host, one.cause) for one in made.absent] == [("h9", "report-missing")]
 
 
 def test_a_marker_goes_by_the_name_of_the_file_too(tmp_path: Path) -> None:
     write(tmp_path / "inventory-name.json", TEXT)
     later = (AT + timedelta(hours=1)).isoformat()
-    write(tmp_path / "x.unreachable.json", {**MARKER, "host": "inventory-name", "generated_at": later})
+    write(tmp_path / "inventory-name.unreachable.json", {**MARKER, "host": "inventory-name", "generated_at": later})
     (one,) = fleet(gather([tmp_path], 1), now=AT).absent
     assert (one.host, one.last_report) == ("inventory-name", AT)
 
