@@ -173,8 +173,8 @@ _JOURNAL_OPTS: Final[list[cfg.Opt]] = [
         "retention_days",
         default=365,
         min=1,
-        help="How long the journal keeps finished changes, in days; after that they can't be rolled back. Changes "
-        "in flight are never dropped.",
+        help="How long the journal keeps finished changes, in days; after that they can't be rolled back. It always "
+        "keeps changes in flight, the newest 1000 changes, and of the newest 10000 those that could be taken back.",
     ),
 ]
 

@@ -108,19 +108,25 @@ class Run:
             asked = names is not None or change is not None
             return [*self._undone(hypervisor, journal, standing), *(map(_taken_back, back.values()) if asked else ())]
 
-    def roll_back_carried(self, records: Sequence[Mapping[str, Any]]) -> list[Result]:
+    def roll_back_carried(
+        self, records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
+    ) -> list[Result]:
         """Take back changes that journals, of this host or of others, gave away, as far as their domains are here.
 
         What was taken back here is in this host's journal; the journal that gave it away is not told, but whoever
         carries the same change here again finds it undone.
 
         :param records: as Entry.record() makes them; those of domains that are not here are passed over.
-        :raises PmuconfError: change-invalid, locked, ...
+        :param names: only those of domains that are called so here today, or have these UUIDs.
+        :raises PmuconfError: change-invalid, ambiguous-domain, locked, ...
         """
         given = map(Entry.of_record, records)
         carried = list(_newest_first(entry for entry in given if entry.standing and not entry.of_flavor))
         with self._begun() as (hypervisor, journal):
-            there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
+            if names is None:
+                there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
+            else:
+                there = {listed.uuid for listed in map(hypervisor.named, names) if listed is not None}
             entries = [entry for entry in carried if entry.uuid in there]
             if journal is not None:
                 if not self.dry:

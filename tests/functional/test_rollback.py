@@ -334,6 +334,15 @@ class TestCarried:
         assert self.carried(host, both) == {"a": "already", "b": "changed", "c": "already"}, "on, off, on cancel out"
         assert host.pmus() == {"a": "on", "b": "default", "c": "on"}
 
+    def test_of_those_that_are_called_so_today(self, host: Host, records: list[dict[str, Any]]) -> None:
+        """c was called a when it was changed; here another domain is."""
+        for record in records:
+            record["name"] = {"a": "x", "c": "a"}.get(record["name"], record["name"])
+        names = ["a", domain_uuid("b").upper(), "nobody"]
+        results = Run(load([str(host.policy)])).roll_back_carried(records, names)
+        assert {result.name: result.outcome.value for result in results} == {"a": "changed", "b": "changed"}
+        assert host.pmus() == {"a": "on", "b": "default", "c": "off"}
+
     def test_they_are_no_changes_of_this_host(self, host: Host, records: list[dict[str, Any]]) -> None:
         self.carried(host, records)
         applied(host, OFF)

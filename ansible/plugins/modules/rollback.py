@@ -14,7 +14,9 @@ description:
     it was.
 options:
   names:
-    description: Names or UUIDs of domains, all of whose changes are taken back.
+    description:
+      - Names of today, or UUIDs, of domains, all of whose changes are taken back.
+      - With C(changes), only those changes whose domain is called so on this host today, or has one of these UUIDs.
     type: list
     elements: str
     aliases: [name, domains]
@@ -132,7 +134,6 @@ from ansible_collections.pmuconf.kvm.plugins.module_utils.front import begin, fi
 
 
 def main():
-    which = ("names", "change", "all", "changes")
     module = begin(
         {
             "names": {"type": "list", "elements": "str", "aliases": ["name", "domains"]},
@@ -140,13 +141,13 @@ def main():
             "all": {"type": "bool"},
             "changes": {"type": "list", "elements": "dict"},
         },
-        mutually_exclusive=[which],
-        required_one_of=[which],
+        mutually_exclusive=[("names", "change", "all"), ("changes", "change", "all")],
+        required_one_of=[("names", "change", "all", "changes")],
     )
     asked = module.params
     with telling(module):
         if asked["changes"] is not None:
-            results = run(module).roll_back_carried(asked["changes"])
+            results = run(module).roll_back_carried(asked["changes"], asked["names"])
         else:
             results = run(module).roll_back(None if asked["all"] else asked["names"] or [], change=asked["change"])
         finish(module, results)

@@ -10,12 +10,14 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Evidence, Verdict
+from pmuconf.host import record as recording
 from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge_host
 from pmuconf.host.record import record
@@ -411,6 +413,27 @@ def test_a_record_gives_the_same_answer(tmp_path: Path, name: str) -> None:
     root, _ = host_with(tmp_path, name)
     said = record(root, tmp_path / "record")
     assert judge_host(Root(tmp_path / "record")) == judge_host(root) == said
+
+
+def test_a_record_goes_where_its_folder_was_made_whatever_is_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns the folder above can swap it at any time."""
+    root, _ = host_with(tmp_path / "host", "unlikely")
+    target, real = tmp_path / "theirs/record", recording._copy
+    target.parent.mkdir()
+    (tmp_path / "victim").mkdir()
+
+    def swapping(*given: Any) -> None:
+        if not target.is_symlink():
+            target.rename(target.with_name("away"))
+            target.symlink_to(tmp_path / "victim")
+        real(*given)
+
+    monkeypatch.setattr(recording, "_copy", swapping)
+    record(root, target)
+    assert list((tmp_path / "victim").iterdir()) == []
+    assert (target.with_name("away") / "proc/kallsyms").exists()
 
 
 def test_a_record_of_a_patched_host(tmp_path: Path) -> None:
