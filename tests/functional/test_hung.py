@@ -18,10 +18,11 @@ import pytest
 from pmuconf import connection, hypervisor
 from pmuconf.hypervisor import Hypervisor
 from tests.functional.host import OFF, Host, ended, journal_bytes, until
-from tests.functional.served import Threaded, service_settings
+from tests.functional.served import Served, Threaded, service_settings
 from tests.support.domains import plain_domain
 
 INTERRUPTED = "(interrupted)"
+_PIDS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 
 
 @contextlib.contextmanager
@@ -144,6 +145,44 @@ def test_the_service_goes_on_and_is_well_when_the_call_comes_back(host: Host, mo
         go_on.set()
 
 
+@pytest.fixture
+def threads(tmp_path: Path) -> Iterator[Callable[[int, int], None]]:
+    """Allows a process so many threads, as TasksMax= does."""
+    above = next((path for path in _PIDS if (path / "cgroup.procs").exists()), None)
+    group = None if above is None else above / f"pmuconf-test-{os.getpid()}"
+    try:
+        if group is None:
+            raise OSError("no controller pids")
+        group.mkdir()
+        (group / "pids.max").write_text("max")
+    except OSError as error:
+        pytest.skip(f"needs a cgroup of its own: {error}")
+
+    def allow(pid: int, number: int) -> None:
+        (group / "pids.max").write_text(str(number))
+        (group / "cgroup.procs").write_text(str(pid))
+
+    yield allow
+    until(lambda: (group / "cgroup.procs").read_text() == "", "the process to be gone", every=0.02)
+    group.rmdir()
+
+
+def test_a_service_that_gets_no_more_threads_says_so_and_goes_on(
+    host: Host, threads: Callable[[int, int], None]
+) -> None:
+    host.configure(OFF + service_settings(mode="enforce"))
+    host.policy.write_text(host.policy.read_text().replace("[libvirt]\n", "[libvirt]\nparallel = 32\n"))
+    with Served(host.policy) as served:
+        served.until_passes(1)
+        threads(served.process.pid, 20)
+        host.define(*(plain_domain(f"vm-{number:02}") for number in range(80)))
+        until(lambda: served.causes() == {"threads-exhausted"}, "the lack of threads to be told")
+        threads(served.process.pid, 128)
+        served.hang_up()
+        until(lambda: set(host.pmus().values()) == {"off"}, "all to be off")
+        assert served.stop() == 0
+
+
 # ---- closing -------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +217,16 @@ def interrupted(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [["audit"], ["report"], ["explain", "web"], ["apply"], ["rollback", "--all"], ["apply", "--dry-run"]]
+    "command",
+    [
+        ["audit"],
+        ["report"],
+        ["explain", "web"],
+        ["apply"],
+        ["rollback", "--all"],
+        ["apply", "--dry-run"],
+        ["policy", "explain", "web"],
+    ],
 )
 def test_while_a_daemon_hangs(host: Host, command: list[str]) -> None:
     """libvirt itself would wait half a minute, and say so."""
