@@ -176,6 +176,7 @@ class LiveVm:
     :param kernel_pmu: what kernel memory says; UNKNOWN where that can't be read.
     :param cause: why it is unknown: kcore-refused, no-offsets, unstable, several-vms ...
     :param in_use: whether any vCPU had counters programmed in one of the samples; None: not read.
+    :param pmu_shown: whether KVM's PMU of any vCPU has a version other than 0; None: not read.
     :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
     :param incoming: it was started to take a migration or a saved state in.
     :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
@@ -198,6 +199,7 @@ class LiveVm:
     incoming: bool = False
     remade: bool = False
     tdx: bool | None = False
+    pmu_shown: bool | None = None
     qemu: Qemu | None = None
     next_qemu: Qemu | None = None
     exe: FileId | None = None

@@ -269,14 +269,20 @@ def _though_enabled(host: HostFacts, guest: Guest, held: InKernel, in_the_way: t
     """The cases of a kernel that may spare a VM the counting though its PMU is not known to be disabled.
 
     Counting is not all that there is: since 7.0 a mediated PMU is switched at every exit that leaves KVM's inner loop,
-    for every VM that has one, whatever it counts (kvm_mediated_pmu_load, kvm_mediated_pmu_put).
+    for every VM whose PMU has a version, whatever it counts (kvm_mediated_pmu_load, kvm_mediated_pmu_put).
     """
-    if host.mediated_pmu and held.pmu is KernelPmu.ENABLED:
+    mediated, idle = host.mediated_pmu, guest.vm is not None and guest.vm.in_use is False
+    if guest.vm is not None and guest.vm.pmu_shown is False:
+        # On Intel, where QEMU shows the guest no PMU and KVM holds one nevertheless. As long as it is started, perhaps.
+        mediated = False if idle or not mediated else None
+    if mediated and held.pmu is KernelPmu.ENABLED:
         return in_the_way if in_the_way[:1] and in_the_way[0] in _WANTED else ("mediated-pmu", *in_the_way)
-    if host.mediated_pmu:
+    if mediated:
         return ("pmu-unknown",)
-    idle = host.guard.verdict is Verdict.NO_CALL or (guest.vm is not None and guest.vm.in_use is False)
-    if idle and host.mediated_pmu is None:
+    if host.guard.verdict is Verdict.NO_CALL and mediated is False:
+        return ("no-call",)
+    idle = idle or host.guard.verdict is Verdict.NO_CALL
+    if idle and mediated is None:
         return ("mediated-unknown", *in_the_way)
     return ("early-out-idle",) if idle else ("depends-on-guest", *in_the_way)
 

@@ -177,6 +177,18 @@ class _PmuLayout:
         self._control = control.offset // 8
         self._enabled = [at // 8 for at in places[0]]
         self._set = [at // 8 for at in (*places[1], *places[2], *maps)]
+        version = types.find("kvm_pmu", "version")
+        inside = version is not None and version.size in (1, 4) and version.offset + version.size <= self.size
+        self._version = version if inside else None
+
+    def shown(self, data: bytes) -> bool | None:
+        """Whether this struct kvm_pmu has a version other than 0; None: this kernel does not say.
+
+        Intel's has what CPUID shows to the guest, AMD's has one whenever KVM holds a PMU (amd_pmu_refresh).
+        """
+        if self._version is None or self._version.size is None:
+            return None
+        return any(data[self._version.offset :][: self._version.size])
 
     def in_use(self, data: bytes) -> bool:
         """Whether anything is programmed in this struct kvm_pmu.
@@ -264,7 +276,16 @@ class KvmList:
         True as soon as one is seen; False only if every vCPU of the VM was read.
         """
         pmu = self.layout.pmu
-        if pmu is None or vm.vcpus is None:
+        return None if pmu is None else self._any(vm, pmu, pmu.in_use)
+
+    def shown(self, vm: KvmVm) -> bool | None:
+        """Whether one of its vCPUs has a PMU with a version; None if that can't be read. As in_use()."""
+        pmu = self.layout.pmu
+        return None if pmu is None else self._any(vm, pmu, pmu.shown)
+
+    def _any(self, vm: KvmVm, pmu: _PmuLayout, holds: Callable[[bytes], bool | None]) -> bool | None:
+        """Whether something holds of the PMU of any of its vCPUs."""
+        if vm.vcpus is None:
             return None
         vcpus = self._vcpus(vm)
         complete = vcpus is not None and len(vcpus) == vm.vcpus
@@ -273,8 +294,11 @@ class KvmList:
             # A vCPU points to its VM: a wrong pointer, or memory that has become something else, ends here.
             if len(data) != pmu.size or self._memory.read(vcpu + pmu.kvm, 8) != vm.address.to_bytes(8, "little"):
                 complete = False
-            elif pmu.in_use(data):
+                continue
+            said = holds(data)
+            if said:
                 return True
+            complete = complete and said is not None
         return False if complete else None
 
     def _nodes(self) -> tuple[int, ...]:

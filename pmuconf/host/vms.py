@@ -9,9 +9,9 @@ where the kernel does not say who owns memory, and only if it leaves nothing ope
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import KernelPmu, LiveVm
@@ -72,7 +72,9 @@ def live_vms(
         # What came or went in between is left over; the next look finds neither or both.
         if listed is None or nested or (len(paired) == len(vms) and len(pairs) == len(processes)):
             break
-    in_use = _in_use(listed, vms, samples, pause, sleep) if listed is not None else {}
+    in_use = _Seen()
+    if listed is not None:
+        in_use = _Seen(_in_use(listed, vms, samples, pause, sleep), {vm.address: listed.shown(vm) for vm in vms})
     disabled = read_kvm(root).enable_pmu is False
     unstable = any(vm.cause == "unstable" for vm in vms)
     alone = cause or ("pid-namespace" if nested else "unstable" if unstable else "not-listed")
@@ -144,6 +146,13 @@ def _pairs_by_thread(vms: Sequence[KvmVm], processes: Sequence[VmProcess]) -> di
     return pairs
 
 
+class _Seen(NamedTuple):
+    """What was read of the vCPUs' PMUs of each VM, by its address: whether one counts, whether one has a version."""
+
+    counting: Mapping[int, bool | None] = {}
+    shown: Mapping[int, bool | None] = {}
+
+
 def _in_use(
     listed: KvmList, vms: Sequence[KvmVm], samples: int, pause: float, sleep: Callable[[float], object]
 ) -> dict[int, bool | None]:
@@ -159,9 +168,7 @@ def _in_use(
     return seen
 
 
-def _of_process(
-    root: Root, process: VmProcess, own: list[KvmVm], in_use: dict[int, bool | None], disabled: bool, alone: str
-) -> LiveVm:
+def _of_process(root: Root, process: VmProcess, own: list[KvmVm], in_use: _Seen, disabled: bool, alone: str) -> LiveVm:
     args = process.args
     vm = LiveVm(
         process.pid,
@@ -185,11 +192,11 @@ def _of_process(
     return LiveVm(vm.pid, vm.started, command=vm.command, uuid=vm.uuid, name=vm.name, cause="unstable")
 
 
-def _told(vm: LiveVm, own: list[KvmVm], in_use: dict[int, bool | None], disabled: bool, alone: str) -> LiveVm:
+def _told(vm: LiveVm, own: list[KvmVm], in_use: _Seen, disabled: bool, alone: str) -> LiveVm:
     """With what kernel memory says of its VMs."""
     states = {one.enable_pmu for one in own}
     causes = [one.cause for one in own if one.cause]
-    uses = {in_use.get(one.address) for one in own}
+    uses, shown = ({which.get(one.address) for one in own} for which in (in_use.counting, in_use.shown))
     if len(states) > 1:
         state, cause = None, "several-vms"
     else:
@@ -204,5 +211,6 @@ def _told(vm: LiveVm, own: list[KvmVm], in_use: dict[int, bool | None], disabled
         kernel_pmu={True: KernelPmu.ENABLED, False: KernelPmu.DISABLED, None: KernelPmu.UNKNOWN}[state],
         cause=cause,
         in_use=True if True in uses else None if None in uses else False,
+        pmu_shown=True if True in shown else None if None in shown else False,
         vcpus=None if None in counts else sum(count or 0 for count in counts),
     )

@@ -68,6 +68,7 @@ class World:
     mediated: bool = False
     irqchip: bool = True
     """Whether the VM's interrupt controller is KVM's own."""
+    intel: bool = False
 
     @property
     def enabled(self) -> bool:
@@ -78,7 +79,12 @@ class World:
     @property
     def work(self) -> bool:
         """Whether KVM does the PMU's work for this VM: kvm_skip_emulated_instruction() in its own text, or a switch."""
-        return self.counts or (self.mediated and self.enabled)
+        return self.counts or (self.mediated and self.shown)
+
+    @property
+    def shown(self) -> bool:
+        """Whether pmu->version is not 0, as intel_pmu_refresh() and amd_pmu_refresh() make it."""
+        return self.enabled and (self.has_pmu or not self.intel)
 
     @property
     def counts(self) -> bool:
@@ -106,26 +112,31 @@ class World:
                 yield facts, None, False
                 continue
             truly = KernelPmu.ENABLED if self.enabled else KernelPmu.DISABLED
-            for pmu, has_pmu, disables, in_use in product(
+            hidden = self.enabled and not self.shown  # who reads that it is enabled reads this too
+            for pmu, has_pmu, disables, in_use, shown in product(
                 (truly, KernelPmu.UNKNOWN),
                 (self.has_pmu, None),
                 (self.qemu_disables, None),
                 (self.enabled and self.counting, None),
+                (self.shown,) if hidden or not self.mediated else (self.shown, None),
             ):
                 vm = LiveVm(1, uuid="uuid", kernel_pmu=pmu, in_use=in_use, pmu_property=has_pmu, qemu=qemu(disables))
+                vm = replace(vm, pmu_shown=shown)
                 told = verdict is not Verdict.UNKNOWN and pmu is truly and None not in (in_use, mediated)
                 yield facts, vm, told
 
 
 KERNELS = ("no-call", "guarded", "partial", "early-out", "unguarded")
-SWITCHES = ((False, True), (True, True), (True, False))
-"""Whether there is a mediated PMU, and whether the VM has KVM's interrupt controller."""
-WORLDS = [
-    replace(World(kernel, *bits), mediated=mediated, irqchip=irqchip)
+SWITCHES = ((False, True, False), (True, True, False), (True, False, False), (True, True, True))
+"""Whether there is a mediated PMU, whether the VM has KVM's interrupt controller, and whether the host is Intel's."""
+ALL_WORLDS = [
+    replace(World(kernel, *bits), mediated=mediated, irqchip=irqchip, intel=intel)
     for kernel in KERNELS
     for bits in product((False, True), repeat=4)
-    for mediated, irqchip in SWITCHES
+    for mediated, irqchip, intel in SWITCHES
 ]
+# A guest that is shown no PMU has no counters on Intel.
+WORLDS = [world for world in ALL_WORLDS if world.shown or not (world.intel and world.enabled and world.counting)]
 DECISIONS = (*Decision, None)
 
 
@@ -229,6 +240,9 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("drift", host(mediated=True), guest(HAS_PMU, ON, ON)),
     ("partial-guard", host(Verdict.PARTIAL, mediated=True), guest(process())),
     ("kernel-unguarded", host(Verdict.UNGUARDED, "no-test", mediated=True), guest(HAS_PMU, ON)),
+    ("early-out-idle", MEDIATED, guest(replace(OLD_QEMU, in_use=False, pmu_shown=False))),
+    ("depends-on-guest", MEDIATED, guest(replace(OLD_QEMU, pmu_shown=False))),
+    ("mediated-pmu", MEDIATED, guest(replace(OLD_QEMU, in_use=False, pmu_shown=True))),
     ("pmu-on-by-policy", MEDIATED, TURNED_ON),
     ("pmu-kept", MEDIATED, replace(TURNED_ON, decision=Decision.KEEP)),
     ("mediated-unknown", replace(EARLY, mediated_pmu=None), guest(replace(HAS_PMU, in_use=False), ON)),

@@ -60,7 +60,7 @@ PLACES = (
     *("task_struct.mm", "task_struct.tgid", "task_struct.group_leader", "task_struct.start_boottime"),
     *("xa_node.shift", "xa_node.slots", "kvm_vcpu.kvm", "kvm_vcpu.arch.pmu", "kvm_pmu.fixed_ctr_ctrl"),
     *("kvm_pmu.gp_counters", "kvm_pmu.fixed_counters", "kvm_pmc.eventsel", "kvm_pmc.perf_event"),
-    *("kvm_pmu.pmc_in_use", "kvm_pmu.pmc_counting_instructions"),
+    *("kvm_pmu.version", "kvm_pmu.pmc_in_use", "kvm_pmu.pmc_counting_instructions"),
 )
 OPTIONAL = {
     "mm_struct.owner": ("OWNER", "owner"),

@@ -386,6 +386,19 @@ class TestWhoUsesThePmu:
         (found,), _ = looked(kernel.write(tmp_path / "counting"))
         assert found.in_use is True
 
+    @pytest.mark.parametrize("version", [1, 2, 0x80])
+    def test_a_pmu_with_a_version_is_shown_to_the_guest(self, version: int, tmp_path: Path) -> None:
+        kernel = Kernel()
+        vm = kernel.add(qemu(1, vcpus=2))
+        (found,), _ = looked(kernel.write(tmp_path / "none"))
+        assert found.pmu_shown is False
+        kernel.program(vm, "version", version, vcpu=1)
+        (found,), _ = looked(kernel.write(tmp_path / "shown"))
+        assert (found.pmu_shown, found.in_use) == (True, False)
+        kernel.set(vm.vcpu[1], "kvm_vcpu.kvm", vm.address + 64)
+        (found,), _ = looked(kernel.write(tmp_path / "another's"))
+        assert found.pmu_shown is None
+
     def test_a_tree_that_goes_round_in_circles(self, tmp_path: Path) -> None:
         kernel = Kernel()
         vm = kernel.add(qemu(1, vcpus=2))
