@@ -1,19 +1,17 @@
 """libvirt: open, list, read, define, and hear of other people's defines.
 
-Everything that talks to libvirt is here, and libvirt's errors leave it as PmuconfError with a cause. Domain XML is
-never put into an error. An audit opens read-only; only a change opens read-write, and only there may XML be read
-with its secrets, without which a redefine would drop the VNC password.
+Everything that talks to libvirt is here and in what this imports, and libvirt's errors leave it as PmuconfError with a
+cause. Domain XML is never put into an error. An audit opens read-only; only a change opens read-write, and only there
+may XML be read with its secrets, without which a redefine would drop the VNC password.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -21,21 +19,18 @@ from urllib.parse import urlsplit
 import libvirt
 
 from pmuconf import events
-from pmuconf.connection import Connection, Line, fence
+from pmuconf.connection import Connection, Line
 from pmuconf.driver import Driver, driver_uri, host_uuid, machine_id, named_like_us, same_kernel
 from pmuconf.errors import DefineRefused, PmuconfError
-from pmuconf.whom import as_uuid
+from pmuconf.exits import Exits, exits_of
+from pmuconf.listing import Listed, handle_of, listed_of, look_up
+from pmuconf.watch import DefineWatch
 
 __all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
 
 _WORTH_THREADS: Final = 8
 _CHUNK: Final = 8
-_EVENT_SECONDS: Final = 5.0
-_ANOTHER_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 5.0
-_STATS_SECONDS: Final = 6.0
-_STATS_ATTEMPTS: Final = 3
-_OCCUPIED_MS: Final = 2000
 _CAPABILITIES_SECONDS: Final = 90.0  # a daemon that was just installed first starts each QEMU
 
 # What makes a domain another one in a report.
@@ -47,146 +42,8 @@ _EVENTS: Final = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
 }
 
-_EXITS: Final = re.compile(r"vcpu\.\d+\.exits\.sum")
-
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One domain as the list of the host has it.
-
-    ``persistent`` is false for a transient domain, which has no next boot; ``saved`` says that it has a managed
-    save image, ``snapshots`` that it has at least one snapshot.
-    """
-
-    name: str
-    uuid: str
-    active: bool
-    persistent: bool
-    saved: bool
-    snapshots: bool
-
-
-@dataclass(frozen=True)
-class Exits:
-    """How often each running domain has left its guest since it was started, by UUID.
-
-    ``silent`` has the names of those whose QEMU did not answer in time: they are not in it.
-    """
-
-    counted: Mapping[str, int] = field(default_factory=dict)
-    silent: frozenset[str] = frozenset()
-
-
-class DefineWatch:
-    """Remembers every define, undefine and change of metadata of the host, whoever makes it, in order.
-
-    libvirt has no compare-and-swap: a define overwrites whatever was edited since we last read. Each define gives one
-    lifecycle event, and ours too: two of them where we made one show that somebody else edited the domain. A changed
-    title, description or metadata gives an event of its own. ``attach-device --config``, ``setmem --config`` and the
-    like give none (seen on libvirt 9.0) and are not seen here.
-
-    Events come some time after the call that caused them, so each answer is given behind a fence: every event that
-    libvirt had queued before is in it.
-    """
-
-    DEFINED: Final = "defined"
-    ADDED: Final = "added"
-    UNDEFINED: Final = "undefined"
-    METADATA: Final = "metadata"
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._seen: dict[str, list[str]] = {}
-        self._changed = threading.Condition()
-        self._fencing = threading.Lock()
-        self._begun = self._done = 0
-        self._patience = _EVENT_SECONDS
-        self._ids: list[int] = []
-
-        def listen(line: Line) -> None:
-            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard))
-            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._heard_metadata))
-
-        events.be_prompt()
-        try:
-            connection.ask(listen)
-        except PmuconfError:
-            self.close()
-            raise
-
-    def mark(self, uuid: str) -> int:
-        """This point in the domain's history, to be given to wait(); call fence() first.
-
-        Without fence(), a late event of an earlier edit counts as made after the mark: we may report an edit that was
-        not overwritten, but never miss one that was.
-        """
-        return len(self._seen.get(uuid, ()))
-
-    def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
-        """What happened to the domain from the mark up to now, our own define in it.
-
-        Without a define in it, libvirt did not tell of ours within 5 seconds: nothing here can be relied on then. The
-        next such wait is shorter, so that a watch that hears nothing does not hold up a whole run.
-        """
-        self.fence()
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, self._patience):
-                self._patience = _ANOTHER_SECONDS
-            return tuple(self._seen.get(uuid, ())[mark:])
-
-    def wait_for_another(self, uuid: str, mark: int) -> tuple[str, ...]:
-        """As wait(), but until there is an event that is not ours; what there is when a while is over.
-
-        libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
-        told of, and no fence helps.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._others(uuid, mark) > 0, _ANOTHER_SECONDS)
-            return tuple(self._seen.get(uuid, ())[mark:])
-
-    def since(self, uuid: str, mark: int) -> tuple[str, ...]:
-        """What was heard of the domain from the mark up to now, waiting for nothing; call fence() first."""
-        return tuple(self._seen.get(uuid, ())[mark:])
-
-    def close(self) -> None:
-        """Stop listening."""
-        for number in self._ids:
-            with suppress(PmuconfError):  # the connection is gone, and the registration with it
-                self._connection.ask(lambda line, number=number: line.unhear(number))  # type: ignore[misc]
-
-    def fence(self) -> None:
-        """Return when every event that libvirt has queued by now was heard; one thread's serves those that wait."""
-        enough = self._begun + 1
-        with self._fencing:
-            if self._done >= enough:
-                return
-            self._begun += 1
-            self._connection.ask(lambda line: fence(line.raw))
-            self._done = self._begun
-
-    def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
-            self._note(domain, self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.DEFINED)
-        elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
-            self._note(domain, self.UNDEFINED)
-
-    def _heard_metadata(self, _connection: object, domain: libvirt.virDomain, *_data: object) -> None:
-        self._note(domain, self.METADATA)
-
-    def _note(self, domain: libvirt.virDomain, what: str) -> None:
-        with self._changed:
-            self._seen.setdefault(domain.UUIDString(), []).append(what)
-            self._changed.notify_all()
-
-    def _defines(self, uuid: str, mark: int) -> int:
-        return sum(what in (self.DEFINED, self.ADDED) for what in self._seen.get(uuid, ())[mark:])
-
-    def _others(self, uuid: str, mark: int) -> int:
-        metadata = sum(what == self.METADATA for what in self._seen.get(uuid, ())[mark:])
-        return metadata + max(0, self._defines(uuid, mark) - 1)
 
 
 class Hypervisor:
@@ -254,9 +111,9 @@ class Hypervisor:
 
         def listed(line: Line) -> list[Listed]:
             if not names:
-                return _listed(line, line.raw.listAllDomains())
+                return listed_of(line, line.raw.listAllDomains())
             handles = [self._found(line, name) for name in names]
-            return _listed(line, list({handle.UUIDString(): handle for handle in handles}.values()))
+            return listed_of(line, list({handle.UUIDString(): handle for handle in handles}.values()))
 
         return self._ask(listed)
 
@@ -267,8 +124,8 @@ class Hypervisor:
         """
 
         def listed(line: Line) -> Listed | None:
-            handle = _lookup(line.raw, name)
-            return None if handle is None else _listed(line, [handle])[0]
+            handle = look_up(line.raw, name)
+            return None if handle is None else listed_of(line, [handle])[0]
 
         return self._ask(listed)
 
@@ -282,7 +139,7 @@ class Hypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
                 raise
-            return _listed(line, [handle])[0]
+            return listed_of(line, [handle])[0]
 
         return self._ask(found, what=uuid)
 
@@ -324,23 +181,8 @@ class Hypervisor:
         return self._of(listed, read)
 
     def exits(self) -> Exits:
-        """All exits of all vCPUs of the running domains, as KVM counts them.
-
-        Without those of which libvirt (before 8.x), QEMU (before 7.1) or the kernel tells nothing. One request for
-        the whole host; it waits for each QEMU, and libvirt knows no limit for that. One that does not come back is
-        given up. The next passes over the QEMU that it waits for, which has a job then, and so on for a few of them.
-        """
-        silent: set[str] = set()
-        for _ in range(_STATS_ATTEMPTS):
-            try:
-                found = self._ask(lambda line: _exits(line.raw), seconds=_STATS_SECONDS)
-            except PmuconfError as error:
-                if error.cause != "libvirt-timeout":
-                    raise
-                silent |= self._ask(lambda line: _occupied(_active(line.raw)))
-            else:
-                return Exits(found.counted, found.silent | silent)
-        return Exits({}, frozenset(silent))
+        """How often each running domain has left its guest since it was started: all exits of all its vCPUs."""
+        return exits_of(self._ask)
 
     def is_persistent(self, listed: Listed) -> bool:
         """Whether the domain has a next boot now: a define would give one to a transient domain."""
@@ -471,10 +313,10 @@ class Hypervisor:
 
     def _of(self, listed: Listed, function: Callable[[libvirt.virDomain], _Answer]) -> _Answer:
         """What the function makes of this domain's handle."""
-        return self._ask(lambda line: function(_handle(line, listed.uuid)), name=listed.name, what=listed.uuid)
+        return self._ask(lambda line: function(handle_of(line, listed.uuid)), name=listed.name, what=listed.uuid)
 
     def _found(self, line: Line, name: str) -> libvirt.virDomain:
-        handle = _lookup(line.raw, name)
+        handle = look_up(line.raw, name)
         if handle is None:
             raise PmuconfError(
                 f"there is no domain with the name or UUID {name!r} on {self.uri}",
@@ -521,92 +363,3 @@ def _host_uuid(line: Line) -> str:
 
 def _done(_answer: object) -> None:
     """What libvirt gave is let go of at once."""
-
-
-def _handle(line: Line, uuid: str) -> libvirt.virDomain:
-    """The domain's handle. The first time they are all listed, which is cheaper than to look each of them up."""
-    if line.handles is None:
-        line.handles = {handle.UUIDString(): handle for handle in line.raw.listAllDomains()}
-    if uuid not in line.handles:
-        line.handles[uuid] = line.raw.lookupByUUIDString(uuid)
-    return line.handles[uuid]
-
-
-def _listed(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
-    def uuids_of(flag: int) -> frozenset[str]:
-        return frozenset(handle.UUIDString() for handle in line.raw.listAllDomains(flag))
-
-    line.handles = {handle.UUIDString(): handle for handle in handles}
-    transient = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-    saved = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-    snapshots = uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)
-    listed = [
-        Listed(
-            name=handle.name(),
-            uuid=uuid,
-            active=handle.ID() != -1,
-            persistent=uuid not in transient,
-            saved=uuid in saved,
-            snapshots=uuid in snapshots,
-        )
-        for uuid, handle in line.handles.items()
-    ]
-    return sorted(listed, key=lambda one: one.name)
-
-
-def _lookup(raw: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
-    """The domain with this name or UUID, None if there is none. Whoever names a domain after another's UUID is told so.
-
-    :raises PmuconfError: ambiguous-domain.
-    """
-    named = _sought(raw.lookupByName, name)
-    uuid = as_uuid(name)
-    other = None if uuid is None else _sought(raw.lookupByUUIDString, uuid)
-    if named is None or other is None or named.UUIDString() == other.UUIDString():
-        return named if other is None else other
-    raise PmuconfError(
-        f"{name!r} is the name of domain {named.UUIDString()} and the UUID of domain {other.name()!r}",
-        cause="ambiguous-domain",
-        hint="Give the UUID of the one, or the name of the other",
-    )
-
-
-def _sought(look_up: Callable[[str], libvirt.virDomain], what: str) -> libvirt.virDomain | None:
-    try:
-        return look_up(what)
-    except ValueError:  # no name that libvirt could have
-        return None
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def _exits(raw: libvirt.virConnect) -> Exits:
-    active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    counted, without = {}, []
-    for handle, stats in raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_VCPU, active):
-        exits = [stats[key] for key in stats if _EXITS.fullmatch(key)]
-        if exits:
-            counted[handle.UUIDString()] = sum(exits)
-        else:
-            without.append(handle)
-    return Exits(counted, frozenset(_occupied(without)))
-
-
-def _active(raw: libvirt.virConnect) -> list[libvirt.virDomain]:
-    return list(raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE))
-
-
-def _occupied(handles: Iterable[libvirt.virDomain]) -> set[str]:
-    """The names of those whose QEMU was asked something a while ago and has not answered yet.
-
-    libvirt knows that without asking it (virDomainGetControlInfo).
-    """
-    names = set()
-    for handle in handles:
-        with suppress(libvirt.libvirtError):  # it is gone
-            state, _, milliseconds = handle.controlInfo()
-            if state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= _OCCUPIED_MS:
-                names.add(str(handle.name()))
-    return names

@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pmuconf import connection, hypervisor
+from pmuconf import connection, exits
 from pmuconf.hypervisor import Hypervisor
 from tests.functional.host import OFF, Host, ended, journal_bytes, until
 from tests.functional.served import Served, Threaded, service_settings
@@ -52,19 +52,19 @@ def three(host: Host) -> Iterator[Host]:
 def test_exits_of_the_others_are_counted_and_the_silent_one_is_named(
     three: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hypervisor, "_STATS_SECONDS", 2.5)
+    monkeypatch.setattr(exits, "_SECONDS", 2.5)
 
-    def exits(raw: libvirt.virConnect) -> hypervisor.Exits:
+    def stand_in(raw: libvirt.virConnect) -> exits.Exits:
         """TCG counts none, so all that have their figures stand for it."""
         answers = raw.getAllDomainStats(
             libvirt.VIR_DOMAIN_STATS_VCPU,
             libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
         )
-        silent = hypervisor._occupied(handle for handle, _ in answers)
+        silent = exits._occupied(handle for handle, _ in answers)
         counted = {handle.UUIDString(): 1 for handle, _ in answers if handle.name() not in silent}
-        return hypervisor.Exits(counted, frozenset(silent))
+        return exits.Exits(counted, frozenset(silent))
 
-    monkeypatch.setattr(hypervisor, "_exits", exits)
+    monkeypatch.setattr(exits, "_exits", stand_in)
     with Hypervisor.open(three.daemon.uri, read_only=True) as opened, stopped(three.guest_pid("hung")):
         found = opened.exits()
         uuids = {listed.name: listed.uuid for listed in opened.domains()}

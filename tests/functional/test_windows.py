@@ -16,7 +16,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmuconf import hypervisor
+from pmuconf import watch
 from pmuconf.connection import translate
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
@@ -412,8 +412,8 @@ class TestAWatchThatMissesOurOwnDefine:
     @pytest.fixture(autouse=True)
     def deaf(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No event is heard."""
-        monkeypatch.setattr(hypervisor, "_EVENT_SECONDS", 0.1)
-        monkeypatch.setattr(hypervisor, "_ANOTHER_SECONDS", 0.1)
+        monkeypatch.setattr(watch, "_EVENT_SECONDS", 0.1)
+        monkeypatch.setattr(watch, "_ANOTHER_SECONDS", 0.1)
         monkeypatch.setattr(DefineWatch, "_heard", lambda *_: None)
 
     def test_the_change_is_made_and_the_doubt_reported(self, host: Host) -> None:

@@ -1,0 +1,127 @@
+"""What others do to the domains while we change one."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Final
+
+import libvirt
+
+from pmuconf import events
+from pmuconf.connection import Connection, Line, fence
+from pmuconf.errors import PmuconfError
+
+__all__ = ["DefineWatch"]
+
+_EVENT_SECONDS: Final = 5.0
+_ANOTHER_SECONDS: Final = 1.0
+
+
+class DefineWatch:
+    """Remembers every define, undefine and change of metadata of the host, whoever makes it, in order.
+
+    libvirt has no compare-and-swap: a define overwrites whatever was edited since we last read. Each define gives one
+    lifecycle event, and ours too: two of them where we made one show that somebody else edited the domain. A changed
+    title, description or metadata gives an event of its own. ``attach-device --config``, ``setmem --config`` and the
+    like give none (seen on libvirt 9.0) and are not seen here.
+
+    Events come some time after the call that caused them, so each answer is given behind a fence: every event that
+    libvirt had queued before is in it.
+    """
+
+    DEFINED: Final = "defined"
+    ADDED: Final = "added"
+    UNDEFINED: Final = "undefined"
+    METADATA: Final = "metadata"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._seen: dict[str, list[str]] = {}
+        self._changed = threading.Condition()
+        self._fencing = threading.Lock()
+        self._begun = self._done = 0
+        self._patience = _EVENT_SECONDS
+        self._ids: list[int] = []
+
+        def listen(line: Line) -> None:
+            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard))
+            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._heard_metadata))
+
+        events.be_prompt()
+        try:
+            connection.ask(listen)
+        except PmuconfError:
+            self.close()
+            raise
+
+    def mark(self, uuid: str) -> int:
+        """This point in the domain's history, to be given to wait(); call fence() first.
+
+        Without fence(), a late event of an earlier edit counts as made after the mark: we may report an edit that was
+        not overwritten, but never miss one that was.
+        """
+        return len(self._seen.get(uuid, ()))
+
+    def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """What happened to the domain from the mark up to now, our own define in it.
+
+        Without a define in it, libvirt did not tell of ours within 5 seconds: nothing here can be relied on then. The
+        next such wait is shorter, so that a watch that hears nothing does not hold up a whole run.
+        """
+        self.fence()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, self._patience):
+                self._patience = _ANOTHER_SECONDS
+            return tuple(self._seen.get(uuid, ())[mark:])
+
+    def wait_for_another(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """As wait(), but until there is an event that is not ours; what there is when a while is over.
+
+        libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
+        told of, and no fence helps.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._others(uuid, mark) > 0, _ANOTHER_SECONDS)
+            return tuple(self._seen.get(uuid, ())[mark:])
+
+    def since(self, uuid: str, mark: int) -> tuple[str, ...]:
+        """What was heard of the domain from the mark up to now, waiting for nothing; call fence() first."""
+        return tuple(self._seen.get(uuid, ())[mark:])
+
+    def close(self) -> None:
+        """Stop listening."""
+        for number in self._ids:
+            with suppress(PmuconfError):  # the connection is gone, and the registration with it
+                self._connection.ask(lambda line, number=number: line.unhear(number))  # type: ignore[misc]
+
+    def fence(self) -> None:
+        """Return when every event that libvirt has queued by now was heard; one thread's serves those that wait."""
+        enough = self._begun + 1
+        with self._fencing:
+            if self._done >= enough:
+                return
+            self._begun += 1
+            self._connection.ask(lambda line: fence(line.raw))
+            self._done = self._begun
+
+    def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
+            self._note(domain, self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.DEFINED)
+        elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
+            self._note(domain, self.UNDEFINED)
+
+    def _heard_metadata(self, _connection: object, domain: libvirt.virDomain, *_data: object) -> None:
+        self._note(domain, self.METADATA)
+
+    def _note(self, domain: libvirt.virDomain, what: str) -> None:
+        with self._changed:
+            self._seen.setdefault(domain.UUIDString(), []).append(what)
+            self._changed.notify_all()
+
+    def _defines(self, uuid: str, mark: int) -> int:
+        return sum(what in (self.DEFINED, self.ADDED) for what in self._seen.get(uuid, ())[mark:])
+
+    def _others(self, uuid: str, mark: int) -> int:
+        metadata = sum(what == self.METADATA for what in self._seen.get(uuid, ())[mark:])
+        return metadata + max(0, self._defines(uuid, mark) - 1)
