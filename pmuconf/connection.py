@@ -262,7 +262,10 @@ class Connection:
             self._line = self._open()
         except libvirt.libvirtError as error:
             self._error = _translate_open(error, self._uri)
-        self._opened.set()
+        except ValueError as error:  # a text that can't be given to C
+            self._error = PmuconfError(f"can't open {self._uri!r}: {error}", cause="libvirt-error")
+        finally:
+            self._opened.set()
         if self._line is not None and not self._superfluous():
             self._serve(self._line)
         if self._line is not None:

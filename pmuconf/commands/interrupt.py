@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 __all__ = ["STATUS", "watch"]
@@ -47,5 +49,16 @@ def _end(reading: int) -> None:
     while signal.SIGINT not in os.read(reading, 64):
         continue
     time.sleep(_GRACE_SECONDS)
+    _end_children()
     os.write(2, b"pmuconf: interrupted while it waited: what was under way is settled by the next run (interrupted)\n")
     os._exit(STATUS)
+
+
+def _end_children() -> None:
+    """End the processes that we started, with their groups if they lead one: nobody would do it after us."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread is gone, or the kernel has no such file
+            for pid in map(int, children.read_text().split()):
+                with suppress(ProcessLookupError):
+                    leads = os.getpgid(pid) == pid
+                    (os.killpg if leads else os.kill)(pid, signal.SIGKILL)

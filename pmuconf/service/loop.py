@@ -378,6 +378,7 @@ class Service:
         if hypervisor is not None:
             vms = tuple(sorted(self._vms.values(), key=lambda vm: vm.name))
             facts = self._facts(vms) if hypervisor.local and asks_host(vms) else None
+            self._alive()
             report = Report(hypervisor.uri, join(vms, facts), facts, at=self._at)
             self._document = document(report, self._chosen.policy)
             self._stale = False
@@ -400,6 +401,7 @@ class Service:
         else:
             self.health.well("host-facts")
             return facts
+        self._alive()
         try:
             return self._survey(None) if file is not None else None
         except PmuconfError:  # what the file lacks is told already
