@@ -488,7 +488,8 @@ class _Written:
         for path in written.files:
             sections: dict[str, dict[str, Any]] = {}
             try:
-                read_regular(path, _MAX_FILE)  # oslo.config would wait for a FIFO, and read what has no end
+                if path != os.devnull:  # which stands for no configuration
+                    read_regular(path, _MAX_FILE)  # oslo.config would wait for a FIFO, and read what has no end
                 cfg.ConfigParser(path, sections).parse()
                 written._refuse_quoted_lists(path)
             except cfg.ParseError as error:
