@@ -16,7 +16,7 @@ from pmuconf import domain
 from pmuconf.domain import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.facts import HostFacts, KernelPmu, LiveVm
-from pmuconf.fastpath import Answer, Guest, answer
+from pmuconf.fastpath import Answer, Guest, answer, overridden
 from pmuconf.inputs import read_start
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
@@ -62,7 +62,8 @@ class Vm:
     transient one (nothing can be written for it), one without a managed save image. ``snapshots`` counts those that
     would bring another PMU state back than the next boot has.
 
-    ``domain`` is the definition that the guest has, or will have if it does not run; ``process`` what runs it, and
+    ``domain`` is the definition that the guest has, or will have if it does not run; ``next_domain`` that of the next
+    boot. ``effective_pmu`` is what the guest gets, by its process if that tells. ``process`` is what runs it, and
     ``answer`` whether it has the fast path: None where the host was not asked. ``exits_per_second`` are all its VM
     exits, of which an unknown part gains by the fast path; None where they were not counted.
     """
@@ -82,6 +83,7 @@ class Vm:
     transient: bool = False
     error: Finding | None = None
     domain: Domain | None = None
+    next_domain: Domain | None = None
     process: LiveVm | None = None
     answer: Answer | None = None
     exits_per_second: float | None = None
@@ -96,14 +98,38 @@ class Vm:
     def pending(self) -> bool:
         """The next boot is right; the running guest, or the saved image that it starts from, is not yet."""
         wanted = self._wanted
-        if wanted is None or self.next_boot is not wanted:
-            return False
-        return self.live not in (None, wanted) or self.saved not in (None, wanted)
+        return wanted is not None and self.next_boot is wanted and self.waits(wanted)
+
+    def waits(self, wanted: PmuState) -> bool:
+        """Whether its live or saved state is another, and a new start brings that state, once it is written."""
+        if self.saved not in (None, wanted):
+            return True
+        if self.live is None or self.domain is None:
+            return self.live not in (None, wanted)
+        return self.domain.awaits(self.next_domain, wanted)
+
+    @property
+    def obeyed(self) -> bool | None:
+        """Whether the next boot gets what its ``<pmu>`` says, on or off; None: it can't be said."""
+        guest = guest_of(self)
+        return True if guest is None else guest.heeded
+
+    @property
+    def next_effective(self) -> PmuState | None:
+        """What the next boot gets; None: there is none, or it is unknown."""
+        guest = guest_of(self)
+        return None if guest is None or self.next_boot is None else guest.will_get(self.next_boot)
+
+    @property
+    def overridden(self) -> bool:
+        """The next boot has the state that the policy wants, and the guest will not get it: options decide."""
+        guest = guest_of(self)
+        return guest is not None and overridden(guest)
 
     @property
     def severity(self) -> Severity:
         """2 for drift and what can't be judged, 1 for what waits for someone, 0 for as wanted."""
-        if self.drift or self.error is not None:
+        if self.drift or self.error is not None or self.overridden:
             return Severity.FINDING
         if self.answer is not None and self.answer.severity == Severity.FINDING:
             return Severity.FINDING
@@ -190,7 +216,7 @@ def join(vms: Sequence[Vm], facts: HostFacts | None, *, whole: bool = True) -> t
     for process in facts.vms if facts is not None else ():
         if process.uuid:
             processes.setdefault(process.uuid, []).append(process)
-    found = [replace(vm, process=_only(processes.get(vm.uuid or "none", ()))) for vm in vms]
+    found = [_with(vm, _only(processes.get(vm.uuid or "none", ()))) for vm in vms]
     needing = _needing(found, facts) if whole and facts is not None else None
     guests = [(vm, guest_of(vm)) for vm in found]
     return tuple(
@@ -210,7 +236,16 @@ def guest_of(vm: Vm) -> Guest | None:
         decision=vm.decision,
         vm=vm.process,
         next_qemu=vm.process.next_qemu if vm.process else None,
+        obeyed=(vm.next_domain or vm.domain).obeyed,
+        next_effective=None if vm.next_domain is None else vm.next_domain.effective_pmu,
     )
+
+
+def _with(vm: Vm, process: LiveVm | None) -> Vm:
+    """The VM with its process: what that was started with decides what the running guest has."""
+    if process is None or process.pmu_property is None or vm.live is None:
+        return replace(vm, process=process)
+    return replace(vm, process=process, effective_pmu=PmuState.ON if process.pmu_property else PmuState.OFF)
 
 
 def _only(processes: Sequence[LiveVm]) -> LiveVm | None:
@@ -320,6 +355,7 @@ def judge(
         snapshots=sum(kept is not None and kept.pmu is not facts.pmu for kept in snapshots),
         effective_pmu=(live or facts).effective_pmu,
         domain=live or facts,
+        next_domain=next_boot,
         nova=facts.nova is not None,
         error=error,
     )

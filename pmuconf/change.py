@@ -313,10 +313,13 @@ class _Worker:
         """
         listed = draft.plan.listed
         try:
-            image = self._hypervisor.saved_xml(listed) if self._hypervisor.is_saved(listed) else None
+            wanted, next_boot = draft.goal.state, read_libvirt(draft.new_xml, max_bytes=_ANY_SIZE)
+            if self._hypervisor.is_saved(listed):
+                image = self._hypervisor.saved_xml(listed)
+                if image is not None and read_libvirt(image, max_bytes=_ANY_SIZE).pmu is not wanted:
+                    return True
             live = self._hypervisor.live_xml(listed) if self._hypervisor.is_active(listed) else None
-            texts = [xml for xml in (image, live) if xml is not None]
-            return any(read_libvirt(xml, max_bytes=_ANY_SIZE).pmu is not draft.goal.state for xml in texts)
+            return live is not None and read_libvirt(live, max_bytes=_ANY_SIZE).awaits(next_boot, wanted)
         except DomainVanished:
             return False
         except PmuconfError:  # the change is verified all the same

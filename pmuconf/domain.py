@@ -11,12 +11,14 @@ from __future__ import annotations
 import enum
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from lxml import etree
 
+from pmuconf.cpu import bears, has_pmu, is_qemu
 from pmuconf.xmltext import MAX_XML_BYTES, DomainXmlError, root_of
 
 __all__ = [
@@ -44,6 +46,9 @@ X86: Final = frozenset({"x86_64", "i686"})
 # Nova writes the second up to 22 (Victoria), the first since. A domain keeps what it was started with.
 _NOVAS = ("{http://openstack.org/xmlns/libvirt/nova/1.1}", "{http://openstack.org/xmlns/libvirt/nova/1.0}")
 _PMU_LINE = re.compile(r"    <pmu state='(on|off)'/>")
+_DEVICES: Final = "\n  <devices>\n"
+_EMULATOR = re.compile(rf"{_DEVICES}    <emulator>([^<&]*)</emulator>\n")
+_QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 
 class PmuState(enum.Enum):
@@ -94,6 +99,11 @@ class Domain:
     """Whether this is the definition of a running guest: only that carries an id."""
     tdx: bool = False
     """Whether it is a TDX guest, by ``<launchSecurity>``."""
+    machine: str = ""
+    cpu_model: str | None = None
+    emulator: str | None = None
+    arguments: tuple[str, ...] = field(default=(), repr=False)
+    """What ``<qemu:commandline>`` gives QEMU behind libvirt's own options, if it may decide about the PMU."""
 
     @property
     def x86(self) -> bool:
@@ -102,16 +112,57 @@ class Domain:
 
     @property
     def effective_pmu(self) -> PmuState | None:
-        """What the guest gets: the state, or for ``default`` what QEMU makes of the CPU model.
+        """What the guest gets: the state, or for ``default`` what QEMU makes of the CPU model; None: unknown.
 
         QEMU's ``pmu`` property defaults to true for host-passthrough and maximum, and to false for every named
-        model, host-model and no ``<cpu>`` at all (target/i386/cpu.c). None outside x86, where no such rule holds.
+        model, host-model and no ``<cpu>`` at all; with a machine type before 1.6 it defaults to true for all. Options
+        in ``<qemu:commandline>`` come last and win (pmuconf.cpu). Unknown: what an emulator that is no QEMU makes of
+        them; what ``default`` is outside x86, and for maximum without KVM, of which QEMUs differ.
         """
-        if self.pmu is not PmuState.DEFAULT:
-            return self.pmu
+        return self._gets(self.pmu)
+
+    @property
+    def obeyed(self) -> bool | None:
+        """Whether the guest gets what ``<pmu>`` says, on or off.
+
+        False if ``<qemu:commandline>`` decides, whatever ``<pmu>`` says; None if that is not known.
+        """
+        got = [self._gets(state) for state in (PmuState.ON, PmuState.OFF)]
+        return None if None in got else got == [PmuState.ON, PmuState.OFF]
+
+    def awaits(self, next_boot: Domain | None, wanted: PmuState) -> bool:
+        """Whether a guest that runs by this definition lacks the state, and gets it when it is started by the next.
+
+        Not where options for QEMU decide: then it has that PMU already, or does not get it for sure.
+        """
+        if self.pmu is wanted or (self.arguments and self.effective_pmu is wanted):
+            return False
+        return next_boot is None or next_boot.with_pmu(wanted).effective_pmu is wanted
+
+    def with_pmu(self, state: PmuState) -> Domain:
+        """The facts once its ``<pmu>`` says that."""
+        return replace(self, pmu=state)
+
+    def _gets(self, state: PmuState) -> PmuState | None:
+        """What the guest gets if ``<pmu>`` says that."""
         if not self.x86:
+            return state if state is not PmuState.DEFAULT and not self.arguments else None
+        if self.emulator is not None and not is_qemu(self.emulator):
             return None
-        return PmuState.ON if self.cpu_mode in ("host-passthrough", "maximum") else PmuState.OFF
+        return _made(state, self.virt_type, self.machine, self.cpu_mode, self.cpu_model, self.arguments)
+
+
+@lru_cache(maxsize=256)
+def _made(
+    state: PmuState, kind: str, machine: str, mode: str | None, model: str | None, arguments: tuple[str, ...]
+) -> PmuState | None:
+    """What a QEMU makes of the options that libvirt gives it for such a domain."""
+    words = ["qemu", *(("-machine", machine) if machine else ()), "-accel", "kvm" if kind == "kvm" else "tcg"]
+    cpu = {"host-passthrough": "host", "maximum": "max", "host-model": "Host-Model"}.get(mode or "", model or "qemu64")
+    if mode is not None or state is not PmuState.DEFAULT:
+        words += ["-cpu", cpu if state is PmuState.DEFAULT else f"{cpu},pmu={state.value}"]
+    found = has_pmu([*words, *arguments])
+    return None if found is None else PmuState.ON if found else PmuState.OFF
 
 
 def read(xml: str | bytes, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> Domain:
@@ -127,11 +178,17 @@ def read_libvirt(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_X
 
     libvirt writes all that read() looks at before ``<devices>``, which it puts on a line of its own. The text up to
     the first such line, closed with ``</domain>``, is well-formed only if that line really opens the domain's
-    devices: inside metadata, a comment or CDATA something else would still be open. If it is not, all is parsed; so it
-    is where a ``<launchSecurity>`` may come behind the devices.
+    devices: inside metadata, a comment or CDATA something else would still be open. If it is not, all is parsed. So it
+    is if the emulator is not on the line behind, or where a ``<launchSecurity>`` or options for QEMU may come last.
     """
-    head = None if "<launchSecurity" in xml else libvirt_head(xml, source, max_bytes)
-    return read(xml, source=source, max_bytes=max_bytes) if head is None else _facts(head[1], source)
+    emulator_line = _EMULATOR.search(xml)
+    head = None
+    if emulator_line is not None and emulator_line.start() == xml.find(_DEVICES):
+        plain = "<launchSecurity" not in xml and _QEMU not in xml
+        head = libvirt_head(xml, source, max_bytes) if plain else None
+    if head is None or emulator_line is None:
+        return read(xml, source=source, max_bytes=max_bytes)
+    return replace(_facts(head[1], source), emulator=emulator_line[1] or None)
 
 
 def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MAX_XML_BYTES) -> Domain | None:
@@ -187,7 +244,7 @@ def libvirt_head(xml: str, source: str, max_bytes: int) -> tuple[str, etree._Ele
 
     None where the text is not laid out as libvirt does it: then all of it has to be read. See read_libvirt().
     """
-    at = xml.find("\n  <devices>\n")
+    at = xml.find(_DEVICES)
     if at < 0 or len(xml) > max_bytes or not xml.endswith("</domain>\n") or xml.find("<features", at) > 0:
         return None
     head = xml[: at + 1] + "</domain>"
@@ -200,12 +257,16 @@ def libvirt_head(xml: str, source: str, max_bytes: int) -> tuple[str, etree._Ele
 def _facts(root: etree._Element, source: str) -> Domain:
     name: str | None = None
     uuid: str | None = None
-    arch = ""
+    arch = machine = ""
     cpu_mode: str | None = None
+    cpu_model: str | None = None
+    emulator: str | None = None
+    arguments: list[str] = []
     nova: Nova | None = None
     pmu = PmuState.DEFAULT
     tdx = False
-    for child in root.iterchildren("name", "uuid", "metadata", "os", "features", "cpu", "launchSecurity"):
+    read_here = ("name", "uuid", "metadata", "os", "features", "cpu", "devices", "launchSecurity", f"{{{_QEMU}}}*")
+    for child in root.iterchildren(*read_here):
         tag = child.tag
         if tag == "name":
             name = child.text
@@ -215,19 +276,47 @@ def _facts(root: etree._Element, source: str) -> Domain:
             nova = _nova(child)
         elif tag == "os":
             kind = child.find("type")
-            arch = kind.get("arch", "") if kind is not None else ""
+            if kind is not None:
+                arch, machine = kind.get("arch", ""), kind.get("machine", "")
         elif tag == "features":
             for element in child.iterchildren("{*}pmu"):
                 pmu = pmu_state(element, source)
         elif tag == "cpu":
             cpu_mode = child.get("mode", "custom")
+            cpu_model = child.findtext("model") if cpu_mode == "custom" else None
         elif tag == "launchSecurity":
             tdx = child.get("type") == "tdx"
+        elif tag == "devices":
+            emulator = emulator or child.findtext("emulator")
+        else:
+            arguments += _arguments(child)
     if not name:
         raise DomainXmlError("the domain has no <name>", cause="no-name", source=source, line=root.sourceline)
     return Domain(
-        name, uuid, root.get("type", ""), arch, pmu, cpu_mode, nova, running=root.get("id") is not None, tdx=tdx
+        name,
+        uuid,
+        root.get("type", ""),
+        arch,
+        pmu,
+        cpu_mode,
+        nova,
+        running=root.get("id") is not None,
+        tdx=tdx,
+        machine=machine,
+        cpu_model=cpu_model,
+        emulator=emulator or None,
+        arguments=tuple(arguments) if bears(["qemu", *arguments]) else (),
     )
+
+
+def _arguments(element: etree._Element) -> Iterator[str]:
+    """The options that an element of libvirt's namespace for QEMU stands for."""
+    if element.tag == f"{{{_QEMU}}}commandline":
+        for given in element.iterchildren(f"{{{_QEMU}}}arg"):
+            yield given.get("value", "")
+    elif element.tag == f"{{{_QEMU}}}override":  # of a device's properties; a vCPU is one where it can be unplugged
+        for given in element.iter(f"{{{_QEMU}}}property"):
+            yield from ("-set", f"device.{given.get('name', '')}={given.get('value', '')}")
 
 
 def pmu_state(element: etree._Element, source: str) -> PmuState:

@@ -28,6 +28,8 @@ __all__ = [
     "delivers",
     "in_kernel_pmu",
     "loses_pmu",
+    "options_remedy",
+    "overridden",
     "power_cycle",
 ]
 
@@ -75,6 +77,8 @@ CASES: Final = {
     "qemu-upgraded": Case(_NO, "it still runs under an older QEMU, which leaves the PMU enabled in KVM", 1),
     "qemu-did-not": Case(_NO, "its QEMU should have disabled the PMU in KVM and did not", 2),
     "transient": Case(_NO, "it is transient: only who defines it anew can take its PMU away", 1),
+    "cpu-overridden": Case(_NO, "its <pmu> is without effect: other options of its QEMU decide about the PMU", 2),
+    "next-boot-unknown": Case(_NO, "it has a PMU, and whether its next boot has one can't be said", 1),
     "drift": Case(_NO, "its next boot is not what the policy wants", 2),
     "pending-power-cycle": Case(_NO, "its next boot is right, the running guest still has a PMU", 1),
     "kernel-unknown": Case(_UNKNOWN, "it is not known what this kernel does", 1),
@@ -107,6 +111,9 @@ class Guest:
     ``domain`` is the definition to judge: the running one, or the next boot of a domain that does not run. ``vm`` is
     its process as the probes found it, None if they did not. ``next_qemu`` is the binary that is now where its own was
     started from.
+
+    :param obeyed: whether the next boot gets what its ``<pmu>`` says, on or off; None: it can't be said.
+    :param next_effective: what the next boot gets if that is not sure; None: unknown.
     """
 
     domain: Domain
@@ -116,6 +123,26 @@ class Guest:
     decision: Decision | None = None
     vm: LiveVm | None = None
     next_qemu: Qemu | None = None
+    obeyed: bool | None = True
+    next_effective: PmuState | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the CPU of its process is not what its definition says: something in between decides."""
+        said = self.domain.effective_pmu
+        has_pmu = None if self.vm is None else self.vm.pmu_property
+        return self.running and None not in (said, has_pmu) and has_pmu is not (said is PmuState.ON)
+
+    @property
+    def heeded(self) -> bool | None:
+        """As ``obeyed``; what was seen not to be so now will not be so at the next start."""
+        return False if self.differs else self.obeyed
+
+    def will_get(self, state: PmuState) -> PmuState | None:
+        """What the next boot gets if its ``<pmu>`` says that; None: unknown."""
+        if self.heeded and state is not PmuState.DEFAULT:
+            return state
+        return None if self.differs else self.next_effective
 
 
 @dataclass(frozen=True)
@@ -236,11 +263,11 @@ def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, 
     if not guest.domain.x86:
         return ("not-x86",)
     if guest.domain.virt_type != "kvm":
-        return ("not-kvm",)
+        return ("not-kvm", *_beside(guest))
     wanted = None if guest.decision is None else guest.decision.state
     if not guest.running:
         other = wanted is not None and guest.saved not in (None, wanted)
-        return ("saved-image",) if other else ("not-running",)
+        return ("saved-image" if other else "not-running", *_beside(guest))
     if host is None:
         return ("remote-host",)
     verdict = host.guard.verdict
@@ -296,37 +323,68 @@ def _why_disabled(host: HostFacts, guest: Guest, verdict: Verdict) -> str:
         return "disabled-by-parameter"
     if guest.vm is not None and guest.vm.incoming:
         return "migrated-in"
-    if guest.domain.pmu is PmuState.DEFAULT:
+    if guest.domain.pmu is PmuState.DEFAULT and not guest.domain.arguments:
         return "disabled-by-default"
     return "guard-in-callee" if host.guard.cause == "guard-in-callee" else "guarded-disabled"
+
+
+def overridden(guest: Guest) -> bool:
+    """Whether the next boot has the state that the policy wants, and the guest will not get it nevertheless."""
+    wanted = None if guest.decision is None else guest.decision.state
+    if wanted is None or guest.next_boot is not wanted or guest.heeded is not False:
+        return False
+    seen = guest.vm.pmu_property if guest.differs and guest.vm is not None else None
+    gets = guest.will_get(wanted) if seen is None else PmuState.ON if seen else PmuState.OFF
+    return gets is not wanted
+
+
+def _beside(guest: Guest) -> tuple[str, ...]:
+    return ("cpu-overridden",) if overridden(guest) else ()
+
+
+def _has_pmu(guest: Guest) -> bool | None:
+    """Whether the running guest's CPU has a PMU: by its process, else by its definition."""
+    if guest.vm is not None and guest.vm.pmu_property is not None:
+        return guest.vm.pmu_property
+    said = guest.domain.effective_pmu
+    return None if said is None else said is PmuState.ON
 
 
 def _in_the_way(guest: Guest) -> tuple[str, ...]:
     """Why a running VM's PMU is enabled in the kernel, and what has to go before it would not be."""
     if guest.decision is None or guest.decision is Decision.UNDECIDED:
         return ("undecided",)
+    has_pmu = _has_pmu(guest)
     if guest.decision is Decision.ON:
-        return ("pmu-on-by-policy",)
+        return (has_pmu is False and _beside(guest)) or ("pmu-on-by-policy",)
     vm = guest.vm
-    has_pmu = guest.domain.effective_pmu is PmuState.ON if vm is None or vm.pmu_property is None else vm.pmu_property
-    if guest.decision is Decision.KEEP and has_pmu:
+    if guest.decision is Decision.KEEP and has_pmu is not False:
         return ("pmu-kept",)
     causes = []
     qemu, next_qemu = None if vm is None else vm.qemu, guest.next_qemu
-    if not has_pmu and qemu is not None and qemu.disables:
+    if has_pmu is False and qemu is not None and qemu.disables:
         causes.append("qemu-did-not")
-    elif (not has_pmu or (qemu is not None and qemu.disables is False)) and not (next_qemu and next_qemu.disables):
+    elif (has_pmu is False or (qemu is not None and qemu.disables is False)) and not (next_qemu and next_qemu.disables):
         causes.append("qemu-keeps-pmu")
-    elif not has_pmu:
+    elif has_pmu is False:
         causes.append("qemu-upgraded")
-    if guest.decision is Decision.OFF and guest.next_boot is not PmuState.OFF:
-        if guest.next_boot is not None:
-            causes.append("drift")
-        elif has_pmu:
-            causes.append("transient")
-    elif guest.decision is Decision.OFF and has_pmu:
-        causes.append("pending-power-cycle")
+    if guest.decision is not Decision.OFF:
+        return tuple(causes)
+    if has_pmu is not False:
+        causes += _what_off_does(guest)
+    if guest.next_boot is None and has_pmu is not False:
+        causes.append("transient")
+    elif guest.next_boot not in (PmuState.OFF, None):
+        causes.append("drift")
     return tuple(causes)
+
+
+def _what_off_does(guest: Guest) -> tuple[str, ...]:
+    """Of a guest that is to lose its PMU: whether a power cycle takes it away, once ``off`` is written."""
+    will_get = guest.will_get(PmuState.OFF)
+    if will_get is PmuState.OFF:
+        return ("pending-power-cycle",) if guest.next_boot is PmuState.OFF else ()
+    return ("cpu-overridden",) if guest.heeded is False else ("next-boot-unknown",)
 
 
 def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKernel) -> Evidence:
@@ -383,6 +441,8 @@ def _remedies(
             steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
         elif cause == "undecided":
             steps.append("'pmuconf policy explain' says what the policy lacks")
+        elif cause in ("cpu-overridden", "next-boot-unknown"):
+            steps.append(options_remedy(cause, guest.decision))
         elif cause == "drift":
             steps.append(_drift_remedy(guest))
         elif cause == "transient":
@@ -418,6 +478,20 @@ def _drift_remedy(guest: Guest) -> str:
             "pmuconf apply lasts until Nova's next hard reboot or start"
         )
     return f"pmuconf apply, then {power_cycle(nova=False)}"
+
+
+def options_remedy(cause: str, decision: Decision | None) -> str:
+    """What to do where something else than ``<pmu>`` decides about the PMU, or may decide."""
+    if cause == "next-boot-unknown":
+        return (
+            "take -cpu, -global, -set and -readconfig out of its <qemu:commandline> (virsh edit), and let its "
+            "<emulator> be a QEMU, not a script; then stop and start it"
+        )
+    pmu = "pmu=on" if decision is Decision.ON else "pmu=off"
+    return (
+        f"take -cpu and -global out of its <qemu:commandline> (virsh edit), or write {pmu} there; a script as its "
+        "<emulator> may do the same; then stop and start it"
+    )
 
 
 def delivers(facts: HostFacts) -> bool:

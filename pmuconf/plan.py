@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.audit import Vm
 from pmuconf.domain import Domain, PmuState
-from pmuconf.fastpath import power_cycle
+from pmuconf.fastpath import options_remedy, power_cycle
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOVA_NOTE",
+    "Caveat",
     "Goal",
     "Outcome",
     "Plan",
@@ -40,6 +41,7 @@ class Outcome(enum.Enum):
     ALREADY = "already"
     TRANSIENT = "transient"
     OBSERVED = "observed"
+    OVERRIDDEN = "overridden"
     UNDECIDED = "undecided"
     VANISHED = "vanished"
     BUSY = "busy"
@@ -75,11 +77,28 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Caveat:
+    """Why a state that is written does nothing for the guest, or may do nothing: a cause code and a sentence."""
+
+    cause: str
+    note: str
+
+
+_OVERRIDDEN: Final = Caveat(
+    "cpu-overridden", "the state does nothing for the guest: options in its <qemu:commandline> decide about its PMU"
+)
+_UNKNOWN: Final = Caveat(
+    "next-boot-unknown",
+    "what the state does is not known: options in its <qemu:commandline>, or a script as its <emulator>, may decide",
+)
+
+
+@dataclass(frozen=True)
 class Plan:
     """One domain to be changed.
 
     ``pending`` says that it runs, or has a saved image, with another state. ``aim`` gives the goal anew from fresh
-    facts, None if there is nothing to do.
+    facts, None if there is nothing to do. ``caveat`` says why the change may do nothing for the guest.
     """
 
     listed: Listed
@@ -87,6 +106,7 @@ class Plan:
     goal: Goal
     nova: bool
     pending: bool
+    caveat: Caveat | None
     aim: Callable[[Domain], Goal | None]
 
 
@@ -118,6 +138,8 @@ class Result:
     @property
     def remedy(self) -> str:
         """What brings it further; empty where nothing is left to do."""
+        if self.cause in ("cpu-overridden", "next-boot-unknown"):
+            return options_remedy(self.cause, Decision.ON if self.new is PmuState.ON else Decision.OFF)
         first = _BY_CAUSE.get(self.cause, "").format(self)
         then = power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
         return "; ".join(filter(None, (first, then)))
@@ -155,7 +177,8 @@ def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
         wanted = vm.decision.state if vm.decision else None
         if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
             continue
-        plans.append(Plan(listed, vm.next_boot, Goal(wanted, vm.rule or ""), vm.nova, _waits(vm, wanted), aim))
+        goal = Goal(wanted, vm.rule or "")
+        plans.append(Plan(listed, vm.next_boot, goal, vm.nova, vm.waits(wanted), _caveat(vm, wanted), aim))
     return plans
 
 
@@ -174,6 +197,9 @@ def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
         elif vm.drift and _only_observed(policy, vm):
             note = "Nova manages it, and [policy] nova_domains = observe"
             results.append(replace(blank, outcome=Outcome.OBSERVED, cause="nova-observed", note=note))
+        elif vm.overridden and vm.decision is not None:
+            blank = replace(blank, outcome=Outcome.OVERRIDDEN, new=vm.decision.state)
+            results.append(replace(blank, cause=_OVERRIDDEN.cause, note=_OVERRIDDEN.note))
         elif vm.decision is Decision.UNDECIDED:
             results.append(replace(blank, outcome=Outcome.UNDECIDED, cause="undecided", note=vm.reason or ""))
     return results
@@ -230,12 +256,15 @@ def plan_rollback(
         if goal.state is now:
             rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
             continue
-        plans.append(Plan(listed, now, goal, vm.nova, _waits(vm, goal.state), aim))
+        plans.append(Plan(listed, now, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim))
     return plans, rest
 
 
 def result_of(plan: Plan, outcome: Outcome, cause: str, note: str, change: int | None = None) -> Result:
-    """The result of a plan."""
+    """The result of a plan; if it is, or would be, carried out, with what makes that of no use."""
+    if plan.caveat is not None and not cause and outcome in (Outcome.PLANNED, Outcome.CHANGED):
+        cause = plan.caveat.cause
+        note = "; ".join(filter(None, (plan.caveat.note, note)))
     return Result(
         name=plan.listed.name,
         uuid=plan.listed.uuid,
@@ -250,9 +279,16 @@ def result_of(plan: Plan, outcome: Outcome, cause: str, note: str, change: int |
     )
 
 
-def _waits(vm: Vm, wanted: PmuState) -> bool:
-    """Whether the domain runs, or has a saved image, with another state than its next boot is to get."""
-    return vm.live not in (None, wanted) or vm.saved not in (None, wanted)
+def _caveat(vm: Vm, state: PmuState) -> Caveat | None:
+    """What to say of writing that state."""
+    now = vm.next_domain
+    if now is None or not now.x86:
+        return None
+    if now.obeyed is None:
+        return _UNKNOWN
+    before, after = now.effective_pmu, now.with_pmu(state).effective_pmu
+    same = bool(now.arguments) and before is after is not None
+    return _OVERRIDDEN if same or not now.obeyed else None
 
 
 def _only_observed(policy: Policy, vm: Vm) -> bool:

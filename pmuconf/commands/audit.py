@@ -30,7 +30,8 @@ class Audit(Table):
 
     live, next_boot and saved are PMU states as libvirt has them: on, off, or default (no <pmu> element).
     snapshots counts those whose revert would bring another state back. effective_pmu is what the guest gets:
-    default means on with host-passthrough and maximum, off with any other CPU model.
+    default means on with host-passthrough and maximum, off with any other CPU model; options in <qemu:commandline>
+    beat both. Empty: it is not known.
 
     Where a VM runs under KVM, this host's kernel, KVM and QEMU processes are looked at too: in_kernel_pmu is what KVM
     holds (enabled or disabled); fast_path whether KVM spares the VM the PMU's work at its exits; cause why, or why
@@ -38,7 +39,8 @@ class Audit(Table):
     observed; else it is inferred, or unknown.
 
     status: ok; drift (the next boot is not what the policy wants: pmuconf apply); pending (the next boot is right,
-    the running guest or its saved image not yet: stop and start it); transient (runs, has no next boot);
+    the running guest or its saved image not yet: stop and start it); overridden (the next boot is right, but options
+    in <qemu:commandline> decide what the guest gets: see remedy); transient (runs, has no next boot);
     undecided (a rule needs what can't be known here); slow, partial or unknown (on policy, but see fast_path).
 
     Exit status: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
@@ -212,6 +214,8 @@ def _status(vm: Vm) -> str:
         return vm.error.cause
     if vm.drift:
         return "drift"
+    if vm.overridden:
+        return "overridden"
     if vm.pending:
         return "pending"
     if vm.transient:
@@ -228,6 +232,7 @@ def _sentence(report: Report) -> str:
     total = counts["domains"]
     if not total:
         return f"there are no domains on {report.source}"
-    wrong = ", ".join(f"{counts[what]} {what}" for what in KINDS if counts[what])
+    counts["overridden"] = sum(vm.overridden for vm in report.vms)
+    wrong = ", ".join(f"{counts[what]} {what}" for what in (*KINDS, "overridden") if counts[what])
     next_step = "; 'pmuconf apply --dry-run' shows what would be changed" if counts["drift"] else ""
     return f"{total} domains: {wrong or 'all as the policy wants'}{next_step}"

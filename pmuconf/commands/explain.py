@@ -68,6 +68,12 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
     snapshots = f", {vm.snapshots} snapshots with another" if vm.snapshots else ""
     effective = vm.effective_pmu.value if vm.effective_pmu else "unknown"
     yield f"PMU state: {said}{snapshots}; effective {effective}" + _off_policy(vm)
+    if vm.obeyed is not True:
+        gets = (
+            f"at its next boot the guest gets {vm.next_effective.value}" if vm.next_effective else "what it gets then"
+        )
+        may = "may not decide" if vm.obeyed is None else "does not decide"
+        yield f"its <pmu> {may}, options of its QEMU do: {gets}" + ("" if vm.next_effective else " is not known")
     process = vm.process
     if process is not None and process.qemu is not None:
         disables = process.qemu.disables

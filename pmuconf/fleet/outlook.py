@@ -62,6 +62,8 @@ class VmState(NamedTuple):
     next_qemu: bool | None
     nova: bool
     causes: tuple[str, ...]
+    obeyed: bool | None = True
+    next_effective: str | None = None
 
 
 class Needs(NamedTuple):
@@ -124,8 +126,9 @@ def needed(host: HostState | None, vm: VmState) -> Needs:
 
 def _unsettled(now: Answer, then: Answer) -> str:
     """The cause that nothing is promised for: what the verdict would still say when all that can be done was done."""
-    if "qemu-did-not" in now.causes:
-        return "qemu-did-not"
+    for cause in ("qemu-did-not", "cpu-overridden", "next-boot-unknown"):
+        if cause in now.causes:
+            return cause
     return "pmu-unknown" if CASES[then.cause].fast_path is FastPath.YES else then.cause
 
 
@@ -145,18 +148,8 @@ def host_of(state: HostState) -> HostFacts:
 
 def guest_of(state: VmState) -> Guest:
     """The VM again. Its process is there if anything of the report was found by it."""
-    # What the CPU model makes of "default" is known where it applies now.
-    passthrough = state.live == "default" and state.effective_pmu == "on"
-    domain = Domain(
-        name="",
-        uuid=None,
-        virt_type="kvm",
-        arch="x86_64",
-        pmu=PmuState(state.live),
-        cpu_mode="host-passthrough" if passthrough else None,
-        nova=_NOVA if state.nova else None,
-        running=True,
-    )
+    effective = None if state.effective_pmu is None else PmuState(state.effective_pmu)
+    domain = _domain(PmuState(state.live), effective, _NOVA if state.nova else None)
     pmu = KernelPmu.UNKNOWN if state.in_kernel_pmu is None else KernelPmu(state.in_kernel_pmu)
     process = LiveVm(
         pid=None,
@@ -175,7 +168,18 @@ def guest_of(state: VmState) -> Guest:
         decision=None if state.decision is None else Decision(state.decision),
         vm=process if found else None,
         next_qemu=process.next_qemu if found else None,
+        obeyed=state.obeyed,
+        next_effective=None if state.next_effective is None else PmuState(state.next_effective),
     )
+
+
+def _domain(state: PmuState, effective: PmuState | None, nova: Nova | None) -> Domain:
+    """A definition that says the one, of a guest that gets the other: by which options is not in the report."""
+    said = "-readconfig" if effective is None else "-cpu"
+    value = "" if effective is None else f"Any,pmu={effective.value}"
+    mode = "host-passthrough" if effective is PmuState.ON else None
+    plain = Domain("", None, "kvm", "x86_64", state, mode, nova, running=True)
+    return plain if plain.effective_pmu is effective else replace(plain, arguments=(said, value))
 
 
 def _qemu(disables: bool | None) -> Qemu:
@@ -204,14 +208,14 @@ def _changed(change: Change, world: _World) -> _World:
 
 def _started(guest: Guest, state: PmuState, untold: bool) -> Guest:
     """The VM after a cold start with that definition, under the QEMU that is there; not seen in kernel memory yet."""
-    domain = replace(guest.domain, pmu=state)
-    # Which CPU model it will have is not in the report: what default means is known only if it applies now.
-    told = state is not PmuState.DEFAULT or guest.domain.pmu is PmuState.DEFAULT
+    gets = guest.will_get(state)
+    if gets is None and guest.heeded and guest.domain.pmu is state:
+        gets = guest.domain.effective_pmu  # an older report does not say what default means, but where it applies now
     process = LiveVm(
         pid=None,
-        pmu_property=domain.effective_pmu is PmuState.ON if told else None,
+        pmu_property=None if gets is None else gets is PmuState.ON,
         remade=guest.vm is not None and guest.vm.remade,
         qemu=_qemu(None) if untold else guest.next_qemu,
         next_qemu=guest.next_qemu,
     )
-    return replace(guest, domain=domain, vm=process)
+    return replace(guest, domain=_domain(state, gets, guest.domain.nova), vm=process)

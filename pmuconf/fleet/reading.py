@@ -23,9 +23,12 @@ _OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 # All of a domain's record that is one of few words: what is said of one that has these is said of every one.
 _WORDS: Final = (
     *("running", "live", "next_boot", "effective_pmu", "decision", "drift", "pending", "transient", "nova"),
+    *("next_effective_pmu", "pmu_obeyed"),
     *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "remade", "fast_path", "cause", "evidence", "severity"),
 )
 _words = itemgetter(*_WORDS)
+_LATER: Final = {"next_effective_pmu": None, "pmu_obeyed": True}
+"""What an older report does not have: there, every definition was taken at its word."""
 _TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
 _texts = itemgetter(*_TEXTS)
 _TEXT_TYPES: Final = {str, type(None)}
@@ -35,9 +38,9 @@ _TRUTH: Final = (True, False)
 _MAYBE: Final = (True, False, None)
 _WORDS_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
-    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "remade"), _MAYBE),
+    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "remade", "pmu_obeyed"), _MAYBE),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
-    "effective_pmu": ("on", "off", None),
+    **dict.fromkeys(("effective_pmu", "next_effective_pmu"), ("on", "off", None)),
     "decision": ("on", "off", "keep", "undecided", None),
     "in_kernel_pmu": ("enabled", "disabled", "unknown", None),
     "fast_path": (*(path.value for path in FastPath), None),
@@ -167,6 +170,8 @@ def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     causes = record["causes"]
     if not isinstance(causes, list):
         raise ValueError("causes is no list")
+    if not record.keys() >= _LATER.keys():
+        record = {**_LATER, **record}
     words = _words(record)
     return _outlook(state, words, (*map(type, words),), (*causes,), *disables, error is not None)
 
@@ -211,6 +216,7 @@ def _outlook(
         vm = VmState(
             said["live"], said["next_boot"], said["effective_pmu"], said["decision"], said["in_kernel_pmu"],
             said["pmu_in_use"], said["cpu_has_pmu"], said["remade"], qemu, next_qemu, said["nova"], causes,
+            said["pmu_obeyed"], said["next_effective_pmu"],
         )  # fmt: skip
         needs = needed(state, vm)
     kinds = [kind for kind in ("drift", "pending", "transient") if said[kind]]

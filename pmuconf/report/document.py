@@ -54,6 +54,8 @@ def record(vm: Vm) -> dict[str, Any]:
         "saved": vm.saved and vm.saved.value,
         "snapshots": vm.snapshots,
         "effective_pmu": vm.effective_pmu and vm.effective_pmu.value,
+        "next_effective_pmu": vm.next_effective and vm.next_effective.value,
+        "pmu_obeyed": vm.obeyed,
         "decision": vm.decision and vm.decision.value,
         "rule": vm.rule,
         "reason": vm.reason,

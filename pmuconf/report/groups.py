@@ -21,7 +21,11 @@ class Group:
 BY_FAST_PATH: Final = (
     Group("fast", "fast path", "KVM skips the PMU's work at their exits"),
     Group("partial", "partly", "the kernel skips it in one place and not in another"),
-    Group("change", "to be changed", "they wait for the policy to be applied, or for a power cycle"),
+    Group(
+        "change",
+        "to be changed",
+        "they wait for the policy to be applied, for other options of QEMU, or for a power cycle",
+    ),
     Group("qemu", "blocked by QEMU", "their QEMU leaves the PMU enabled in KVM"),
     Group("kernel", "blocked by the kernel", "it does the PMU's work for every VM"),
     Group("unknown", "unknown", "what would settle it is said at each"),
@@ -49,7 +53,9 @@ KINDS: Final = {
 """What a summary counts beside the groups, and its name on a page; one VM may be several."""
 
 _BY_CAUSE: Final = {
-    **dict.fromkeys(("drift", "pending-power-cycle", "transient", "undecided"), "change"),
+    **dict.fromkeys(
+        ("drift", "pending-power-cycle", "transient", "undecided", "cpu-overridden", "next-boot-unknown"), "change"
+    ),
     **dict.fromkeys(("qemu-keeps-pmu", "qemu-upgraded", "qemu-did-not"), "qemu"),
     **dict.fromkeys(("not-running", "saved-image", "not-kvm", "not-x86"), "outside"),
     **dict.fromkeys(("pmu-on-by-policy", "pmu-kept"), "wanted"),
@@ -68,10 +74,18 @@ def policy_group(record: Mapping[str, Any]) -> str:
     """The key of the group in BY_POLICY of a domain's record."""
     if record["error"] is not None:
         return "error"
-    if record["drift"]:
+    if record["drift"] or _overridden(record):
         return "kernel"
     if record["pending"]:
         return "change"
     if record["transient"] and record["decision"] in ("on", "off") and record["live"] != record["decision"]:
         return "qemu"
     return "unknown" if record["decision"] == "undecided" else "fast"
+
+
+def _overridden(record: Mapping[str, Any]) -> bool:
+    """The state that the policy wants is written, and options of QEMU give the guest another PMU."""
+    wanted = record["decision"]
+    if record.get("pmu_obeyed", True) is not False or wanted not in ("on", "off"):
+        return False
+    return bool(record["next_boot"] == wanted != record["next_effective_pmu"])

@@ -126,6 +126,22 @@ class World:
                 yield facts, vm, told
 
 
+# Whether a definition says what its guest gets; if not: options in it decide, something hides behind its emulator's
+# name, or it has options that can't be followed.
+SAID = ("obeyed", "options", "hidden", "unknown")
+
+
+def told(said: str, state: PmuState, world: World) -> tuple[Domain, bool | None, PmuState | None]:
+    """A definition of that world's guest, whether its next boot is seen to heed <pmu>, and what that is seen to get."""
+    gets = ON if world.has_pmu else OFF
+    one = domain(state, "host-passthrough" if world.has_pmu else "host-model")
+    if said == "options":
+        return replace(one, arguments=("-cpu", f"Any,pmu={gets.value}")), False, gets
+    if said == "unknown":
+        return replace(one, arguments=("-readconfig", "vm.conf")), None, None
+    return one, True, None
+
+
 KERNELS = ("no-call", "guarded", "partial", "early-out", "unguarded")
 SWITCHES = ((False, True, False), (True, True, False), (True, False, False), (True, True, True))
 """Whether there is a mediated PMU, whether the VM has KVM's interrupt controller, and whether the host is Intel's."""
@@ -137,24 +153,24 @@ ALL_WORLDS = [
 ]
 # A guest that is shown no PMU has no counters on Intel.
 WORLDS = [world for world in ALL_WORLDS if world.shown or not (world.intel and world.enabled and world.counting)]
+SOME = [world for world in WORLDS if world.kernel in ("guarded", "early-out") and not world.mediated]
 DECISIONS = (*Decision, None)
 
 
-def judged(world: World) -> Iterator[tuple[Answer, bool]]:
-    """Every answer about that world, with whether the one who gave it was told all."""
-    states = [ON, OFF, DEFAULT] if not world.has_pmu else [ON, DEFAULT]
-    for facts, vm, told in world.seen():
-        for state, next_boot, decision in product(states, (ON, OFF, DEFAULT, None), DECISIONS):
-            cpu = "host-passthrough" if world.has_pmu else "host-model"
-            if state is ON and not world.has_pmu:
+def judged(world: World, said: str) -> Iterator[tuple[Answer, bool, Guest]]:
+    """Every answer about that world, with whether the one who gave it was told all, and what was told."""
+    for facts, vm, all_told in world.seen():
+        for state, next_boot, decision in product((ON, OFF, DEFAULT), (ON, OFF, DEFAULT, None), DECISIONS):
+            if said == "obeyed" and state is (OFF if world.has_pmu else ON):
                 continue  # QEMU does what the definition says
-            one = Guest(domain(state, cpu), running=True, next_boot=next_boot, decision=decision, vm=vm)
-            yield answer(facts, one), told
+            definition, obeyed, gets = told(said, state, world)
+            one = Guest(definition, True, next_boot, None, decision, vm, obeyed=obeyed, next_effective=gets)
+            yield answer(facts, one), all_told, one
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=str)
-def test_the_answer_is_the_truth_or_unknown(world: World) -> None:
-    for given, told in judged(world):
+@pytest.mark.parametrize(("world", "said"), [*product(WORLDS, SAID[:1]), *product(SOME, SAID[1:])], ids=str)
+def test_the_answer_is_the_truth_or_unknown(world: World, said: str) -> None:
+    for given, told, _ in judged(world, said):
         assert given.fast_path in (world.truth, FastPath.UNKNOWN), given
         if told and not (world.kernel == "early-out" and world.counts and not world.mediated):
             assert given.fast_path is world.truth, given
@@ -168,6 +184,23 @@ def test_the_answer_is_the_truth_or_unknown(world: World) -> None:
             assert given.remedy, given
         else:
             assert given.fast_path is FastPath.YES or given.wanted_on
+
+
+@pytest.mark.parametrize("said", SAID[1:])
+@pytest.mark.parametrize("world", [world for world in SOME if world.has_pmu], ids=str)
+def test_no_power_cycle_is_asked_for_where_the_guest_would_have_its_pmu_again(world: World, said: str) -> None:
+    """Where options decide, whatever the definition says, the next start gives the guest what it has now."""
+    for given, _, one in judged(world, said):
+        if one.differs or said != "hidden":  # behind a name that is a QEMU's only the process shows it
+            assert "pending-power-cycle" not in given.causes, one
+
+
+@pytest.mark.parametrize("said", SAID[1:])
+@pytest.mark.parametrize("world", [world for world in SOME if not world.has_pmu], ids=str)
+def test_a_guest_without_a_pmu_is_never_said_to_wait_for_a_power_cycle(world: World, said: str) -> None:
+    for given, _, one in judged(world, said):
+        if said != "hidden" or (one.vm is not None and one.vm.pmu_property is not None):
+            assert "pending-power-cycle" not in given.causes, one
 
 
 def test_the_model_has_all_truths() -> None:
@@ -188,7 +221,7 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("guarded-disabled", host(), guest(process())),
     ("guard-in-callee", host(cause="guard-in-callee"), guest(process())),
     ("disabled-by-parameter", host(parameter=False), guest(process(UNKNOWN))),
-    ("disabled-by-default", host(), guest(process(), DEFAULT)),
+    ("disabled-by-default", host(), replace(guest(process()), domain=domain(DEFAULT, "host-model"))),
     ("migrated-in", host(), guest(replace(process(), incoming=True))),
     ("early-out-disabled", EARLY, guest(process())),
     ("early-out-idle", EARLY, guest(replace(OLD_QEMU, in_use=False))),
@@ -209,6 +242,15 @@ EXAMPLES: list[tuple[str, HostFacts | None, Guest]] = [
     ("qemu-upgraded", host(), replace(guest(OLD_QEMU), next_qemu=qemu(True))),
     ("qemu-did-not", host(), guest(process(ENABLED))),
     ("transient", host(), guest(HAS_PMU, ON, None)),
+    ("cpu-overridden", host(), guest(HAS_PMU, OFF)),
+    ("cpu-overridden", host(), replace(guest(HAS_PMU, OFF, DEFAULT), obeyed=False, next_effective=ON)),
+    ("cpu-overridden", host(), replace(guest(HAS_PMU, ON), obeyed=False, next_effective=ON)),
+    ("cpu-overridden", host(), replace(guest(HAS_PMU, ON, None), obeyed=False)),
+    ("cpu-overridden", host(), replace(guest(OLD_QEMU, ON, ON), decision=Decision.ON)),
+    ("next-boot-unknown", host(), replace(guest(HAS_PMU, ON), obeyed=None)),
+    ("next-boot-unknown", host(), replace(guest(HAS_PMU, ON, ON), obeyed=None)),
+    ("pending-power-cycle", host(), replace(guest(HAS_PMU, ON), obeyed=False, next_effective=OFF)),
+    ("drift", host(), replace(guest(HAS_PMU, ON, ON), obeyed=False, next_effective=OFF)),
     ("drift", host(), guest(HAS_PMU, ON, ON)),
     ("drift", host(), guest(HAS_PMU, ON, DEFAULT)),
     ("pending-power-cycle", host(), guest(HAS_PMU, ON, OFF)),
@@ -415,7 +457,31 @@ def test_drift_of_novas_is_novas_to_mend_for_good() -> None:
 
 
 def test_a_yes_that_hangs_on_a_default_says_so() -> None:
-    assert "pmuconf apply" in answer(host(), guest(process(), DEFAULT, DEFAULT)).remedy
+    one = replace(guest(process(), DEFAULT, DEFAULT), domain=domain(DEFAULT, "host-model"))
+    assert "pmuconf apply" in answer(host(), one).remedy
+
+
+@pytest.mark.parametrize("arguments", [("-cpu", "host,pmu=off"), ("-global", "host-x86_64-cpu.pmu=off")])
+def test_a_yes_that_hangs_on_options_is_not_said_to_hang_on_a_default(arguments: tuple[str, ...]) -> None:
+    one = guest(process(), DEFAULT, DEFAULT)
+    given = answer(host(), replace(one, domain=replace(one.domain, arguments=arguments)))
+    assert (given.fast_path, given.cause) == (FastPath.YES, "guarded-disabled")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_next_boot_that_options_take_from_the_policy_is_named_beside_the_cause(running: bool) -> None:
+    one = Guest(domain(kind="qemu" if running else "kvm"), running, OFF, None, Decision.OFF)
+    one = replace(one, obeyed=False, next_effective=ON)
+    given = answer(host(), one)
+    assert given.causes == ("not-kvm" if running else "not-running", "cpu-overridden")
+    assert "pmu=off" in given.remedy
+    assert answer(host(), replace(one, next_effective=OFF)).causes == given.causes[:1]
+
+
+def test_a_qemu_is_not_accused_where_it_is_not_known_whether_the_cpu_has_a_pmu() -> None:
+    one = guest(process(ENABLED, has_pmu=None), OFF)
+    one = replace(one, domain=replace(one.domain, arguments=("-readconfig", "vm.conf")), obeyed=None)
+    assert answer(host(), one).causes == ("next-boot-unknown",)
 
 
 # ---- who loses a PMU under another QEMU ----------------------------------------------------------------------------

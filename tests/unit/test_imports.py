@@ -11,7 +11,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "rewriting", "xmltext")
+PURE = ("cpu", "domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "rewriting", "xmltext")
 ALLOWED = {
     *(
         "__future__",
@@ -31,6 +31,7 @@ ALLOWED = {
     ),
     *(
         "lxml",
+        "pmuconf.cpu",
         "pmuconf.domain",
         "pmuconf.errors",
         "pmuconf.facts",
@@ -83,7 +84,9 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
     modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain")
     assert "pmuconf.policy" in modules
     ours = {name for name in modules if name.startswith("pmuconf")}
-    assert ours == {f"pmuconf{name}" for name in ("", ".conf", ".domain", ".errors", ".inputs", ".policy", ".xmltext")}
+    assert ours == {
+        f"pmuconf{name}" for name in ("", ".conf", ".cpu", ".domain", ".errors", ".inputs", ".policy", ".xmltext")
+    }
     for unwanted in ("libvirt", "sqlite3", "cliff", "prettytable", "cmd2", "tqdm", "yaml.cyaml", "jinja2"):
         assert unwanted not in modules, unwanted
 

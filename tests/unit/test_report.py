@@ -166,6 +166,8 @@ def test_the_record_of_a_domain() -> None:
         "saved": "on",
         "snapshots": 0,
         "effective_pmu": "on",
+        "next_effective_pmu": "off",
+        "pmu_obeyed": True,
         "decision": "off",
         "rule": "default",
         "reason": "no rule matches",

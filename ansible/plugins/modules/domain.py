@@ -125,8 +125,8 @@ results:
       type: str
     outcome:
       description:
-        - C(changed), C(planned) in check mode, C(already), C(transient), C(observed), C(undecided), C(vanished),
-          C(busy), C(not-reached), C(not-judged) or C(failed), as the command C(pmuconf) has them.
+        - C(changed), C(planned) in check mode, C(already), C(transient), C(observed), C(overridden), C(undecided),
+          C(vanished), C(busy), C(not-reached), C(not-judged) or C(failed), as the command C(pmuconf) has them.
       type: str
     pending:
       description: Whether the guest runs on with the old PMU state until it is stopped and started.

@@ -15,6 +15,7 @@ VERDICTS = ("guarded", "partial", "early-out", "no-call", "unguarded", "unknown"
 NO_FACTS = {"guard": {"verdict": None}}
 _GROUP = {
     **dict.fromkeys(("drift", "pending-power-cycle", "transient", "undecided"), "change"),
+    **dict.fromkeys(("cpu-overridden", "next-boot-unknown"), "change"),
     **dict.fromkeys(("qemu-keeps-pmu", "qemu-upgraded", "qemu-did-not"), "qemu"),
     **dict.fromkeys(("not-running", "saved-image", "not-kvm", "not-x86"), "outside"),
     **dict.fromkeys(("pmu-on-by-policy", "pmu-kept"), "wanted"),

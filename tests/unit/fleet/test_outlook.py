@@ -18,15 +18,18 @@ from tests.support.fleet import FACTS_OF, host
 from tests.unit.test_fastpath import KERNELS, World
 
 STATES = ("on", "off", "default")
+_OBEYED = (True, False, None)  # False, None: options in the definition decide, which is seen to be so or not sure
 KERNEL, QEMU, POLICY, REDEFINE, CYCLE, SETTLE = Change
 
 
 class Model:
     """A VM of that world, with its definition and the QEMU that is installed: what changes really do."""
 
-    def __init__(self, world: World, next_boot: str | None, passthrough: bool, next_qemu: bool, decision: str) -> None:
+    def __init__(
+        self, world: World, next_boot: str | None, passthrough: bool, next_qemu: bool, decision: str, obeyed: bool
+    ) -> None:
         self.world, self.next_boot, self.next_qemu, self.decision = world, next_boot, next_qemu, decision
-        self.passthrough = passthrough
+        self.passthrough, self.obeyed = passthrough, obeyed
 
     def after(self, changes: tuple[Change, ...]) -> World:
         world, next_boot, next_qemu = self.world, self.next_boot, self.next_qemu
@@ -37,9 +40,10 @@ class Model:
         if POLICY in changes and next_boot is not None and self.decision == "off":
             next_boot = "off"
         if REDEFINE in changes and next_boot is None:
-            world = replace(world, has_pmu=False, qemu_disables=next_qemu)
+            world = replace(world, has_pmu=world.has_pmu and not self.obeyed, qemu_disables=next_qemu)
         if CYCLE in changes and next_boot is not None:
             has_pmu = next_boot == "on" or (next_boot == "default" and self.passthrough)
+            has_pmu = has_pmu if self.obeyed else world.has_pmu
             world = replace(world, has_pmu=has_pmu, qemu_disables=next_qemu)
         return world
 
@@ -52,19 +56,28 @@ def models() -> Iterator[tuple[Model, HostState, VmState]]:
         for bits in product((False, True), repeat=4)
         for mediated in (False, True)
     ]
-    for world, live, next_boot, passthrough, next_qemu, decision in product(
-        worlds, STATES, (*STATES, None), (False, True), (False, True), ("off", "keep", "on", "undecided")
+    for world, live, next_boot, passthrough, next_qemu, decision, obeyed in product(
+        worlds, STATES, (*STATES, None), (False, True), (False, True), ("off", "keep", "on", "undecided"), _OBEYED
     ):
-        if world.has_pmu != (live == "on" or (live == "default" and passthrough)):
+        if obeyed and world.has_pmu != (live == "on" or (live == "default" and passthrough)):
             continue  # QEMU does what the definition says
+        if not obeyed and (passthrough or decision not in ("off", "on")):
+            continue  # the CPU model does not matter then
         counts = world.enabled and world.counting
         state = HostState(world.kernel, world.parameter, world.mediated)
         vm = VmState(
             live, next_boot, "on" if world.has_pmu else "off", decision, "enabled" if world.enabled else "disabled",
             counts, world.has_pmu, False, world.qemu_disables, next_qemu, False, ("no-call",),
         )  # fmt: skip
+        if not obeyed:
+            gets = vm.effective_pmu if obeyed is False and next_boot is not None else None
+            vm = vm._replace(obeyed=obeyed, next_effective=gets)
         causes = answer(host_of(state), guest_of(vm)).causes
-        yield Model(world, next_boot, passthrough, next_qemu, decision), state, vm._replace(causes=causes)
+        yield (
+            Model(world, next_boot, passthrough, next_qemu, decision, obeyed is True),
+            state,
+            vm._replace(causes=causes),
+        )
 
 
 MODELS = list(models())
@@ -130,7 +143,7 @@ def test_a_report_has_all_that_its_verdicts_can_be_repeated_from(kind: str) -> N
         vm = VmState(
             record["live"], record["next_boot"], record["effective_pmu"], record["decision"], record["in_kernel_pmu"],
             record["pmu_in_use"], record["cpu_has_pmu"], record["remade"], qemu, next_qemu,
-            record["nova"], tuple(record["causes"]),
+            record["nova"], tuple(record["causes"]), record["pmu_obeyed"], record["next_effective_pmu"],
         )  # fmt: skip
         assert answer(state and host_of(state), guest_of(vm)).causes == vm.causes
         repeated += 1
@@ -167,6 +180,28 @@ GUARDED, UNGUARDED = HostState("guarded", True, False), HostState("unguarded", T
 )  # fmt: skip
 def test_examples(state: HostState | None, vm: VmState, needs: Needs) -> None:
     assert needed(state, vm) == needs
+
+
+@pytest.mark.parametrize("cause", ["cpu-overridden", "next-boot-unknown"])
+@pytest.mark.parametrize("next_boot", ["off", "on", "default", None])
+def test_no_power_cycle_is_promised_where_options_decide(cause: str, next_boot: str | None) -> None:
+    vm = VM._replace(live="off", next_boot=next_boot, obeyed=False if cause == "cpu-overridden" else None)
+    vm = vm._replace(next_effective="on" if vm.obeyed is False and next_boot else None)
+    vm = vm._replace(causes=answer(host_of(GUARDED), guest_of(vm)).causes)
+    assert vm.causes[0] == cause
+    assert needed(GUARDED, vm) == Needs((SETTLE,), cause)
+
+
+def test_a_power_cycle_is_promised_where_the_options_themselves_say_off() -> None:
+    vm = VM._replace(live="default", obeyed=False, next_effective="off")
+    assert needed(GUARDED, vm) == Needs((CYCLE,))
+
+
+def test_what_default_means_at_the_next_boot_is_told_by_a_newer_report() -> None:
+    vm = VM._replace(decision="keep", next_boot="default", causes=("pmu-kept",))
+    assert needed(GUARDED, vm) == Needs()
+    drift = VM._replace(next_boot="default", next_effective="off", causes=("drift",))
+    assert needed(GUARDED, drift) == Needs((CYCLE,))
 
 
 def test_a_qemu_that_once_did_not_do_it_is_promised_nothing() -> None:

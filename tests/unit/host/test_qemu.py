@@ -46,7 +46,8 @@ class TestPmuProperty:
         ("cpu", "pmu"),
         [
             ("host", True),
-            ("max", True),
+            ("max", None),
+            ("max,pmu=on", True),
             ("host,migratable=on", True),
             ("host,migratable=on,pmu=off", False),
             ("host,pmu=off,pmu=on", True),
@@ -69,6 +70,17 @@ class TestPmuProperty:
             ("", None),
             (",pmu=on", None),
             ("host,lbr-fmt=pmu=off", True),
+            ("EPYC-v4", False),
+            ("Haswell-noTSX-IBRS", False),
+            ("486", False),
+            ("hv-cppc-stub=on", None),
+            ("pmu=off", None),
+            ("pmu", None),
+            ("+pmu", None),
+            ("-pmu", None),
+            ("hv-time,pmu=off", None),
+            ("help", None),
+            ("?", None),
         ],
     )
     def test_of_cpu(self, cpu: str, pmu: bool | None) -> None:
@@ -76,6 +88,19 @@ class TestPmuProperty:
 
     def test_the_last_cpu_counts(self) -> None:
         assert args("-cpu", "host", "--cpu", "qemu64").pmu is False
+        assert args("-cpu", "host,pmu=off", "-cpu", "host,migratable=on").pmu is True
+
+    def test_a_second_cpu_of_features_alone_says_nothing(self) -> None:
+        """As a wrapper gets it that knows what to make of it: the first may count, or both."""
+        words = ("-name", "guest=w10", "-machine", "q35,accel=kvm", "-cpu", "host,migratable=on", "-cpu")
+        assert args(*words, "hv-cppc-stub=on", binary="/usr/bin/qemu-system-x86_64-cppc").pmu is None
+        assert args(*words, "hv-cppc-stub").pmu is None
+
+    def test_max_has_one_under_kvm_and_otherwise_as_its_qemu_has_it(self) -> None:
+        for kvm in (("-accel", "kvm"), ("-machine", "q35,accel=kvm"), ("-enable-kvm",)):
+            assert args(*kvm, "-cpu", "max").pmu is True
+        assert args("-accel", "tcg", "-cpu", "max").pmu is None
+        assert args("-accel", "tcg", "-cpu", "max", "-global", "max-x86_64-cpu.pmu=off").pmu is False
 
     def test_no_cpu_is_a_named_model(self) -> None:
         assert args("-machine", "q35").pmu is False
@@ -83,8 +108,9 @@ class TestPmuProperty:
     @pytest.mark.parametrize(
         "words",
         [
-            ("-global", "host-x86_64-cpu.pmu=off"),
-            ("-global", "driver=max-x86_64-cpu,property=pmu,value=off"),
+            ("-global", "EPYC-x86_64-cpu.pmu=off"),
+            ("-global", "host-x86_64-cpu.pmu="),
+            ("-global", "driver=host-x86_64-cpu,value=off,property=pmu"),
             ("-readconfig", "/etc/vm.conf"),
             ("-device", "host-x86_64-cpu,id=c1,pmu=off"),
             ("-set", "device.c1.pmu=on"),
@@ -92,18 +118,49 @@ class TestPmuProperty:
     )
     def test_it_may_be_set_elsewhere(self, words: tuple[str, str]) -> None:
         assert args("-cpu", "host", *words).pmu is None
-        assert args("-cpu", "host,pmu=off", "-newer-than-this", *words).pmu is None
+        assert args("-cpu", "host", "-newer-than-this", *words).pmu is None
+
+    @pytest.mark.parametrize(
+        ("words", "pmu"),
+        [
+            (("-cpu", "host", "-global", "host-x86_64-cpu.pmu=off"), False),
+            (("-cpu", "host", "-global", "max-x86_64-cpu.pmu=off"), False),
+            (("-cpu", "EPYC", "-global", "driver=x86_64-cpu,property=pmu,value=yes"), True),
+            (("-cpu", "EPYC", "-global", "cpu.pmu=on", "-global", "cpu.pmu=off"), False),
+            (("-cpu", "host", "-global", "ICH9-LPC.disable_s3=1"), True),
+            (("-global", "x86_64-cpu.pmu=on"), True),
+            (("-global", "qemu64-x86_64-cpu.pmu=on"), None),
+            (("-cpu", "host,pmu=on", "-global", "host-x86_64-cpu.pmu=off"), True),
+            (("-cpu", "host,pmu=off", "-global", "EPYC-x86_64-cpu.pmu=on"), False),
+        ],
+    )
+    def test_globals(self, words: tuple[str, ...], pmu: bool | None) -> None:
+        assert args(*words).pmu is pmu
 
     @pytest.mark.parametrize(
         "machine",
-        ["pc-i440fx-1.5", "pc-q35-1.4,usb=off", "type=pc-i440fx-1.5", "usb=off,type=pc-1.0", "pc-0.15", "rhel6.6.0"],
+        ["pc-i440fx-1.5", "pc-q35-1.4,usb=off", "type=pc-i440fx-1.5", "usb=off,type=pc-1.0", "pc-0.15", "pc-1.3"],
     )
     def test_machines_whose_cpus_have_one_by_default(self, machine: str) -> None:
         for option in ("-machine", "--machine", "-M"):
-            assert args(option, machine).pmu is None
-            assert args(option, machine, "-cpu", "EPYC").pmu is None
+            assert args(option, machine).pmu is True
+            assert args(option, machine, "-cpu", "EPYC").pmu is True
             assert args(option, machine, "-cpu", "host").pmu is True
             assert args(option, machine, "-cpu", "EPYC,pmu=off").pmu is False
+
+    @pytest.mark.parametrize(
+        "machine",
+        ["rhel6.3.0", "rhel5.4.0", "pc-i440fx-1.5-qemu-kvm", "xenfv", "nitro-enclave", "of-its-own", '{"a":1}'],
+    )
+    def test_machines_of_which_it_is_not_known(self, machine: str) -> None:
+        assert args("-machine", machine).pmu is None
+        assert args("-machine", machine, "-cpu", "EPYC").pmu is None
+        assert args("-machine", machine, "-cpu", "host").pmu is True
+        assert args("-machine", machine, "-cpu", "EPYC,pmu=off").pmu is False
+
+    def test_two_machines_that_differ_in_it(self) -> None:
+        assert args("-machine", "q35", "-machine", "pc-i440fx-1.5").pmu is None
+        assert args("-machine", "q35", "-machine", "accel=kvm", "-machine", "pc").pmu is False
 
     @pytest.mark.parametrize("machine", ["pc", "q35", "pc-i440fx-1.6", "pc-i440fx-10.1", "pc-q35-rhel9.4.0", "microvm"])
     def test_machines_whose_cpus_have_none(self, machine: str) -> None:
