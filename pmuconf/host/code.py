@@ -21,7 +21,19 @@ from pmuconf.host.image import Beside, Image
 from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.machine import Offsets
-from pmuconf.host.names import FUNCTION, KVM, VENDORS, vendors_among
+from pmuconf.host.names import (
+    COUNTING_OF_VCPU,
+    FUNCTION,
+    HOLDERS,
+    KVM,
+    PMU_OF_VCPU,
+    VENDORS,
+    VM_ENABLE_PMU,
+    VM_OF_VCPU,
+    VM_PROTECTED_PMU,
+    is_vendor,
+    vendors_among,
+)
 from pmuconf.host.root import Root
 from pmuconf.host.unpack import Budget, unpacked
 
@@ -34,6 +46,7 @@ __all__ = [
     "Code",
     "Found",
     "Source",
+    "callers",
     "dwarf_offsets",
     "find_code",
     "in_file",
@@ -141,12 +154,12 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
     if not types.structs("kvm_vcpu") or not types.structs("kvm_arch"):
         kind = type(types).__name__.upper()
         raise PmuconfError(f"{kind} has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
-    kvm = types.find("kvm_vcpu", "kvm")
+    kvm = types.find(*VM_OF_VCPU)
     if kvm is None:
         raise PmuconfError("struct kvm_vcpu has no member kvm", cause="no-offsets")
-    enable = types.find("kvm", "arch.enable_pmu")
-    pmu = types.find("kvm_vcpu", "arch.pmu")
-    counting = types.find("kvm_vcpu", "arch.pmu.pmc_counting_instructions")
+    enable = types.find(*VM_ENABLE_PMU)
+    pmu = types.find(*PMU_OF_VCPU)
+    counting = types.find(*COUNTING_OF_VCPU)
     if enable is not None and enable.size != 1:
         raise PmuconfError("enable_pmu is not one byte", cause="no-offsets")
     return Offsets(
@@ -154,7 +167,7 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
         enable_pmu=enable.offset if enable is not None else None,
         pmu=(pmu.offset, pmu.offset + pmu.size - 1) if pmu is not None and pmu.size else None,
         counting=counting.offset if counting is not None and counting.size == 8 else None,
-        protected=types.find("kvm", "arch.has_protected_pmu") is not None,
+        protected=types.find(*VM_PROTECTED_PMU) is not None,
     )
 
 
@@ -208,7 +221,7 @@ def _live_vendors(
     """
     texts: list[Image] = []
     unread = []
-    for name in VENDORS:
+    for name in callers(root):
         text = LiveText(kallsyms, kcore, name)
         if any(True for _ in text.text()):
             texts.append(text)
@@ -230,6 +243,12 @@ def _watched(root: Root) -> frozenset[str]:
     return frozenset(re.findall(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", listed, re.MULTILINE))
 
 
+def callers(root: Root) -> list[str]:
+    """The modules that may call functions of KVM: its vendor modules, and what depends on it."""
+    names = {*VENDORS, *filter(is_vendor, root.names("/sys/module")), *root.names(HOLDERS)}
+    return sorted(names)
+
+
 def _from_file(root: Root, built_in: bool) -> Code:
     wanted = running_build_id(root, built_in)
     if wanted is None:
@@ -240,7 +259,7 @@ def _from_file(root: Root, built_in: bool) -> Code:
     code = in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
     vendors: list[Image] = []
     unread = []
-    for vendor in VENDORS:
+    for vendor in callers(root):
         if not root.exists(f"/sys/module/{vendor}/initstate"):
             inside = root.exists(f"/sys/module/{vendor}") and built_in
             unread += [vendor] if inside and vendor not in vendors_among(file.symbols) else []
@@ -357,7 +376,8 @@ def _modules(root: Root, module: str) -> list[str]:
     base, file = f"/lib/modules/{release}", module.replace("_", "-")
     names = [f"{base}/kernel/arch/x86/kvm/{file}.ko{suffix}" for suffix in ("", ".xz", ".zst", ".gz")]
     listed = root.text(f"{base}/modules.dep") or ""
-    for match in re.finditer(rf"^(\S*/)?{file}\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
+    called = "[-_]".join(map(re.escape, module.split("_")))  # a module's file may be called with dashes
+    for match in re.finditer(rf"^(\S*/)?{called}\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
         names.append(match.group() if match.group().startswith("/") else f"{base}/{match.group()}")
     found = (name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name))
     return list(islice(found, _MAX_FILES))

@@ -82,8 +82,6 @@ def judge_host(root: Root) -> GuardFinding:
     found = find_code(root)
     notes = tuple(str(reason) for reason in found.reasons)
     if found.code is not None:
-        if found.code.unread:
-            notes += (f"not read: {', '.join(found.code.unread)}, which may call what counts without a test",)
         return judge_code(found.code, notes)
     last = found.reasons[-1]
     broken = next((r for r in found.reasons if r.cause in _ERRORS), None)
@@ -144,6 +142,8 @@ def judge(walk_: Walk, offsets: Offsets) -> tuple[Verdict, str]:
 def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
     """The verdict on code that was found; ``notes`` say why better sources were not to be had."""
     evidence = Evidence.OBSERVED if code.source.observed else Evidence.INFERRED
+    if code.unread:
+        notes += (f"not read: {', '.join(code.unread)}, which may call what counts without a test",)
     if code.offsets is None:
         message = f"{_MESSAGES['no-offsets']}: {code.offsets_from}" if code.offsets_from else _MESSAGES["no-offsets"]
         return GuardFinding(

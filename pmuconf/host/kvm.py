@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pmuconf.host.names import ENABLE_PMU, KVM, MEDIATED, NESTED, VENDORS, is_other_pmu
+from pmuconf.host.names import ENABLE_PMU, KVM, MEDIATED, NESTED, VENDORS, is_other_pmu, is_vendor
 from pmuconf.host.root import Root
 
 __all__ = ["Kvm", "nmi_watchdog", "read_kvm"]
@@ -32,14 +32,15 @@ class Kvm:
 
 def read_kvm(root: Root) -> Kvm:
     """The settings of the KVM on the host below ``root``."""
-    vendor = next((name for name in VENDORS if root.exists(f"/sys/module/{name}")), None)
+    vendors = list(filter(is_vendor, root.names("/sys/module")))
+    vendor = next((name for name in VENDORS if name in vendors), None)
     loaded = root.exists("/sys/module/kvm")
     return Kvm(
         loaded=loaded,
         vendor_module=vendor,
         enable_pmu=_switch(root, KVM, ENABLE_PMU),
         nested=_switch(root, vendor, NESTED) if vendor else None,
-        mediated_pmu=_mediated(root) if loaded else None,
+        mediated_pmu=_mediated(root, (KVM, *vendors)) if loaded else None,
         release=root.text("/proc/sys/kernel/osrelease"),
     )
 
@@ -54,21 +55,21 @@ def _switch(root: Root, module: str, parameter: str) -> bool | None:
     return {"Y": True, "1": True, "N": False, "0": False}.get(text or "")
 
 
-def _mediated(root: Root) -> bool | None:
+def _mediated(root: Root, modules: Iterable[str]) -> bool | None:
     """Whether KVM switches the hardware's counters; None: a parameter that says so, or that may, can't be read."""
     try:
-        said = set(_said(root))
+        said = set(_said(root, modules))
     except OSError:
         return None
     return True if True in said else None if None in said else False
 
 
-def _said(root: Root) -> Iterator[bool | None]:
+def _said(root: Root, modules: Iterable[str]) -> Iterator[bool | None]:
     """What each parameter says of it that this KVM has: it belongs to the vendor modules, and once did to KVM.
 
     :raises OSError: they can't be listed.
     """
-    for module in (KVM, *VENDORS):
+    for module in modules:
         folder = root.at(f"/sys/module/{module}/parameters")
         try:
             parameters = os.listdir(folder)

@@ -16,6 +16,23 @@ from typing import Final, Protocol, TypeVar
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.btf import Btf
+from pmuconf.host.names import (
+    COUNTING_MAPS,
+    EVENTSEL,
+    FIXED_CONTROL,
+    FIXED_COUNTERS,
+    GENERAL_COUNTERS,
+    MM_MEMBERS,
+    NODE_MEMBERS,
+    NODE_SLOTS,
+    OLD_VCPUS,
+    PERF_EVENT,
+    PMU_OF_VCPU,
+    PMU_VERSION,
+    TASK_MEMBERS,
+    VM_MEMBERS,
+    VM_OF_VCPU,
+)
 
 __all__ = ["KvmList", "KvmVm", "Layout", "Memory", "Owner"]
 
@@ -110,41 +127,15 @@ class Layout:
     """
 
     def __init__(self, types: Btf) -> None:
-        self.vm = _Fields(
-            types,
-            "kvm",
-            {
-                "next": ("vm_list.next", 8),
-                "prev": ("vm_list.prev", 8),
-                "mm": ("mm", 8),
-                "thread": ("userspace_pid", 4),
-                "enable_pmu": ("arch.enable_pmu", 1),  # since 5.18; before it there is no state of one VM
-                "created": ("created_vcpus", 4),
-                "online": ("online_vcpus", 4),
-                "users": ("users_count", 4),
-                "stats_id": ("stats_id", 48),
-                # Since Linux kernel commit c5b077549136 ("KVM: Convert the kvm->vcpus array to a xarray") in v5.17.
-                "vcpu_array": ("vcpu_array.xa_head", 8),
-            },
-        ).demand("next", "mm", "thread", "created", "online", "users")
+        self.vm = _Fields(types, "kvm", VM_MEMBERS).demand("next", "mm", "thread", "created", "online", "users")
         if self.vm.offset("prev") != self.vm.offset("next") + 8:
             raise PmuconfError("struct list_head is not what it was", cause="no-offsets")
-        self.mm = _optional(lambda: _Fields(types, "mm_struct", {"owner": ("owner", 8)}).demand("owner"))
-        self.task = _Fields(
-            types,
-            "task_struct",
-            {
-                "mm": ("mm", 8),
-                "pid": ("tgid", 4),
-                "leader": ("group_leader", 8),
-                # Called real_start_time before v5.5.
-                "started": ("start_boottime", 8),
-            },
-        ).demand("mm", "pid", "leader", "started")
-        old = types.find("kvm", "vcpus")
+        self.mm = _optional(lambda: _Fields(types, "mm_struct", MM_MEMBERS).demand("owner"))
+        self.task = _Fields(types, "task_struct", TASK_MEMBERS).demand("mm", "pid", "leader", "started")
+        old = types.find(*OLD_VCPUS)
         self.vcpus = (old.offset, old.size // 8) if old is not None and old.size and old.size >= 8 else None
-        self.node = _optional(lambda: _Fields(types, "xa_node", {"shift": ("shift", 1)}).demand("shift"))
-        slots = types.find("xa_node", "slots")
+        self.node = _optional(lambda: _Fields(types, "xa_node", NODE_MEMBERS).demand("shift"))
+        slots = types.find(*NODE_SLOTS)
         self.slots = (slots.offset, slots.size // 8) if slots is not None and slots.size else None
         self.pmu = _optional(lambda: _PmuLayout(types))
 
@@ -153,11 +144,11 @@ class _PmuLayout:
     """Where a vCPU keeps what its guest has programmed."""
 
     def __init__(self, types: Btf) -> None:
-        kvm, pmu = types.find("kvm_vcpu", "kvm"), types.find("kvm_vcpu", "arch.pmu")
+        kvm, pmu = types.find(*VM_OF_VCPU), types.find(*PMU_OF_VCPU)
         each = types.size("kvm_pmc")
-        eventsel, event = types.find("kvm_pmc", "eventsel"), types.find("kvm_pmc", "perf_event")
-        general, fixed = types.find("kvm_pmu", "gp_counters"), types.find("kvm_pmu", "fixed_counters")
-        control = types.find("kvm_pmu", "fixed_ctr_ctrl")
+        eventsel, event = types.find(*EVENTSEL), types.find(*PERF_EVENT)
+        general, fixed = types.find(*GENERAL_COUNTERS), types.find(*FIXED_COUNTERS)
+        control = types.find(*FIXED_CONTROL)
         if not (kvm and pmu and pmu.size and each and eventsel and event and general and fixed and control):
             raise PmuconfError("BTF does not tell where a vCPU's counters are", cause="no-offsets")
         if not (general.size and fixed.size is not None and eventsel.size == event.size == control.size == 8):
@@ -167,8 +158,7 @@ class _PmuLayout:
             [group.offset + inner.offset + each * i for i in range((group.size or 0) // each)]
             for group, inner in ((general, eventsel), (general, event), (fixed, event))
         ]
-        # Since 6.18 KVM keeps what counts instructions and branches in maps of its own.
-        counting = [types.find("kvm_pmu", f"pmc_counting_{what}") for what in ("instructions", "branches")]
+        counting = [types.find(*one) for one in COUNTING_MAPS]
         maps = [at for m in counting if m for at in range(m.offset, m.offset + (m.size or 0), 8)]
         every = [control.offset, *places[0], *places[1], *places[2], *maps]
         if max(every) + 8 > self.size or any(at % 8 for at in every):
@@ -177,7 +167,7 @@ class _PmuLayout:
         self._control = control.offset // 8
         self._enabled = [at // 8 for at in places[0]]
         self._set = [at // 8 for at in (*places[1], *places[2], *maps)]
-        version = types.find("kvm_pmu", "version")
+        version = types.find(*PMU_VERSION)
         inside = version is not None and version.size in (1, 4) and version.offset + version.size <= self.size
         self._version = version if inside else None
 

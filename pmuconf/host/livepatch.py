@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.names import FUNCTION, KERNEL, OBJECTS, bare, is_callee
+from pmuconf.host.names import FUNCTION, KERNEL, KVM, bare, is_callee, is_vendor
 from pmuconf.host.root import Root
 
 __all__ = ["Livepatch", "livepatches_of_kvm", "replacement"]
@@ -38,12 +38,14 @@ def livepatches_of_kvm(root: Root, built_in: bool) -> tuple[Livepatch, ...]:
         moves = root.text(f"{_BASE}/{name}/transition")
         if root.text(f"{_BASE}/{name}/enabled") == "0" and moves != "1":
             continue
-        entries = {part: _listed(root, f"{_BASE}/{name}/{part}") for part in OBJECTS}
-        if not built_in:  # of the kernel itself only what can't be anybody else's
-            entries[KERNEL] = [entry for entry in entries[KERNEL] if _decides(_function(entry))]
-        functions = frozenset(_function(entry) for listed in entries.values() for entry in listed)
+        functions: set[str] = set()
+        for part in _listed(root, f"{_BASE}/{name}"):
+            kvms = part == KVM or is_vendor(part) or (built_in and part == KERNEL)
+            replaced = map(_function, _listed(root, f"{_BASE}/{name}/{part}"))
+            # Elsewhere only what can't be anybody else's.
+            functions.update(function for function in replaced if kvms or _decides(function))
         if functions:
-            found.append(Livepatch(name, moves != "0", functions))
+            found.append(Livepatch(name, moves != "0", frozenset(functions)))
     return tuple(found)
 
 

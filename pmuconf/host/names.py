@@ -11,21 +11,39 @@ from collections.abc import Iterable
 from typing import Final
 
 __all__ = [
+    "COUNTING_MAPS",
+    "COUNTING_OF_VCPU",
     "ENABLE_PMU",
+    "EVENTSEL",
+    "FIXED_CONTROL",
+    "FIXED_COUNTERS",
     "FUNCTION",
+    "GENERAL_COUNTERS",
+    "HOLDERS",
     "HOOKS",
     "INSTRUMENTATION",
     "KERNEL",
     "KVM",
     "KVM_OPS",
     "MEDIATED",
+    "MM_MEMBERS",
     "NESTED",
+    "NODE_MEMBERS",
+    "NODE_SLOTS",
     "NOT_COPIES",
-    "OBJECTS",
+    "OLD_VCPUS",
+    "PERF_EVENT",
+    "PMU_OF_VCPU",
+    "PMU_VERSION",
     "RETURNS",
+    "TASK_MEMBERS",
     "THUNK",
     "VENDORS",
+    "VM_ENABLE_PMU",
     "VM_LIST",
+    "VM_MEMBERS",
+    "VM_OF_VCPU",
+    "VM_PROTECTED_PMU",
     "bare",
     "callees_of",
     "is_callee",
@@ -34,6 +52,7 @@ __all__ = [
     "is_kvms",
     "is_of_pmu",
     "is_other_pmu",
+    "is_vendor",
     "may_be_copy",
     "replaces",
     "vendors_among",
@@ -41,11 +60,13 @@ __all__ = [
 
 KVM: Final = "kvm"
 VENDORS: Final = ("kvm_amd", "kvm_intel")
-"""The modules that bring the CPU's part of KVM: one of them is loaded where VMs can run."""
+"""The modules that bring the CPU's part of KVM in mainline: one of them is loaded where VMs can run."""
+_VENDOR_MODULE: Final = "kvm_"
+HOLDERS: Final = "/sys/module/kvm/holders"
+"""What depends on KVM, where it is a module."""
 _VENDORS_NAMES: Final = {"kvm_amd": "svm_", "kvm_intel": "vmx_"}
 KERNEL: Final = "vmlinux"
-OBJECTS: Final = (KVM, *VENDORS, KERNEL)
-"""What a livepatch may replace functions of KVM in, as /sys/kernel/livepatch/PATCH names it."""
+"""What a livepatch calls the kernel itself, where a module's name stands otherwise."""
 
 ENABLE_PMU: Final = "enable_pmu"
 """KVM's parameter: N, and no VM has a PMU in the kernel. Since Linux kernel commit 4732f2444acd ("KVM: x86: Making the
@@ -73,8 +94,9 @@ _COUNTS_INSTRUCTIONS: Final = ("kvm_pmu_instruction_retired", "kvm_pmu_trigger_e
 NOT_COPIES: Final = frozenset(
     {
         FUNCTION,
-        # They count instructions and branches themselves, in every kernel: no copies of the function. The last three
-        # are in the vendor modules: nested_svm_vmrun of 7.3; nested_vmx_run may be inlined into its two callers.
+        # They count instructions and branches themselves, in every kernel: no copies of the function. The last four
+        # are in the vendor modules: nested_svm_vmrun since 7.2 at the latest; nested_vmx_run may be inlined into its
+        # two callers.
         "x86_emulate_instruction",
         "nested_vmx_run",
         "handle_vmlaunch",
@@ -88,6 +110,54 @@ VM_LIST: Final = "vm_list"
 # The table of vendor functions: called through pointers until Linux kernel commit b3646477d458 ("KVM: x86: use static
 # calls to reduce kvm_x86_ops overhead") (in v5.12).
 KVM_OPS: Final = "kvm_x86_ops"
+
+# ---- members: structure and path ----------------------------------------------------------------------------------
+
+VM_OF_VCPU: Final = ("kvm_vcpu", "kvm")
+PMU_OF_VCPU: Final = ("kvm_vcpu", "arch.pmu")
+# Since Linux kernel commit ba7bb663f554 ("KVM: x86: Provide per VM capability for disabling PMU virtualization") (in
+# v5.18). Before it there is no state of one VM.
+VM_ENABLE_PMU: Final = ("kvm", "arch.enable_pmu")
+# KVM of 7.3 has it: kvm_arch_init_vm() leaves enable_pmu false where it is set, as it is for TDX guests.
+VM_PROTECTED_PMU: Final = ("kvm", "arch.has_protected_pmu")
+# Since Linux kernel commit 5dfd498bad5f (in v6.18): which counters count instructions, and which branches.
+COUNTING_OF_VCPU: Final = ("kvm_vcpu", "arch.pmu.pmc_counting_instructions")
+COUNTING_MAPS: Final = (("kvm_pmu", "pmc_counting_instructions"), ("kvm_pmu", "pmc_counting_branches"))
+PMU_VERSION: Final = ("kvm_pmu", "version")
+GENERAL_COUNTERS: Final = ("kvm_pmu", "gp_counters")
+FIXED_COUNTERS: Final = ("kvm_pmu", "fixed_counters")
+FIXED_CONTROL: Final = ("kvm_pmu", "fixed_ctr_ctrl")
+EVENTSEL: Final = ("kvm_pmc", "eventsel")
+PERF_EVENT: Final = ("kvm_pmc", "perf_event")
+# Until Linux kernel commit c5b077549136 ("KVM: Convert the kvm->vcpus array to a xarray") (in v5.17).
+OLD_VCPUS: Final = ("kvm", "vcpus")
+NODE_SLOTS: Final = ("xa_node", "slots")
+VM_MEMBERS: Final = {
+    "next": ("vm_list.next", 8),
+    "prev": ("vm_list.prev", 8),
+    "mm": ("mm", 8),
+    "thread": ("userspace_pid", 4),
+    "enable_pmu": (VM_ENABLE_PMU[1], 1),
+    "created": ("created_vcpus", 4),
+    "online": ("online_vcpus", 4),
+    "users": ("users_count", 4),
+    # Since Linux kernel commit fcfe1baeddbf ("KVM: stats: Support binary stats retrieval for a VM") (in v5.14).
+    "stats_id": ("stats_id", 48),
+    # Since Linux kernel commit c5b077549136 (in v5.17): see OLD_VCPUS.
+    "vcpu_array": ("vcpu_array.xa_head", 8),
+}
+"""Of struct kvm what is read of each VM: our name for it, its path, its size in bytes."""
+MM_MEMBERS: Final = {"owner": ("owner", 8)}
+TASK_MEMBERS: Final = {
+    "mm": ("mm", 8),
+    "pid": ("tgid", 4),
+    "leader": ("group_leader", 8),
+    # Called real_start_time before v5.5.
+    "started": ("start_boottime", 8),
+}
+NODE_MEMBERS: Final = {"shift": ("shift", 1)}
+
+# ---- kinds of names -----------------------------------------------------------------------------------------------
 
 _PMU: Final = re.compile(r"pmu|pmc|perf_event|reprogram_counter|trigger_event|instruction_retired")
 RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
@@ -156,6 +226,11 @@ def is_kvms(name: str) -> bool:
 def is_other_pmu(parameter: str) -> bool:
     """Whether a parameter brings a PMU of a kind that is not known (AMD's enable_virtualized_pmu is in review)."""
     return parameter not in (ENABLE_PMU, *MEDIATED) and _OTHER_PMU.fullmatch(parameter) is not None
+
+
+def is_vendor(module: str) -> bool:
+    """Whether a module is named as vendor modules are: other trees have more than mainline (kvm_pvm)."""
+    return module.startswith(_VENDOR_MODULE)
 
 
 def may_be_copy(owner: str) -> bool:

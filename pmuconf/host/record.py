@@ -11,9 +11,10 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import GuardFinding
 from pmuconf.host.btf import MAX_BTF
-from pmuconf.host.code import find_code
+from pmuconf.host.code import callers, find_code
 from pmuconf.host.guard import judge_code
 from pmuconf.host.live import LiveText
+from pmuconf.host.names import HOLDERS
 from pmuconf.host.root import Root
 from pmuconf.place import place
 
@@ -24,13 +25,9 @@ _FILES: Final = (
     *("/proc/sys/kernel/kptr_restrict", "/sys/kernel/security/lockdown", "/sys/kernel/tracing/enabled_functions"),
     "/proc/sys/kernel/nmi_watchdog",
     *("/sys/kernel/btf/vmlinux", "/sys/kernel/btf/kvm", "/sys/module/kvm/notes/.note.gnu.build-id"),
-    *("/sys/module/kvm_amd/notes/.note.gnu.build-id", "/sys/module/kvm_intel/notes/.note.gnu.build-id"),
-    *("/sys/module/kvm/initstate", "/sys/module/kvm_amd/initstate", "/sys/module/kvm_intel/initstate"),
+    "/sys/module/kvm/initstate",
 )
-_DIRECTORIES: Final = (
-    *("/sys/module/kvm/parameters", "/sys/module/kvm_amd/parameters", "/sys/module/kvm_intel/parameters"),
-    *("/sys/devices/system/cpu/vulnerabilities",),
-)
+_DIRECTORIES: Final = ("/sys/module/kvm/parameters", "/sys/devices/system/cpu/vulnerabilities")
 _PAGE: Final = 4096
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,7 +51,12 @@ def record(root: Root, target: Path) -> GuardFinding:
         try:
             for name in _FILES:
                 _copy(root, name, folder)
-            for directory in _DIRECTORIES:
+            for module in callers(root):
+                for name in ("initstate", "notes/.note.gnu.build-id"):
+                    _copy(root, f"/sys/module/{module}/{name}", folder)
+            for name in root.names(HOLDERS):
+                _write(folder, f"{HOLDERS}/{name}", b"")
+            for directory in (*_DIRECTORIES, *(f"/sys/module/{module}/parameters" for module in callers(root))):
                 for name in root.names(directory):
                     _copy(root, f"{directory}/{name}", folder)
             _copy_tree(root, "/sys/kernel/livepatch", folder, depth=3)

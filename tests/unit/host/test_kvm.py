@@ -32,6 +32,7 @@ def host(root: Path, **parameters: str) -> Root:
         ({"kvm__enable_mediated_pmu": "N", "kvm_amd__enable_mediated_pmu": "Y"}, True),
         ({"kvm_amd__enable_mediated_pmu": "?"}, None),
         ({"kvm_amd__enable_mediated_pmu": ""}, None),
+        ({"kvm_pvm__enable_mediated_pmu": "Y"}, True),
         ({"kvm_intel__enable_passthrough_pmu": "Y"}, True),
         ({"kvm__enable_passthrough_pmu": "N"}, False),
         ({"kvm_amd__enable_virtualized_pmu": "Y"}, None),

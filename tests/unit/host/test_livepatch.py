@@ -69,6 +69,7 @@ def test_of_a_part_of_the_function(tmp_path: Path) -> None:
     [
         ("kvm_amd", "svm_skip_emulated_instruction"),
         ("kvm_intel", "vmx_skip_emulated_instruction.isra.0"),
+        ("kvm_pvm", "kvm_vcpu_do_singlestep.constprop.0"),
         ("kvm", "kvm_vcpu_do_singlestep"),
     ],
 )

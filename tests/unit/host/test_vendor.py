@@ -17,7 +17,7 @@ from tests.unit.host.sysroot import VENDOR_BUILD_ID, VENDOR_TEXT, Linked, host, 
 from tests.unit.host.test_live import BY_NAME, KERNEL_FLAGS, TestTheFileWithTheBuildId, btf_of, object_of
 from tests.unit.host.test_livepatch import KVM_KO
 
-VENDORS = ("kvm_amd", "kvm_intel")
+VENDORS = ("kvm_amd", "kvm_intel", "kvm_pvm")
 RETIRED = "void kvm_pmu_instruction_retired(struct kvm_vcpu *vcpu);\n"
 SKIPS = "int kvm_skip_emulated_instruction(struct kvm_vcpu *vcpu);\n"
 PLAIN = f"{HEADER}{SKIPS}int svm_vcpu_run(struct kvm_vcpu *vcpu) {{ return kvm_skip_emulated_instruction(vcpu); }}"
@@ -66,6 +66,18 @@ def test_an_unguarded_call_makes_it_partial(tmp_path: Path, made: Made, vendor: 
     found = judge_host(made(tmp_path, source(COUNT), vendor=vendor))
     assert (found.verdict, found.cause) == (Verdict.PARTIAL, "unguarded-copies")
     assert found.copies.unguarded == ("svm_fastpath",)
+
+
+@MADE
+def test_whatever_depends_on_kvm_is_searched(tmp_path: Path, made: Made) -> None:
+    root = made(tmp_path, source(COUNT), vendor="vendorless")
+    assert judge_host(root).verdict is Verdict.GUARDED
+    root.at("/sys/module/kvm/holders").mkdir()
+    root.at("/sys/module/kvm/holders/vendorless").symlink_to("../../vendorless")
+    found = judge_host(root)
+    assert (found.verdict, found.copies.unguarded) == (Verdict.PARTIAL, ("svm_fastpath",))
+    if made is live:
+        assert judge_host(root) == record(root, tmp_path / "record") == judge_host(Root(tmp_path / "record"))
 
 
 @MADE
