@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,20 +111,22 @@ class Vm:
     @property
     def obeyed(self) -> bool | None:
         """Whether the next boot gets what its ``<pmu>`` says, on or off; None: it can't be said."""
-        guest = guest_of(self)
-        return True if guest is None else guest.heeded
+        return True if self._guest is None else self._guest.heeded
 
     @property
     def next_effective(self) -> PmuState | None:
         """What the next boot gets; None: there is none, or it is unknown."""
-        guest = guest_of(self)
+        guest = self._guest
         return None if guest is None or self.next_boot is None else guest.will_get(self.next_boot)
 
     @property
     def overridden(self) -> bool:
         """The next boot has the state that the policy wants, and the guest will not get it: options decide."""
-        guest = guest_of(self)
-        return guest is not None and overridden(guest)
+        return self._guest is not None and overridden(self._guest)
+
+    @cached_property
+    def _guest(self) -> Guest | None:
+        return guest_of(self)
 
     @property
     def severity(self) -> Severity:

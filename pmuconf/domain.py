@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from lxml import etree
@@ -49,6 +49,7 @@ _PMU_LINE = re.compile(r"    <pmu state='(on|off)'/>")
 _DEVICES: Final = "\n  <devices>\n"
 _EMULATOR = re.compile(rf"{_DEVICES}    <emulator>([^<&]*)</emulator>\n")
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+_READ: Final = ("name", "uuid", "metadata", "os", "features", "cpu", "devices", "launchSecurity", f"{{{_QEMU}}}*")
 
 
 class PmuState(enum.Enum):
@@ -110,7 +111,7 @@ class Domain:
         """Whether QEMU or KVM runs an x86 guest here: the only domains that the policy speaks of."""
         return self.virt_type in ("kvm", "qemu") and self.arch in X86
 
-    @property
+    @cached_property
     def effective_pmu(self) -> PmuState | None:
         """What the guest gets: the state, or for ``default`` what QEMU makes of the CPU model; None: unknown.
 
@@ -121,7 +122,7 @@ class Domain:
         """
         return self._gets(self.pmu)
 
-    @property
+    @cached_property
     def obeyed(self) -> bool | None:
         """Whether the guest gets what ``<pmu>`` says, on or off.
 
@@ -265,8 +266,7 @@ def _facts(root: etree._Element, source: str) -> Domain:
     nova: Nova | None = None
     pmu = PmuState.DEFAULT
     tdx = False
-    read_here = ("name", "uuid", "metadata", "os", "features", "cpu", "devices", "launchSecurity", f"{{{_QEMU}}}*")
-    for child in root.iterchildren(*read_here):
+    for child in root.iterchildren(*_READ):
         tag = child.tag
         if tag == "name":
             name = child.text

@@ -89,7 +89,8 @@ class TestStates:
 
         ran = host.json("audit")
 
-        wanted = {"custom": "off", "host-model": "off", "maximum": "on", "none": "off", "written": "off"}
+        # Without KVM it depends on the QEMU what maximum has.
+        wanted = {"custom": "off", "host-model": "off", "maximum": None, "none": "off", "written": "off"}
         assert ran.by_name("effective_pmu") == wanted
         assert ran.by_name("next_boot") == {**dict.fromkeys(wanted, "default"), "written": "off"}
 

@@ -18,6 +18,7 @@ from pmuconf.fleet.hosts import gather
 from pmuconf.fleet.plan import campaign, document
 from pmuconf.fleet.reading import of_document
 from pmuconf.fleet.steps import power_cycles
+from pmuconf.report.html import page
 from tests.support.fleet import host
 from tests.support.sample import AT, FACTS, Kind, many, sample
 
@@ -177,3 +178,14 @@ def test_out_of_kvm_a_power_cycle_is_for_who_is_pending() -> None:
     made = many(emulated)
     names = {record["uuid"]: record["name"] for record in made["domains"]}
     assert [names[uuid] for uuid in power_cycles(of_document(made))] == ["pending"]
+
+
+def test_the_report_of_an_older_pmuconf_is_taken_at_its_word(tmp_path: Path) -> None:
+    """It does not say what the next boot gets, nor whether that heeds its <pmu>."""
+    made = host("guarded", "h", 60, random.Random(7))
+    old = json.loads(json.dumps(made))
+    for record in old["domains"]:
+        del record["next_effective_pmu"], record["pmu_obeyed"]
+    assert power_cycles(of_document(old)) == power_cycles(of_document(made)) != []
+    shown = page(old)
+    assert "options of its QEMU decide" not in shown
