@@ -16,6 +16,7 @@ from typing import Final
 from pmuconf.domain import Domain, PmuState
 from pmuconf.facts import Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
+from pmuconf.remedy import remedies
 
 __all__ = [
     "CASES",
@@ -28,9 +29,7 @@ __all__ = [
     "delivers",
     "in_kernel_pmu",
     "loses_pmu",
-    "options_remedy",
     "overridden",
-    "power_cycle",
 ]
 
 
@@ -193,7 +192,7 @@ def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) 
         causes=causes,
         evidence=_evidence(case.fast_path, causes[0], host, held),
         message=message,
-        remedy="; ".join(_remedies(causes, host, guest, held, needing)),
+        remedy="; ".join(remedies(causes, host, guest, held, needing)),
         in_kernel=held,
         wanted_on=guest.decision is Decision.ON or any(cause in _WANTED for cause in causes),
     )
@@ -224,13 +223,14 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "cpu-unknown")
     if not vm.pmu_property and vm.qemu is not None and vm.qemu.disables and not vm.remade:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
+    if not vm.pmu_property and (vm.qemu is None or vm.qemu.disables is None):
+        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
     if host.mediated_pmu is not False:  # it takes the PMU from VMs without an in-kernel irqchip, whatever QEMU does
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "mediated-pmu")
     if vm.pmu_property:
         return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-property")
-    if vm.qemu is None or vm.qemu.disables is None:
-        return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")
-    if vm.qemu.disables:  # QEMU makes the call before its first vCPU; not, as far as is known, once more
+    if vm.qemu is not None and vm.qemu.disables:
+        # It makes the call before its first vCPU; not, as far as is known, once more for the VM that a reset gives it.
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "vm-remade")
     return InKernel(KernelPmu.ENABLED, Evidence.INFERRED, "qemu-keeps")
 
@@ -413,85 +413,6 @@ _WHY_UNKNOWN: Final = {
     "qemu-unknown": "its QEMU may disable the PMU or not",
     "vm-remade": "a reset may have given this confidential guest another VM of KVM, with its PMU enabled",
 }
-_SETTLE: Final = {
-    "process-unknown": "run pmuconf as root on the host itself",
-    "qemu-unknown": "run pmuconf as root, who can read kernel memory; or ask that QEMU: pmuconf host --prove-qemu",
-}
-
-
-def _remedies(
-    causes: tuple[str, ...], host: HostFacts | None, guest: Guest, held: InKernel, needing: int | None
-) -> list[str]:
-    steps: list[str] = []
-    for cause in causes:
-        if cause in ("kernel-unguarded", "partial-guard", "kernel-unknown") and host is not None:
-            steps.append(host.guard.remedy or "'pmuconf host' says what is missing")
-        elif cause == "remote-host":
-            steps.append("run pmuconf on that host")
-        elif cause == "pmu-unknown":
-            steps.append(_SETTLE.get(held.cause, "run pmuconf as root, who can read kernel memory"))
-        elif cause == "qemu-keeps-pmu":
-            steps.append(_qemu_remedy(needing))
-        elif cause == "mediated-pmu":
-            steps.append("its PMU must be off in KVM")
-        elif cause == "mediated-unknown":
-            steps.append("run pmuconf as root: enable_mediated_pmu of kvm_amd or kvm_intel can't be read")
-            steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
-        elif cause == "depends-on-guest":
-            steps.append("a PMU that is off in KVM makes it certain" if len(causes) == 1 else "")
-        elif cause == "undecided":
-            steps.append("'pmuconf policy explain' says what the policy lacks")
-        elif cause in ("cpu-overridden", "next-boot-unknown"):
-            steps.append(options_remedy(cause, guest.decision))
-        elif cause == "drift":
-            steps.append(_drift_remedy(guest))
-        elif cause == "transient":
-            steps.append("who starts it must ask for <pmu state='off'/>")
-        elif cause == "saved-image":
-            steps.append(
-                "start it from the image and then stop and start it, or give the image up (virsh managedsave-remove)"
-            )
-        elif cause in ("qemu-upgraded", "qemu-did-not", "pending-power-cycle"):
-            steps.append(power_cycle(nova=guest.domain.nova is not None))
-        elif cause == "disabled-by-default" and guest.decision is Decision.OFF:
-            steps.append("write the state (pmuconf apply): by default, another QEMU may give it a PMU")
-    return [step for at, step in enumerate(steps) if step and step not in steps[:at]]
-
-
-def _qemu_remedy(needing: int | None) -> str:
-    if needing is None:
-        others = "which takes the PMU from every VM of it"
-    elif needing == 0:
-        others = "where no VM keeps a PMU"
-    else:
-        others = f"which takes the PMU from {needing} VM{'s' * (needing > 1)} here that keep{'s' * (needing == 1)} one"
-    return (
-        "a QEMU that disables the PMU in KVM (11.0, or a backport), and a power cycle under it; or, on a drained host, "
-        f"kvm.enable_pmu=N, {others}"
-    )
-
-
-def _drift_remedy(guest: Guest) -> str:
-    if guest.domain.nova is not None:
-        return (
-            "let Nova write it (the plugin pmuconf-nova, or hw:pmu=false in the flavor), then hard reboot it by Nova; "
-            "pmuconf apply lasts until Nova's next hard reboot or start"
-        )
-    return f"pmuconf apply, then {power_cycle(nova=False)}"
-
-
-def options_remedy(cause: str, decision: Decision | None) -> str:
-    """What to do where something else than ``<pmu>`` decides about the PMU, or may decide."""
-    if cause == "next-boot-unknown":
-        return (
-            "take -cpu, -global, -set and -readconfig out of its <qemu:commandline> (virsh edit), and let its "
-            "<emulator> be a QEMU, not a script; then stop and start it"
-        )
-    pmu = "pmu=on" if decision is Decision.ON else "pmu=off"
-    return (
-        f"take -cpu and -global out of its <qemu:commandline> (virsh edit), or write {pmu} there; a script as its "
-        "<emulator> may do the same; then stop and start it"
-    )
 
 
 def delivers(facts: HostFacts) -> bool:
@@ -505,13 +426,3 @@ def delivers(facts: HostFacts) -> bool:
     if facts.enable_pmu is False or (guard.verdict is Verdict.NO_CALL and facts.mediated_pmu is False):
         return True
     return bool(facts.qemus) and all(qemu.disables is True for qemu in facts.qemus)
-
-
-def power_cycle(*, nova: bool) -> str:
-    """How a VM gets at its next boot, in the words of what manages it."""
-    if nova:
-        return (
-            "reboot it by Nova: hard where Nova itself writes off (plugin or flavor), soft where pmuconf apply did "
-            "(openstack server reboot)"
-        )
-    return "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU"

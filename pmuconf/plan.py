@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.audit import Vm
 from pmuconf.domain import Domain, PmuState
-from pmuconf.fastpath import options_remedy, power_cycle
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
+from pmuconf.remedy import options_remedy, power_cycle
 
 if TYPE_CHECKING:
     from pmuconf.hypervisor import Listed

@@ -11,7 +11,7 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("cpu", "domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "rewriting", "xmltext")
+PURE = ("cpu", "domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "remedy", "rewriting", "xmltext")
 ALLOWED = {
     *(
         "__future__",
@@ -37,6 +37,7 @@ ALLOWED = {
         "pmuconf.facts",
         "pmuconf.fastpath",
         "pmuconf.policy",
+        "pmuconf.remedy",
         "pmuconf.xmltext",
     ),
 }
