@@ -39,7 +39,8 @@ from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.process import same_program
 from pmuconf.host.replaced import installed_now, same_file, unknown
 from pmuconf.host.root import Root
-from pmuconf.inputs import open_regular, read_descriptor
+from pmuconf.inputs import read_descriptor
+from pmuconf.place import open_placed
 
 __all__ = ["FORMAT", "VERSION", "dump", "load"]
 
@@ -113,7 +114,7 @@ def _text(path: Path, own: bool) -> str:
     Not by its time: that is what who copies it wants it to be.
     """
     try:
-        descriptor = open_regular(path)
+        descriptor = open_placed(path)
         try:
             if not trusted(descriptor) or (not own and os.fstat(descriptor).st_uid != 0):
                 raise PmuconfError(

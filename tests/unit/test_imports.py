@@ -116,7 +116,7 @@ def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
     """By its text, so that an import that comes late is seen too."""
     ours = {name for name in imported(source(f"host/{module}")) if name.startswith("pmuconf")}
     light = ("factsfile", "identity", "kvm", "notes", "process", "replaced", "root", "search")
-    pure = ("errors", "facts", "files", "inputs")
+    pure = ("errors", "facts", "files", "inputs", "place")
     assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
     if module == "identity":
         assert ours == {"pmuconf.host.root", "pmuconf.host.notes"}

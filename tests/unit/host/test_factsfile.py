@@ -232,6 +232,19 @@ def test_a_file_that_others_may_write_is_not_trusted(file: Path, root: Root, mod
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_in_a_folder_of_somebody_elses_a_link_to_roots_file_is_not_read(
+    file: Path, root: Root, link: Callable[[Path, Path], None]
+) -> None:
+    """Its owner could show older facts, or those of another host."""
+    folder = file.parent / "theirs"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    link(file, folder / "facts.json")
+    assert refused(folder / "facts.json", root) == "facts-unreadable"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_nor_is_one_that_belongs_to_somebody_else(file: Path, root: Root) -> None:
     os.chown(file, 65534, 65534)
     assert refused(file, root) == "facts-untrusted"
