@@ -14,7 +14,7 @@ from typing import Final
 
 from pmuconf.difference import differences, in_metadata, of_libvirt
 from pmuconf.domain import PmuState, read_libvirt
-from pmuconf.hypervisor import DefineWatch
+from pmuconf.watch import DefineWatch
 
 __all__ = ["LASTING", "SENTENCES", "Aftermath"]
 
@@ -79,7 +79,7 @@ class Aftermath:
         found = {
             "defined-anew": self._made_anew,
             "edit-overwritten": self._overwritten,
-            "not-confirmed": _defines(self.events) == 0,
+            "not-confirmed": _defines(self.events) == 0 or DefineWatch.GAP in self.events,
             "differs-after": self.unexplained,
             "": bool(self.places) and of_libvirt(self.places),
         }

@@ -20,10 +20,11 @@ from typing import Final
 from pmuconf.aftermath import LASTING, SENTENCES, Aftermath
 from pmuconf.domain import DomainXmlError, PmuState, read_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
-from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
+from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 from pmuconf.rewriting import rewrite_libvirt
+from pmuconf.watch import DefineWatch, Mark
 
 __all__ = ["Limits", "apply"]
 
@@ -123,7 +124,7 @@ class _Worker:
         self._counting = threading.Lock()
         self._made: set[int] = set()
         self._found: dict[int, dict[str, str]] = {}
-        self._quiet: dict[int, tuple[int, Aftermath]] = {}
+        self._quiet: dict[int, tuple[Mark, Aftermath]] = {}
         self.failures = 0
         self.stopped = ""
 
@@ -260,7 +261,7 @@ class _Worker:
             return False
         return True
 
-    def _looked(self, number: int, draft: _Draft, mark: int) -> Aftermath:
+    def _looked(self, number: int, draft: _Draft, mark: Mark) -> Aftermath:
         """Look at what our define led to: everything that happened since the mark, and the text behind it."""
         listed = draft.plan.listed
         events = self._watch.wait(listed.uuid, mark)

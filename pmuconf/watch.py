@@ -1,10 +1,10 @@
-"""What others do to the domains while we change one."""
+"""Hears of other people's defines while a change is made: libvirt has no compare-and-swap."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import libvirt
 
@@ -12,28 +12,42 @@ from pmuconf import events
 from pmuconf.connection import Connection, Line, fence
 from pmuconf.errors import PmuconfError
 
-__all__ = ["DefineWatch"]
+__all__ = ["DefineWatch", "Mark"]
 
 _EVENT_SECONDS: Final = 5.0
 _ANOTHER_SECONDS: Final = 1.0
 
 
+class Mark(NamedTuple):
+    """A point in a domain's history: so many events were heard of it, and so often was the watch deaf."""
+
+    heard: int
+    gaps: int
+
+
 class DefineWatch:
     """Remembers every define, undefine and change of metadata of the host, whoever makes it, in order.
 
-    libvirt has no compare-and-swap: a define overwrites whatever was edited since we last read. Each define gives one
-    lifecycle event, and ours too: two of them where we made one show that somebody else edited the domain. A changed
-    title, description or metadata gives an event of its own. ``attach-device --config``, ``setmem --config`` and the
-    like give none (seen on libvirt 9.0) and are not seen here.
+    A define overwrites whatever was edited since we last read. Each define gives one lifecycle event, and ours too: two
+    of them where we made one show that somebody else edited the domain. A changed title, description or metadata gives
+    an event of its own. ``attach-device --config``, ``setmem --config`` and the like give none (seen on libvirt 9.0)
+    and are not seen here.
 
     Events come some time after the call that caused them, so each answer is given behind a fence: every event that
     libvirt had queued before is in it.
+
+    A watch may be deaf from its beginning. If another client stops listening, as the last one, in the very moment of an
+    event, libvirt keeps that event in its queue with no timer set, and as only the first event of a queue sets it, none
+    is delivered any more until nobody listens (virObjectEventStateQueueRemote() looks at the timer without the lock;
+    seen on 9.0, in 1 of 100 registrations under load). The event of our own define shows it: if it does not come, the
+    watch registers anew, which empties the queue if nobody else listens, and the history gets a GAP.
     """
 
     DEFINED: Final = "defined"
     ADDED: Final = "added"
     UNDEFINED: Final = "undefined"
     METADATA: Final = "metadata"
+    GAP: Final = "gap"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -41,41 +55,39 @@ class DefineWatch:
         self._changed = threading.Condition()
         self._fencing = threading.Lock()
         self._begun = self._done = 0
+        self._mending = threading.Lock()
         self._patience = _EVENT_SECONDS
+        self._gaps = 0
         self._ids: list[int] = []
-
-        def listen(line: Line) -> None:
-            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard))
-            self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._heard_metadata))
-
         events.be_prompt()
         try:
-            connection.ask(listen)
+            connection.ask(self._listen)
         except PmuconfError:
             self.close()
             raise
 
-    def mark(self, uuid: str) -> int:
+    def mark(self, uuid: str) -> Mark:
         """This point in the domain's history, to be given to wait(); call fence() first.
 
         Without fence(), a late event of an earlier edit counts as made after the mark: we may report an edit that was
         not overwritten, but never miss one that was.
         """
-        return len(self._seen.get(uuid, ()))
+        return Mark(len(self._seen.get(uuid, ())), self._gaps)
 
-    def wait(self, uuid: str, mark: int) -> tuple[str, ...]:
+    def wait(self, uuid: str, mark: Mark) -> tuple[str, ...]:
         """What happened to the domain from the mark up to now, our own define in it.
 
-        Without a define in it, libvirt did not tell of ours within 5 seconds: nothing here can be relied on then. The
-        next such wait is shorter, so that a watch that hears nothing does not hold up a whole run.
+        Without a define in it, or with a GAP, libvirt did not tell of all. The first such wait takes 5 seconds, those
+        after it one, so that a watch that stays deaf does not hold up a whole run.
         """
         self.fence()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, self._patience):
-                self._patience = _ANOTHER_SECONDS
-            return tuple(self._seen.get(uuid, ())[mark:])
+            heard = self._changed.wait_for(lambda: self._defines(uuid, mark) > 0, self._patience)
+        if not heard:
+            self._mend(mark)
+        return self.since(uuid, mark)
 
-    def wait_for_another(self, uuid: str, mark: int) -> tuple[str, ...]:
+    def wait_for_another(self, uuid: str, mark: Mark) -> tuple[str, ...]:
         """As wait(), but until there is an event that is not ours; what there is when a while is over.
 
         libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
@@ -83,11 +95,13 @@ class DefineWatch:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._others(uuid, mark) > 0, _ANOTHER_SECONDS)
-            return tuple(self._seen.get(uuid, ())[mark:])
+        return self.since(uuid, mark)
 
-    def since(self, uuid: str, mark: int) -> tuple[str, ...]:
+    def since(self, uuid: str, mark: Mark) -> tuple[str, ...]:
         """What was heard of the domain from the mark up to now, waiting for nothing; call fence() first."""
-        return tuple(self._seen.get(uuid, ())[mark:])
+        with self._changed:
+            gap = (self.GAP,) if self._gaps > mark.gaps else ()
+            return (*gap, *self._seen.get(uuid, ())[mark.heard :])
 
     def close(self) -> None:
         """Stop listening."""
@@ -105,6 +119,27 @@ class DefineWatch:
             self._connection.ask(lambda line: fence(line.raw))
             self._done = self._begun
 
+    def _listen(self, line: Line) -> None:
+        self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._heard))
+        self._ids.append(line.hear(libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, self._heard_metadata))
+
+    def _mend(self, mark: Mark) -> None:
+        """Register anew; one thread's serves those whose mark is as old."""
+        with self._mending:
+            if self._gaps > mark.gaps:
+                return
+
+            def anew(line: Line) -> None:
+                while self._ids:
+                    line.unhear(self._ids.pop())
+                self._listen(line)
+
+            with suppress(PmuconfError):  # whoever asks next is told
+                self._connection.ask(anew)
+            with self._changed:
+                self._gaps += 1
+                self._patience = _ANOTHER_SECONDS
+
     def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
             self._note(domain, self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.DEFINED)
@@ -116,12 +151,13 @@ class DefineWatch:
 
     def _note(self, domain: libvirt.virDomain, what: str) -> None:
         with self._changed:
+            self._patience = _EVENT_SECONDS
             self._seen.setdefault(domain.UUIDString(), []).append(what)
             self._changed.notify_all()
 
-    def _defines(self, uuid: str, mark: int) -> int:
-        return sum(what in (self.DEFINED, self.ADDED) for what in self._seen.get(uuid, ())[mark:])
+    def _defines(self, uuid: str, mark: Mark) -> int:
+        return sum(what in (self.DEFINED, self.ADDED) for what in self._seen.get(uuid, ())[mark.heard :])
 
-    def _others(self, uuid: str, mark: int) -> int:
-        metadata = sum(what == self.METADATA for what in self._seen.get(uuid, ())[mark:])
+    def _others(self, uuid: str, mark: Mark) -> int:
+        metadata = sum(what == self.METADATA for what in self._seen.get(uuid, ())[mark.heard :])
         return metadata + max(0, self._defines(uuid, mark) - 1)

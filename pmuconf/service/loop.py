@@ -73,6 +73,8 @@ class Service:
         self._vms: dict[str, Vm] = {}
         self._failed: set[str] = set()
         self._differing: set[str] = set()  # since the last pass
+        self._deaf = False
+        self._events = self._events_before = 0  # heard by now, and by the begin of the last pass
         self.health.failed.set_function(lambda: len(self._failed))
         self._tripped = False
         self._document: Mapping[str, Any] | None = None
@@ -156,7 +158,7 @@ class Service:
 
     def _serve(self, hypervisor: Hypervisor, backoff: Backoff) -> None:
         """Look, and look again, until the connection is lost, another is wanted, or the service is to stop."""
-        self._lost = False
+        self._lost = self._deaf = False
         with hypervisor.listen(self._heard, self._lose):  # first: what happens while we look is heard
             uri, next_pass, fresh = self._chosen.uri, 0.0, True
             self.health.connections.inc()
@@ -178,6 +180,8 @@ class Service:
                         due = self._agenda.take(now)
                     if due:
                         self._look_again(hypervisor, due)
+                if self._deaf:  # see DefineWatch: it hears again once nobody has listened for a moment
+                    raise PmuconfError("libvirt reports no events: connecting anew", cause="events-lost")
                 if self._stale and time.monotonic() >= self._publish_after:
                     self._publish(hypervisor)
                 self._wait(min(next_pass, self._publish_after if self._stale else next_pass), events=True)
@@ -193,9 +197,14 @@ class Service:
         begin, self._at = time.monotonic(), datetime.now(timezone.utc)
         with self._noted:
             self._agenda.clear()
+            events = self._events
         looked = self._look(hypervisor, hypervisor.domains())
         if self._stopping:
             return
+        # No domain comes or goes without an event.
+        came_or_went = self._vms.keys() != {listed.uuid for listed, _ in looked}
+        self._deaf = came_or_went and not fresh and self._events == self._events_before
+        self._events_before = events
         self._vms = {listed.uuid: vm for listed, vm in looked}
         self._failed &= self._vms.keys()
         self._differing.clear()
@@ -329,6 +338,7 @@ class Service:
             self._failed.discard(uuid)
         if result.cause == "differs-after":
             self._differing.add(uuid)
+        self._deaf = self._deaf or result.cause == "not-confirmed"
         self._tell(result)
         most, failed = self._chosen.service.max_failures, len(self._failed | self._differing)
         if failed > most and not self._tripped:
@@ -422,6 +432,7 @@ class Service:
     def _heard(self, uuid: str, what: str) -> None:
         self.health.events.labels(what).inc()
         with self._noted:
+            self._events += 1
             self._agenda.heard(uuid, time.monotonic())
             self._noted.notify_all()
 

@@ -10,14 +10,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 
-from pmuconf import connection
+from pmuconf import connection, watch
+from pmuconf.hypervisor import Hypervisor
 from pmuconf.journal import writer_lock
 from pmuconf.service.loop import Service
+from pmuconf.watch import DefineWatch
 from tests.functional import moments, oracle
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.functional.served import Served, Threaded, service_settings, until
@@ -318,6 +322,36 @@ def test_what_no_event_told_of_is_found_when_the_interval_is_over(host: Host, mo
         host.define(plain_domain("web"))
         until(lambda: all_off(host), "web to be off")
         served.until_passes(3)
+
+
+def test_a_connection_without_events_is_opened_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt may deliver none to a new listener: a look at all domains shows it."""
+    real, calls = Hypervisor.listen, iter(range(10))
+
+    def listen(self: Hypervisor, heard: Callable[[str, str], None], lost: Callable[[], None]) -> Any:
+        return real(self, heard, lost) if next(calls) else nullcontext()
+
+    monkeypatch.setattr(Hypervisor, "listen", listen)
+    host.configure(ENFORCE)
+    with Threaded(host.policy) as served:
+        served.until_passes(1)
+        host.define(plain_domain("a"))
+        served.service.reload()
+        until(lambda: served.metric("pmuconf_service_connections_total") == 2, "a new connection")
+        until(lambda: served.causes() == set(), "all to be well")
+        host.define(plain_domain("b"))
+        until(lambda: all_off(host), "both to be off")
+
+
+def test_a_change_that_the_service_does_not_hear_of_shows_it_too(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_EVENT_SECONDS", 0.2)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(DefineWatch, "_listen", lambda *_: None)
+        host.configure(ENFORCE)
+        host.define(plain_domain("a"))
+        with Threaded(host.policy) as served:
+            until(lambda: served.metric("pmuconf_service_connections_total") == 2, "a new connection")
+            assert all_off(host)
 
 
 # ---- limits --------------------------------------------------------------------------------------------------------

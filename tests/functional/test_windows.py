@@ -19,7 +19,8 @@ import pytest
 from pmuconf import watch
 from pmuconf.connection import translate
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor import DefineWatch, Hypervisor, Listed
+from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.watch import DefineWatch
 from tests.functional import moments, oracle
 from tests.functional.host import Host
 from tests.support.domains import plain_domain
@@ -440,6 +441,20 @@ class TestAWatchThatMissesOurOwnDefine:
         ran = host.json("apply")
         assert (host.pmu("web"), title(host)) == ("off", MARK)
         assert ran.by_name("outcome") == {"web": "changed"}
+
+
+def test_a_watch_that_is_deaf_from_its_beginning_hears_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt may deliver no event to a new listener: the first domain shows it, and the others are heard of."""
+    host.configure("[libvirt]\nparallel = 1\n")
+    host.define(plain_domain("a"), plain_domain("b"))
+    monkeypatch.setattr(watch, "_EVENT_SECONDS", 0.5)
+    with monkeypatch.context() as deaf:
+        real = DefineWatch._listen
+        calls = iter(range(10))
+        deaf.setattr(DefineWatch, "_listen", lambda self, line: real(self, line) if next(calls) else None)
+        ran = host.json("apply")
+    assert ran.by_name("outcome") == {"a": "changed", "b": "changed"}
+    assert ran.by_name("cause") == {"a": "not-confirmed", "b": ""}
 
 
 @pytest.mark.usefixtures("web")

@@ -12,8 +12,8 @@ import pytest
 
 from pmuconf.aftermath import SENTENCES, Aftermath
 from pmuconf.domain import PmuState
-from pmuconf.hypervisor import DefineWatch
 from pmuconf.rewriting import rewrite
+from pmuconf.watch import DefineWatch
 from tests.support.domains import plain_domain
 
 D, A, U, M = DefineWatch.DEFINED, DefineWatch.ADDED, DefineWatch.UNDEFINED, DefineWatch.METADATA
