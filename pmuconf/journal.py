@@ -306,6 +306,10 @@ class Journal:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA trusted_schema=OFF")
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger') LIMIT 1").fetchone():
+        # They would run what they say, without end perhaps, whenever the journal is read or written.
+        raise sqlite3.DatabaseError("it has views or triggers, which no journal has")
     connection.execute("PRAGMA journal_mode=WAL").fetchone()
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON").fetchone()

@@ -180,7 +180,7 @@ def _name(uid: int) -> str:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for SQLite's own sentence about a damaged name
         text = str(error)
         if "full" in text or "disk I/O" in text:
             cause, hint = "journal-full", _ROOM.format(path.parent)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import io
+import lzma
 import os
 import random
 import resource
@@ -19,9 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
+import zstandard
+
+from pmuconf.domain import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf
@@ -31,13 +37,15 @@ from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge
 from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root
+from pmuconf.host.unpack import unpacked
 from pmuconf.host.x86 import walk
+from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.unit.host.shapes import compiled
 from tests.unit.host.test_fuzz import CORE, LINES, LINKED, STOCK, TYPES, Damaged
 from tests.unit.host.test_live import BY_NAME
 
 SECONDS = 10
-MEMORY = 2 << 30
+MEMORY = 512 << 20
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1, 1 << 40)
 
 
@@ -120,6 +128,33 @@ def try_kallsyms(data: bytes) -> None:
     symbols.at(LINKED.address)
 
 
+def try_journal(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.sqlite"
+        path.touch(0o600)
+        path.write_bytes(data)
+        with Journal.open(path) as journal:
+            journal.entries()
+
+
+def journal_of(changes: int) -> bytes:
+    """A journal as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.sqlite"
+        with Journal.open(path, create=True) as journal:
+            one = Intent(Kind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", "<domain/>")
+            journal.settle([(number, Status.DONE, "") for number in journal.begin([one] * changes)])
+        return path.read_bytes()
+
+
+def try_unpack(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        unpacked(file.name).read()
+
+
+PACKED = (gzip.compress(STOCK), lzma.compress(STOCK), zstandard.compress(STOCK))
 OFFSETS = offsets_of(Btf(TYPES))
 
 
@@ -134,8 +169,10 @@ DEBUG = tuple(compiled(BY_NAME["stock"].source, ("-O2", form)) for form in ("-gd
 TARGETS: tuple[tuple[Callable[[bytes], None], tuple[bytes, ...], int], ...] = (
     (try_btf, (TYPES,), 34),
     (try_split, (TYPES,), 10),
-    (try_kallsyms, (LINES,), 25),
-    (try_kcore, (CORE[:8192],), 25),
+    (try_kallsyms, (LINES,), 24),
+    (try_kcore, (CORE[:8192],), 23),
+    (try_unpack, PACKED, 2),
+    (try_journal, (journal_of(3),), 1),
     (try_elf, (STOCK,), 3),
     (try_dwarf, DEBUG, 2),
     (try_code, (bytes(LINKED.text),), 1),

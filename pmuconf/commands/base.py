@@ -23,9 +23,10 @@ from pmuconf.report.plain import csv_cell, printable
 if TYPE_CHECKING:
     from pmuconf.run import Run
 
-__all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings", "warning"]
+__all__ = ["Action", "Record", "Table", "add_connect", "number", "progress", "run_of", "settings", "warning"]
 
 _Item = TypeVar("_Item")
+_MOST = (1 << 31) - 1
 
 _COLOURS = {
     **{"drift": "31", "failed": "31", "pending": "33", "changed": "32", "ok": "32"},
@@ -59,6 +60,20 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connect", metavar="URI", help="The libvirt connection; the default is [libvirt] uri, qemu:///system."
     )
+
+
+def number(text: str) -> int:
+    """A whole number of an option that no database and no system call is too small for.
+
+    :raises argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        found = int(text)
+    except ValueError:
+        found = _MOST + 1
+    if abs(found) > _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number up to {_MOST}")
+    return found
 
 
 def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:

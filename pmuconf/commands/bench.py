@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pmuconf.commands.base import Record
+from pmuconf.commands.base import Record, number
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file
 from pmuconf.report.plain import printable
@@ -48,13 +48,13 @@ class _Bench(_Answer):
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             "--counters",
-            type=int,
+            type=number,
             metavar="N",
             help="How many counters the guests' PMU is to have: 4 or 6 on AMD, whose work grows with them. Default: as "
             "many as KVM gives.",
         )
         parser.add_argument(
-            "--cpu", type=int, metavar="N", help="Measure on this CPU; one that nothing else uses is best."
+            "--cpu", type=number, metavar="N", help="Measure on this CPU; one that nothing else uses is best."
         )
         parser.add_argument("--save", type=Path, metavar="FILE", help="Keep the whole run, for 'bench compare'.")
         _add_output(parser)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pmuconf.commands.base import Action, Table, progress, settings
+from pmuconf.commands.base import Action, Table, number, progress, settings
 from pmuconf.conf import Settings
 from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
@@ -80,7 +80,7 @@ class Apply(Table):
         _add_cloud(parser)
         _add_only_used(parser)
         parser.add_argument("--dry-run", action="store_true", help="Show what would be set, and change nothing.")
-        parser.add_argument("--max-changes", type=int, metavar="N", help="Stop after so many; 0 for no limit.")
+        parser.add_argument("--max-changes", type=number, metavar="N", help="Stop after so many; 0 for no limit.")
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmuconf.access import connect
-from pmuconf.commands.base import Action, Table, add_connect, settings
+from pmuconf.commands.base import Action, Table, add_connect, number, settings
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Entry, Journal, writer_lock
 from pmuconf.whom import changes_of
@@ -51,7 +51,7 @@ class ShowJournal(Table):
             metavar="DOMAIN",
             help="Names of today, or UUIDs, or names of flavors; without any, all.",
         )
-        parser.add_argument("--limit", type=int, default=-1, metavar="N", help="The newest N only.")
+        parser.add_argument("--limit", type=number, default=-1, metavar="N", help="The newest N only.")
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pmuconf.commands.apply import ResultTable
-from pmuconf.commands.base import add_connect, run_of
+from pmuconf.commands.base import add_connect, number, run_of
 from pmuconf.plan import Outcome
 
 __all__ = ["Rollback"]
@@ -28,7 +28,7 @@ class Rollback(ResultTable):
         add_connect(parser)
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("domains", nargs="*", default=[], metavar="DOMAIN", help="Names or UUIDs.")
-        what.add_argument("--change", type=int, metavar="ID", help="One change, by its number in pmuconf journal.")
+        what.add_argument("--change", type=number, metavar="ID", help="One change, by its number in pmuconf journal.")
         what.add_argument("--all", action="store_true", help="Every change in the journal.")
         parser.add_argument("--dry-run", action="store_true", help="Show what would be put back, and change nothing.")
         return parser

@@ -388,3 +388,11 @@ def test_a_journal_that_is_damaged_is_an_error(run: Run, tmp_path: Path) -> None
     said = run("journal", config=f"[journal]\npath = {tmp_path}/j\n")
     assert (said.status, said.out) == (255, "")
     assert "(journal-damaged)" in said.err
+
+
+@pytest.mark.parametrize("arguments", [["journal", "--limit"], ["rollback", "--change"]])
+@pytest.mark.parametrize("number", ["99999999999999999999", "-99999999999999999999", "1" * 5000, "one"])
+def test_a_number_that_no_database_holds_is_a_usage_error(run: Run, arguments: list[str], number: str) -> None:
+    said = run(*arguments, number)
+    assert said.status == 255
+    assert "is no whole number up to 2147483647" in said.err

@@ -173,6 +173,41 @@ def test_a_database_of_somebody_else(path: Path) -> None:
     assert refused(path).cause == "journal-damaged"
 
 
+@pytest.mark.parametrize("where", ["BEGIN", "INSERT"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW change AS WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT id FROM n",
+        "CREATE VIEW other AS SELECT 1",
+        "CREATE TABLE change (id); CREATE TRIGGER endless AFTER INSERT ON change BEGIN DELETE FROM change WHERE id IN "
+        "(WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT id FROM n); END",
+    ],
+    ids=["endless view", "view", "trigger"],
+)
+def test_a_journal_that_would_run_what_it_says_is_refused(path: Path, statement: str, where: str) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{statement}; PRAGMA user_version = {2 if where == 'BEGIN' else 0}")
+
+    error = refused(path)
+
+    assert (error.cause, "views or triggers" in error.message) == ("journal-damaged", True)
+
+
+def test_a_schema_with_a_name_that_is_no_text_is_damaged(path: Path) -> None:
+    """SQLite says the name in its sentence, which is no UTF-8 then."""
+    with Journal.open(path, create=True):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    data = path.read_bytes()
+    path.write_bytes(
+        data.replace(b"CREATE INDEX change_uuid ON change", b"CREATE INDEX change_uuid ON \xff\xff\xff\xff\xff\xff")
+    )
+
+    assert refused(path).cause == "journal-damaged"
+
+
 def test_a_folder_in_its_place(path: Path) -> None:
     path.mkdir(parents=True)
     for create in (True, False):
