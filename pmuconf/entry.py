@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 
-__all__ = ["CLOUD", "COLUMNS", "Entry", "Intent", "Kind", "Status"]
+__all__ = ["CLOUD", "COLUMNS", "Entry", "Intent", "Kind", "Status", "moment"]
 
 # What the identity of a cloud begins with, where that of a libvirt connection has its URI.
 CLOUD: Final = "openstack:"
@@ -120,12 +120,15 @@ class Entry:
         :raises PmuconfError: change-invalid.
         """
         try:
-            at = datetime.fromisoformat(record["time"])
+            at = moment(record["time"])
             undone = record["status"] == "undone"
-            if at.tzinfo is None or str(UUID(record["uuid"])) != record["uuid"]:
-                raise ValueError("a time without its zone, or a UUID that is none")
+            if str(UUID(record["uuid"])) != record["uuid"]:
+                raise ValueError("a UUID that is none")
+            number = int(record["change"])
+            if abs(number) >= 1 << 63:
+                raise ValueError("a number that no journal has")
             return cls(
-                id=int(record["change"]),
+                id=number,
                 at=at,
                 who=str(record["who"]),
                 kind=Kind(record["kind"]),
@@ -141,7 +144,7 @@ class Entry:
                 machine=str(record.get("machine", "")),
                 host_uuid=str(record.get("host_uuid", "")),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise PmuconfError(
                 f"this is no change of a journal: {what}",
@@ -160,12 +163,9 @@ class Entry:
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise ValueError(f"its {what} is no text")
-        when = datetime.fromisoformat(at)
-        if when.tzinfo is None:
-            raise ValueError(f"its time {at!r} has no zone")
         return cls(
             id=number,
-            at=when,
+            at=moment(at),
             who=who,
             kind=Kind(kind),
             uri=uri,
@@ -180,6 +180,20 @@ class Entry:
             machine=str(machine),
             host_uuid=str(host_uuid),
         )
+
+
+def moment(text: str) -> datetime:
+    """The time that a text in ISO 8601 says, in UTC.
+
+    :raises ValueError: it says none, or none with its zone, or one before the year 1 or after 9999.
+    """
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"the time {text!r:.40} has no zone")
+    try:
+        return at.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValueError(f"the time {text!r:.40} is outside of all years") from None
 
 
 COLUMNS: Final = (

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
-from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status
+from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
 from pmuconf.errors import PmuconfError
 from pmuconf.retention import Aged, forgettable, older
 from pmuconf.store import Store, writer_lock
@@ -356,10 +356,9 @@ def _finished(changes: Iterable[Aged]) -> Iterator[int]:
 
 def _time(text: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(str(text))
+        return moment(str(text))
     except ValueError:
         return None
-    return at if at.tzinfo is not None else None
 
 
 def _now() -> str:

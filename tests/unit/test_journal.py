@@ -345,6 +345,8 @@ class TestCarried:
         [
             *(("time", "yesterday"), ("time", "2031-02-03T04:05:06"), ("uuid", "web1"), ("uuid", None)),
             *(("old", "perhaps"), ("status", "fine"), ("kind", 3), ("change", "one")),
+            *(("time", "0001-01-01T00:00:00+14:00"), ("time", "9999-12-31T23:59:59-14:00"), ("time", 5)),
+            *(("change", float("inf")), ("change", 1 << 63), ("change", "1" * 5000)),
         ],
     )
     def test_what_is_no_record(self, journal: Journal, key: str, value: object) -> None:
