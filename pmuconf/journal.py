@@ -25,7 +25,7 @@ from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
 from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
 from pmuconf.errors import PmuconfError
-from pmuconf.retention import Aged, forgettable, older
+from pmuconf.retention import Aged, forgettable, nothing_old, older
 from pmuconf.store import Store, writer_lock
 
 __all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "writer_lock"]
@@ -228,16 +228,20 @@ class Journal:
 
     def retire(self, days: int) -> int:
         """Drop what is older than so many days by every sign there is (see retention); how many there were."""
-        return self._drop(lambda changes: forgettable(changes, datetime.now(timezone.utc), days))
+        now = datetime.now(timezone.utc)
+        first, newest = self._end("ASC"), self._end("DESC")
+        if first is None or newest is None or nothing_old(first, newest, now, days):
+            return 0  # a service asks before each of its changes
+        return self._drop(lambda changes: forgettable(changes, now, days))
 
     def to_retire(self, days: int) -> frozenset[int]:
         """The numbers of the changes that retire() would drop."""
         return frozenset(forgettable(self._aged(), datetime.now(timezone.utc), days))
 
-    def damaged(self) -> list[tuple[int, str]]:
+    def damaged(self, which: str = "TRUE") -> list[tuple[int, str]]:
         """The numbers of changes that can't be read, and why; all other methods pass over them."""
         broken = []
-        for row in self._rows("ORDER BY id", ()):
+        for row in self._rows(f"WHERE {which} ORDER BY id", ()):
             try:
                 Entry.of_row(row)
             except (ValueError, TypeError) as error:
@@ -246,9 +250,7 @@ class Journal:
 
     def abandon_damaged(self) -> list[tuple[int, str]]:
         """Settle those changes in flight that can't be read, whose XML would be kept for ever; as damaged()."""
-        broken = self.damaged()
-        open_ones = set(self._numbers("WHERE status = 'in-flight'"))
-        ended = [(number, why) for number, why in broken if number in open_ones]
+        ended = self.damaged("status = 'in-flight'")
         if ended:
             self.settle((number, Status.ABANDONED, "change-damaged") for number, _ in ended)
         return ended
@@ -267,9 +269,11 @@ class Journal:
             rows = self._connection.execute(f"SELECT {columns} FROM change ORDER BY id").fetchall()
         return [Aged(number, _time(at), bool(standing), bool(open_)) for number, at, standing, open_ in rows]
 
-    def _numbers(self, rest: str) -> list[int]:
+    def _end(self, order: str) -> Aged | None:
+        """The first change or the last, as far as its age goes."""
         with self._lock, self._store.work():
-            return [number for (number,) in self._connection.execute(f"SELECT id FROM change {rest}")]
+            row = self._connection.execute(f"SELECT id, at FROM change ORDER BY id {order} LIMIT 1").fetchone()
+        return None if row is None else Aged(row[0], _time(row[1]), standing=False, in_flight=False)
 
     def _of(self, driver: Driver, which: str = "TRUE") -> tuple[str, list[str]]:
         """What finds the changes on this driver, by whatever it was known when they were made."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
-__all__ = ["Aged", "forgettable", "older"]
+__all__ = ["Aged", "forgettable", "nothing_old", "older"]
 
 NEWEST: Final = 1000
 """So many of the newest changes are kept however old they look,"""
@@ -42,6 +42,16 @@ def forgettable(changes: Sequence[Aged], now: datetime, days: int) -> list[int]:
         return []
     floor = {one.id for one in changes[-NEWEST:]} | {one.id for one in changes[-STANDING:] if one.standing}
     return [number for number in older(changes, _before(min(now, times[-1]), days)) if number not in floor]
+
+
+def nothing_old(first: Aged, newest: Aged, now: datetime, days: int) -> bool:
+    """Whether the first and the newest change alone show that forgettable() would give none: the rest need not be read.
+
+    A change counts as made no earlier than those before it, so if the first is young, all are.
+    """
+    if newest.at is None:
+        return False
+    return first.at is not None and first.at >= _before(min(now, newest.at), days)
 
 
 def older(changes: Iterable[Aged], than: datetime) -> Iterator[int]:

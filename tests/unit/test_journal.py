@@ -276,6 +276,26 @@ def test_a_canary_belongs_to_its_connection(journal: Journal) -> None:
 # ---- purge ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_begins_without_reading_what_is_finished_and_young(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service does it before each change, of journals with years in them."""
+    done(journal, *(intent() for _ in range(50)))
+    (left,) = journal.begin([intent()])
+    read: list[object] = []
+    real = Entry.of_row
+
+    def of_row(row: tuple[int, ...]) -> Entry:
+        read.append(row[0])
+        return real(row)
+
+    monkeypatch.setattr(Entry, "of_row", of_row)
+    monkeypatch.setattr(Journal, "_aged", lambda _: pytest.fail("all of the journal was read"))
+    assert journal.retire(365) == 0
+    assert journal.abandon_damaged() == []
+    assert read == [left]
+
+
 def test_purge_drops_what_is_older_and_finished(path: Path, journal: Journal) -> None:
     old, failed, open_, young = journal.begin([intent(uuid) for uuid in "abcd"])
     journal.settle([(old, Status.DONE, ""), (young, Status.DONE, ""), (failed, Status.ABANDONED, "")])

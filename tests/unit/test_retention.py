@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pmuconf import retention
-from pmuconf.retention import Aged, forgettable, older
+from pmuconf.retention import Aged, forgettable, nothing_old, older
 
 NOW = datetime(2031, 6, 1, tzinfo=timezone.utc)
 
@@ -77,3 +79,26 @@ def test_nothing_is_older_than_time_itself(days: int) -> None:
 def test_what_is_older_than_a_day_that_was_asked_for_goes_by_number_too() -> None:
     made = changes(40, 10, 50, 5)
     assert list(older(made, NOW - timedelta(days=30))) == [1]
+
+
+@given(st.lists(st.none() | st.floats(-500, 4000), max_size=8), st.sampled_from([0, 1, 365]))
+def test_where_first_and_newest_show_that_nothing_is_old_nothing_is_forgotten(
+    days_ago: list[float | None], days: int
+) -> None:
+    made = changes(*days_ago)
+    if made and nothing_old(made[0], made[-1], NOW, days):
+        assert forgettable(made, NOW, days) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "nothing"),
+    [
+        (changes(30, 20, 1), True),
+        (changes(30, 3650, 3650), True),  # the newest's clock was behind: older still is what was old by it
+        (changes(500, 20, 1), False),
+        (changes(None, 20, 1), False),
+        (changes(30, 20, None), False),
+    ],
+)
+def test_whether_the_ends_alone_show_it(made: list[Aged], nothing: bool) -> None:
+    assert nothing_old(made[0], made[-1], NOW, 365) is nothing
