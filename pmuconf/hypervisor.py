@@ -214,16 +214,6 @@ class Hypervisor:
                 raise DefineRefused(error.message, cause=error.cause, hint=error.hint) from None
             raise
 
-    def undefine(self, listed: Listed) -> None:
-        """Take a next boot away again, and nothing else: NVRAM, TPM state, saved image and metadata stay."""
-        flags = (
-            libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
-            | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 0)
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        )
-        self._of(listed, lambda handle: _done(handle.undefineFlags(flags)))
-
     @contextmanager
     def watch(self) -> Iterator[DefineWatch]:
         """Listen for defines while the context lasts."""

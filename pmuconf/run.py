@@ -98,7 +98,8 @@ class Run:
                 entries = [entry for name in names for entry in _of(name, here, known, hypervisor)]
             else:
                 entries = here
-                elsewhere = [one for one in known if one.standing and not one.of_flavor and one not in here]
+                of_here = {entry.id for entry in here}
+                elsewhere = [one for one in known if one.standing and not one.of_flavor and one.id not in of_here]
                 self._name(elsewhere)
                 if not any(entry.standing for entry in here) and elsewhere:
                     return list(map(_elsewhere, elsewhere))
