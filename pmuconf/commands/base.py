@@ -115,6 +115,8 @@ class _Guarded(Command):
             if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT):
                 raise
             raise PmuconfError(f"the output can't be written: {error.strerror}", cause="output-unwritable") from error
+        except MemoryError:
+            pass  # said below, where nothing holds any more what took it
         except Exception as error:
             if self.app.options.debug or (isinstance(error, ValueError) and "No recognized column" in str(error)):
                 raise
@@ -123,6 +125,11 @@ class _Guarded(Command):
                 cause="internal",
                 hint="This is a defect of pmuconf: please report it with what --debug shows",
             ) from error
+        raise PmuconfError(
+            "there is not enough memory for that",
+            cause="out-of-memory",
+            hint="Give fewer or smaller files, or allow more memory (ulimit -v, MemoryMax)",
+        )
 
 
 class Action(_Guarded):

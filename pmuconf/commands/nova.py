@@ -6,10 +6,10 @@ import argparse
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
+from pmuconf.inputs import open_regular
 
 __all__ = ["Check"]
 
@@ -77,9 +77,12 @@ def _interpreter() -> list[str]:
             cause="nova-missing",
             hint="Name Nova's Python with --python; in a container, run there: python3 -m pmuconf_nova.check",
         )
-    with Path(script).open("rb") as file:
+    with open(open_regular(script), "rb") as file:
         first = file.readline(4096)
-    words = shlex.split(first[2:].decode("utf-8", "replace")) if first.startswith(b"#!") else []
+    try:
+        words = shlex.split(first[2:].decode("utf-8", "replace")) if first.startswith(b"#!") else []
+    except ValueError:  # a quote that is not closed
+        words = []
     if not words:
         raise PmuconfError(
             f"{script} is no Python script", cause="nova-python", hint="Name Nova's Python with --python"

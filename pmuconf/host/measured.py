@@ -119,7 +119,7 @@ def measured_saving(root: Root) -> Saving | None:
         if not all(map(math.isfinite, numbers.values())):  # Python's JSON has NaN and Infinity
             return None
         return Saving(**numbers, quantity=str(found["quantity"]), exit=str(found["exit"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -179,3 +179,15 @@ def test_hostile_names_are_no_reason_to_end(tmp_path: Path, capsys: pytest.Captu
 
     assert main(["audit", "--xml", str(tmp_path), "-f", "json"]) in (1, 2)
     assert "(internal)" not in capsys.readouterr().err
+
+
+def test_what_the_system_has_no_memory_for_is_no_defect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pmuconf.commands.journal.settings", full)
+
+    assert main(["journal"]) == 255
+    assert "(out-of-memory)" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_none_where_nothing_was_measured(tmp_path: Path) -> None:
     assert measured_cycles(Root(tmp_path)) is None
 
 
-@pytest.mark.parametrize("wild", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("wild", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
 def test_a_figure_that_is_none(host: Root, wild: str) -> None:
     text = host.at(STATE).read_text()
     host.at(STATE).write_text(text.replace("56.6", wild))
