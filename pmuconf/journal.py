@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from pmuconf import retention
 from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
 from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
@@ -59,6 +60,10 @@ _FROM_1: Final = """
 ALTER TABLE change ADD COLUMN machine TEXT NOT NULL DEFAULT '';
 ALTER TABLE change ADD COLUMN host_uuid TEXT NOT NULL DEFAULT '';
 """
+_UNDONE: Final = (
+    "EXISTS (SELECT 1 FROM change AS undoing WHERE undoing.id = change.undone_by AND undoing.status = 'done')"
+)
+_STANDING: Final = f"(status = 'done' AND kind != 'rollback' AND NOT {_UNDONE})"
 _ONE_HOST: Final = "uri = ? AND machine = ? AND host_uuid = ?"
 
 
@@ -229,14 +234,14 @@ class Journal:
     def retire(self, days: int) -> int:
         """Drop what is older than so many days by every sign there is (see retention); how many there were."""
         now = datetime.now(timezone.utc)
-        first, newest = self._end("ASC"), self._end("DESC")
-        if first is None or newest is None or nothing_old(first, newest, now, days):
+        if not self._any_to_retire(now, days):
             return 0  # a service asks before each of its changes
         return self._drop(lambda changes: forgettable(changes, now, days))
 
     def to_retire(self, days: int) -> frozenset[int]:
         """The numbers of the changes that retire() would drop."""
-        return frozenset(forgettable(self._aged(), datetime.now(timezone.utc), days))
+        now = datetime.now(timezone.utc)
+        return frozenset(forgettable(self._aged(), now, days)) if self._any_to_retire(now, days) else frozenset()
 
     def damaged(self, which: str = "TRUE") -> list[tuple[int, str]]:
         """The numbers of changes that can't be read, and why; all other methods pass over them."""
@@ -263,10 +268,10 @@ class Journal:
         return len(numbers)
 
     def _aged(self) -> list[Aged]:
-        undone = "undone_by IN (SELECT id FROM change WHERE status = 'done')"
-        columns = f"id, at, status = 'done' AND kind != 'rollback' AND NOT ifnull({undone}, 0), status = 'in-flight'"
         with self._lock, self._store.work():
-            rows = self._connection.execute(f"SELECT {columns} FROM change ORDER BY id").fetchall()
+            rows = self._connection.execute(
+                f"SELECT id, at, {_STANDING}, status = 'in-flight' FROM change ORDER BY id"
+            ).fetchall()
         return [Aged(number, _time(at), bool(standing), bool(open_)) for number, at, standing, open_ in rows]
 
     def _end(self, order: str) -> Aged | None:
@@ -274,6 +279,20 @@ class Journal:
         with self._lock, self._store.work():
             row = self._connection.execute(f"SELECT id, at FROM change ORDER BY id {order} LIMIT 1").fetchone()
         return None if row is None else Aged(row[0], _time(row[1]), standing=False, in_flight=False)
+
+    def _any_to_retire(self, now: datetime, days: int) -> bool:
+        """Whether a change is old by its own time and no part of the floor: most often there is none, said at once."""
+        first, last = self._end("ASC"), self._end("DESC")
+        if first is None or last is None or nothing_old(first, last, now, days):
+            return False
+        within = "id > ifnull((SELECT id FROM change ORDER BY id DESC LIMIT 1 OFFSET {}), 0)"
+        newest, floor = within.format(retention.NEWEST), within.format(retention.STANDING)
+        query = f"at < ? AND status != 'in-flight' AND NOT {newest} AND NOT ({_STANDING} AND {floor})"
+        with self._lock, self._store.work():
+            found = self._connection.execute(
+                f"SELECT 1 FROM change WHERE {query} LIMIT 1", (_text(oldest_kept(days)),)
+            ).fetchone()
+        return found is not None
 
     def _of(self, driver: Driver, which: str = "TRUE") -> tuple[str, list[str]]:
         """What finds the changes on this driver, by whatever it was known when they were made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -14,6 +15,7 @@ from pmuconf.domain import PmuState
 from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.support.domains import domain_uuid, plain_domain
+from tests.unit.unprivileged import open_folder
 
 # Format 1, as pmuconf 0.1 made it.
 _FORMAT_1 = """
@@ -365,3 +367,35 @@ class TestTheClock:
         ran = host.pmuconf("apply")
         assert "the journal dropped 1 changes older than 365 days" in ran.err
         assert [row["name"] for row in host.json("journal").rows] == ["b"]
+
+
+class TestWhoseFolder:
+    """root's run in the folder of the service's user."""
+
+    def test_an_apply_and_its_way_back_leave_only_files_of_the_folders_owner(self, host: Host) -> None:
+        with open_folder() as folder:
+            folder.chmod(0o755)
+            host.journal_dir = folder / "var"
+            host.journal_dir.mkdir()
+            os.chown(host.journal_dir, 65534, 65534)
+            host.define(*(plain_domain(f"vm-{number}") for number in range(40)))
+            applied(host, OFF)
+            assert host.pmuconf("rollback", "--all").status == 0
+            assert set(host.pmus().values()) == {"default"}
+            assert {path.stat().st_uid for path in host.journal_dir.iterdir()} == {65534}
+
+    def test_a_link_there_stops_the_run_before_anything_is_changed(self, host: Host) -> None:
+        with open_folder() as folder:
+            folder.chmod(0o755)
+            (folder / "victim").write_text("precious")
+            host.journal_dir = folder / "var"
+            host.journal_dir.mkdir()
+            (host.journal_dir / "writer.lock").symlink_to(folder / "victim")
+            os.chown(host.journal_dir, 65534, 65534)
+            host.define(plain_domain("web"))
+            host.configure(OFF)
+            ran = host.pmuconf("apply")
+            assert ran.status == 255
+            assert "(journal-untrusted)" in ran.err
+            assert (folder / "victim").read_text() == "precious"
+            assert host.pmu("web") == "default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf import retention
 from pmuconf.domain import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.retention import forgettable
 
 URI = "test:///default"
 HERE = Driver(URI)
@@ -321,6 +324,30 @@ def test_purge_of_what_is_older_than_time_itself_drops_nothing(journal: Journal,
     done(journal, intent())
     assert journal.purge(days) == 0
     assert len(journal.entries()) == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_retires_is_what_the_rule_says_of_all_changes(
+    path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """That there is nothing to do is said without looking at all of them."""
+    monkeypatch.setattr(retention, "NEWEST", 2)
+    monkeypatch.setattr(retention, "STANDING", 6)
+    chance = random.Random(seed)
+    for _ in range(chance.randrange(1, 14)):
+        undoes = [entry.id for entry in journal.entries() if entry.standing][: chance.randrange(2)]
+        kind = Kind.ROLLBACK if undoes else Kind.APPLY
+        (number,) = journal.begin([intent(kind=kind, undoes=tuple(undoes))])
+        if chance.random() < 0.9:
+            journal.settle([(number, chance.choice([Status.DONE, Status.DONE, Status.ABANDONED]), "")])
+        age(path, number, chance.choice([500, 400, 366, 30, 1, 0, -400]))
+    wanted = forgettable(journal._aged(), datetime.now(timezone.utc), 365)
+    standing = [entry.id for entry in journal.entries(limit=6) if entry.standing]
+    assert journal.to_retire(365) == set(wanted)
+    assert journal.retire(365) == len(wanted)
+    left = ids(journal.entries())
+    assert not set(wanted) & set(left)
+    assert [number for number in standing if number in left] == standing
 
 
 def test_an_id_is_never_used_again(journal: Journal) -> None:
