@@ -408,6 +408,19 @@ def test_failures_stop_changes_and_not_the_watch_until_it_is_reloaded(host: Host
         assert served.stop() == 0
 
 
+def test_domains_that_differ_in_more_than_their_pmu_afterwards_count_as_failures(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A libvirt that loses something with each define does not get them all."""
+    real = Hypervisor.define
+    monkeypatch.setattr(Hypervisor, "define", lambda self, one, xml: real(self, one, xml.replace("<acpi/>", "")))
+    host.configure(OFF + "[libvirt]\nparallel = 1\n" + service_settings(mode="enforce", max_failures=1))
+    host.define(*(plain_domain(f"vm-{number}") for number in range(5)))
+    with Threaded(host.policy) as served:
+        until(lambda: "too-many-failures" in served.causes(), "the limit to be reached")
+        assert sum(state == "off" for state in host.pmus().values()) == 2
+
+
 def test_one_domain_that_fails_keeps_none_of_the_others_from_its_turn(host: Host) -> None:
     host.configure(OFF + service_settings(mode="enforce", max_failures=1))
     host.define(*(plain_domain(name) for name in ("a-bad", *(f"good-{number:02}" for number in range(40)))))
