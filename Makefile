@@ -21,7 +21,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab soak picture sample sample-nova clean
+        bench-lab soak churn picture sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,9 @@ picture: $(VENV)/test
 
 soak: $(VENV)/test
 	$(BIN)/python -m tests.soak --write docs/performance.md
+
+churn: $(VENV)/test
+	$(BIN)/python -m tests.churn --seconds 3600
 
 # The sample configuration, made from the options themselves; a test fails when it is stale.
 sample: $(VENV)/test
