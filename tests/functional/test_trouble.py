@@ -265,7 +265,7 @@ class TestJournal:
     def test_its_directory_cant_be_written(self, host: Host) -> None:
         """Read-only even for root, as a file system is that was mounted so after an error."""
         host.journal_dir.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", host.journal_dir], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "tmpfs", host.journal_dir], check=True)
         try:
             assert self.refused(host, "journal-permission")
         finally:
@@ -273,7 +273,7 @@ class TestJournal:
 
     def test_it_became_read_only(self, host: Host) -> None:
         host.journal_dir.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.journal_dir], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", host.journal_dir], check=True)
         try:
             assert host.pmuconf("apply").status == 0
             host.define(plain_domain("other"))
