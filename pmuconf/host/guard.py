@@ -41,9 +41,9 @@ _MESSAGES: Final = {
     "no-pmu-call": "nothing of the PMU is called",
     "no-test": "the PMU's work is done without a test of enable_pmu",
     "test-does-not-decide": "enable_pmu is tested, but the PMU's work is done whatever the outcome",
-    "unguarded-copies": "the function is guarded, other functions of KVM do the PMU's work without a test",
-    "unread-copies": "the function is guarded, but not every copy of it that may differ could be read",
-    "unread-modules": "the function is guarded, but KVM's vendor module may have copies of it and could not be read",
+    "unguarded-copies": "the function spares such a VM, other functions of KVM do the PMU's work without a test",
+    "unread-copies": "the function spares such a VM, but not every copy of it that may differ could be read",
+    "unread-modules": "the function spares such a VM, but KVM's vendor module may have copies and could not be read",
     "livepatched": "a livepatch replaces functions that do this work, and only live text would show by what",
     "test-not-understood": "there may be a test of enable_pmu, but not one that is understood",
     "no-offsets": "it is not known where enable_pmu is in struct kvm",
@@ -167,11 +167,13 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         callee_works=verdict is Verdict.UNGUARDED and bool(found.of(Kind.ENTRY)),
         deciding=frozenset(found.entered) if decides else frozenset(),
     )
-    if verdict in (Verdict.GUARDED, Verdict.NO_CALL) and copies.unguarded:
+    # A function without a call vouches for no other, but before 5.17, when there was nothing to call.
+    silent = verdict is Verdict.NO_CALL and any(True for image in _images(code) for _ in _callees(image))
+    if verdict.severity == 0 and copies.unguarded:
         verdict, cause = Verdict.PARTIAL, "unguarded-copies"
-    elif verdict is Verdict.GUARDED and not whole:
+    elif (silent and copies.unread) or ((silent or verdict in (Verdict.GUARDED, Verdict.EARLY_OUT)) and not whole):
         verdict, cause = Verdict.UNKNOWN, "unread-copies"
-    elif verdict is Verdict.GUARDED and code.unread:
+    elif (verdict is Verdict.GUARDED or silent) and code.unread:
         verdict, cause = Verdict.UNKNOWN, "unread-modules"
     elif verdict.severity == 0 and _replaced(code, found):
         verdict, cause = Verdict.UNKNOWN, "livepatched"
@@ -221,7 +223,7 @@ def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> tupl
     The second is whether all was read that has to be. A copy in KVM itself was made of the same source as the function,
     so it is as that is, read or not. Of one in a vendor module or a livepatch nothing but its code tells.
     """
-    images = (code.patched or code.image, *code.patches, *code.vendors)
+    images = _images(code)
     callees = {at: start for image in images for at, start in _callees(image)}
     deciding = frozenset(callees.get(at, at) for at in deciding)
     each = [_copies_in(code, image, callees, deciding, callee_works) for image in images]
@@ -231,6 +233,11 @@ def _copies(code: Code, *, callee_works: bool, deciding: frozenset[int]) -> tupl
     )
     unread -= unguarded
     return Copies(*(tuple(sorted(names)) for names in (guarded - unguarded - unread, unguarded, unread))), whole
+
+
+def _images(code: Code) -> tuple[Image, ...]:
+    """All text that may call what counts."""
+    return (code.patched or code.image, *code.patches, *code.vendors)
 
 
 def _copies_in(

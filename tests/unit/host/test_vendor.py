@@ -211,3 +211,42 @@ def test_a_function_without_a_call_does_not_vouch_for_others(tmp_path: Path) -> 
     data = compiled(BY_NAME["no-call"].source + CALLEE.format(guard="") + HALT, KERNEL_FLAGS)
     found = judge_host(Root(host(tmp_path, link(data), btf_of(data))))
     assert (found.verdict, found.copies.unguarded) == (Verdict.PARTIAL, ("kvm_emulate_halt",))
+
+
+COUNTS_BESIDE = BY_NAME["no-call"].source + CALLEE.format(guard="")
+FOLLOWED_BY_NOBODY = f"struct kvm_vcpu *vcpu = all[3]; {COUNT}"
+
+
+class TestWithoutACall:
+    """A kernel that has what counts, and whose function does not call it."""
+
+    def host(self, tmp_path: Path, text: str = COUNTS_BESIDE, vendor: str = PLAIN) -> Root:
+        data = compiled(text, KERNEL_FLAGS)
+        linked = link(data)
+        return Root(host(tmp_path, linked, btf_of(data), vendors={"kvm_amd": beside(linked, vendor)}))
+
+    def test_it_is_no_call_where_all_was_read(self, tmp_path: Path) -> None:
+        assert judge_host(self.host(tmp_path)).verdict is Verdict.NO_CALL
+
+    def test_a_vendor_module_that_was_not_read_may_call_it(self, tmp_path: Path) -> None:
+        root = self.host(tmp_path)
+        path = root.at("/proc/kallsyms")
+        path.write_text("".join(line for line in path.open() if "[kvm_amd]" not in line))
+        assert judge_host(root).cause == "unread-modules"
+
+    @pytest.mark.parametrize("inside", [True, False], ids=["kvm", "vendor"])
+    def test_a_call_that_cannot_be_followed_may_be_unguarded(self, tmp_path: Path, *, inside: bool) -> None:
+        arguments = "struct kvm_vcpu **all"
+        text = f"{COUNTS_BESIDE}int kvm_other({arguments}) {{ {FOLLOWED_BY_NOBODY} return 1; }}"
+        vendor = source(FOLLOWED_BY_NOBODY, arguments=arguments)
+        root = self.host(tmp_path, text) if inside else self.host(tmp_path, vendor=vendor)
+        assert judge_host(root).cause == "unread-copies"
+
+
+@MADE
+def test_what_an_early_out_does_not_serve_has_to_be_read(tmp_path: Path, made: Made) -> None:
+    """It calls another function that counts, of which the early-out says nothing."""
+    other = "void kvm_pmu_branch_retired(struct kvm_vcpu *vcpu);\nint svm_jump(struct kvm_vcpu **all)"
+    text = f"{PLAIN}\n{other} {{ kvm_pmu_branch_retired(all[3]); return 1; }}"
+    found = judge_host(made(tmp_path, text, "retired"))
+    assert (found.verdict, found.cause, found.copies.unread) == (Verdict.UNKNOWN, "unread-copies", ("svm_jump",))
