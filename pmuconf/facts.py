@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 __all__ = [
+    "CONTRADICTORY",
     "Copies",
     "Evidence",
     "FileId",
@@ -58,6 +60,10 @@ class KernelPmu(enum.Enum):
     ENABLED = "enabled"
     DISABLED = "disabled"
     UNKNOWN = "unknown"
+
+
+CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
+"""Causes of a VM whose kernel memory was read and does not say one thing: an observation, which outranks inference."""
 
 
 @dataclass(frozen=True)

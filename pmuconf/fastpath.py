@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.domain import Domain, PmuState
-from pmuconf.facts import Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.facts import CONTRADICTORY, Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 from pmuconf.remedy import remedies
 
@@ -89,9 +89,6 @@ CASES: Final = {
 """Every cause there is, by its code."""
 
 _WANTED: Final = ("pmu-on-by-policy", "pmu-kept")
-
-# Where kernel memory was read and does not say one thing. That is an observation, and inference never outranks it.
-_CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,7 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "remote-host")
     if vm is None:  # nothing shows that it runs here: the facts of this host may not be those of its own
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "process-unknown")
-    if vm.cause in _CONTRADICTORY:
+    if vm.cause in CONTRADICTORY:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, vm.cause)
     if host.enable_pmu is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "parameter-unknown")
@@ -301,7 +298,7 @@ def _though_enabled(host: HostFacts, guest: Guest, held: InKernel, in_the_way: t
     mediated, idle = host.mediated_pmu, guest.vm is not None and guest.vm.in_use is False
     if guest.vm is not None and guest.vm.pmu_shown is False:
         # On Intel, where QEMU shows the guest no PMU and KVM holds one nevertheless. As long as it is started, perhaps.
-        mediated = False if idle or not mediated else None
+        mediated = False if idle or mediated is False else None
     if mediated and held.pmu is KernelPmu.ENABLED:
         return in_the_way if in_the_way[:1] and in_the_way[0] in _WANTED else ("mediated-pmu", *in_the_way)
     if mediated:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import (
+    CONTRADICTORY,
     Copies,
     Evidence,
     FileId,
@@ -101,7 +102,11 @@ def _lasting(root: Root, vm: LiveVm) -> LiveVm:
     vm = replace(vm, in_use=None)
     if vm.next_qemu is not None and not same_file(root, vm.next_qemu, vm.pid or 0, vm.started or 0):
         vm = replace(vm, next_qemu=unknown(vm.next_qemu, "replaced"))
-    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="vm-remade") if vm.remade else vm
+    if not vm.remade or vm.cause in CONTRADICTORY:
+        return vm
+    # What was seen may be otherwise by now. Where it contradicts what would be concluded instead, nothing is known.
+    odd = vm.tdx and vm.kernel_pmu is KernelPmu.ENABLED
+    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="kernel-memory-odd" if odd else "vm-remade")
 
 
 def _stale(path: Path, what: str) -> PmuconfError:

@@ -354,6 +354,14 @@ def test_of_a_tdx_guest_the_command_line_does_not_tell_what_kvm_holds(
     assert (held.pmu, held.cause) == (UNKNOWN, "tdx-guest")
 
 
+@pytest.mark.parametrize("mediated", [True, None])
+def test_a_pmu_without_a_version_is_no_yes_where_nobody_looked_whether_it_counts(mediated: bool | None) -> None:
+    """As facts from a file have it: what was seen of its version is older than what is asked."""
+    vm = replace(process(KernelPmu.ENABLED, disables=False), pmu_shown=False, in_use=None)
+    for verdict in (Verdict.NO_CALL, Verdict.EARLY_OUT):
+        assert answer(host(verdict, mediated=mediated), guest(vm)).fast_path is FastPath.UNKNOWN
+
+
 def test_nor_of_one_that_only_its_definition_calls_so() -> None:
     one = guest(process(UNKNOWN, has_pmu=True), ON)
     held = in_kernel_pmu(host(), replace(one, domain=replace(one.domain, tdx=True)))

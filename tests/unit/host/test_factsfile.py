@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from pmuconf.domain import Domain, PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.fastpath import Guest, in_kernel_pmu
 from pmuconf.host.factsfile import VERSION, dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
@@ -123,6 +125,24 @@ def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, 
     path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, remade=True),)))))
     (vm,) = load(path, root).vms
     assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
+
+
+@pytest.mark.parametrize(
+    ("held", "cause"),
+    [(KernelPmu.ENABLED, ""), (KernelPmu.UNKNOWN, "several-vms"), (KernelPmu.UNKNOWN, "kernel-memory-odd")],
+)
+def test_nothing_is_concluded_against_what_kvm_held_of_a_tdx_guest(
+    tmp_path: Path, root: Root, held: KernelPmu, cause: str
+) -> None:
+    """A reset may have changed what was seen, and what was seen is no reason to believe that KVM protects its PMU."""
+    path = tmp_path / "tdx.json"
+    guard = GuardFinding(Verdict.GUARDED, "guard-in-caller", "said", Evidence.OBSERVED, protected_pmu=True)
+    vm = replace(VM, remade=True, tdx=True, kernel_pmu=held, cause=cause)
+    path.write_text(dump(of(root, replace(FACTS, guard=guard, vms=(vm,)))))
+    facts = load(path, root)
+    domain = Domain("web", "4f1c", "kvm", "x86_64", PmuState.OFF, None, None, running=True)
+    found = in_kernel_pmu(facts, Guest(domain, running=True, next_boot=PmuState.OFF, vm=facts.vms[0]))
+    assert (found.pmu, found.cause) == (KernelPmu.UNKNOWN, cause or "kernel-memory-odd")
 
 
 def test_a_vm_whose_process_is_gone_is_left_out(file: Path, root: Root) -> None:
