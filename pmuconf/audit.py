@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pmuconf import domain
 from pmuconf.domain import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
-from pmuconf.facts import HostFacts, KernelPmu, LiveVm
+from pmuconf.facts import HostFacts, KernelPmu, LiveVm, Qemu
 from pmuconf.fastpath import Answer, Guest, answer, overridden
 from pmuconf.inputs import read_start
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
@@ -245,6 +245,10 @@ def guest_of(vm: Vm) -> Guest | None:
 
 def _with(vm: Vm, process: LiveVm | None) -> Vm:
     """The VM with its process: what that was started with decides what the running guest has."""
+    if process is not None and vm.domain is not None and vm.next_domain is not None:
+        emulator = vm.next_domain.emulator
+        if emulator != vm.domain.emulator:  # what is where its own QEMU was started from does not matter then
+            process = replace(process, next_qemu=Qemu(emulator or "", None, None, "another-emulator"))
     if process is None or process.pmu_property is None or vm.live is None:
         return replace(vm, process=process)
     return replace(vm, process=process, effective_pmu=PmuState.ON if process.pmu_property else PmuState.OFF)

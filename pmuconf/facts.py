@@ -187,7 +187,8 @@ class LiveVm:
     :param incoming: it was started to take a migration or a saved state in.
     :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
     :param tdx: it is a TDX guest; None: it may be one.
-    :param next_qemu: the binary that is now where ``qemu`` was started from: under it, the VM would start next.
+    :param started_as: the path by which ``qemu`` was started, the first word of its command line.
+    :param next_qemu: the binary to which that path leads now: under it, the VM would start next.
     :param exe: the file that the process runs; None: not seen. exec(2) changes it, but neither its id nor its start.
     :param threads: some of its other threads, each as "ID START": exec(2) ends all of them.
     """
@@ -207,6 +208,7 @@ class LiveVm:
     tdx: bool | None = False
     pmu_shown: bool | None = None
     qemu: Qemu | None = None
+    started_as: str = ""
     next_qemu: Qemu | None = None
     exe: FileId | None = None
     threads: tuple[str, ...] = ()

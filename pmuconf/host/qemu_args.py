@@ -28,6 +28,7 @@ class QemuArgs:
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
     :param tdx: whether it is a TDX guest; None: it may be one.
+    :param binary: the first word: what it was started by, of libvirt's the definition's emulator.
     :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
     """
 
@@ -38,6 +39,7 @@ class QemuArgs:
     incoming: bool = False
     remade: bool = False
     tdx: bool | None = False
+    binary: str = ""
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
@@ -58,6 +60,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         incoming=any(option in ("incoming", "loadvm") for option, _ in options(words)),
         tdx=is_tdx(words),
         remade=any(key in _REMAKING for value in values(words, "machine", "M") for key, _, _ in properties(value)),
+        binary=words[0],
     )
 
 

@@ -90,10 +90,13 @@ def _with_qemus(root: Root, vm: LiveVm, known: Mapping[str, bool]) -> LiveVm:
 
 
 def _next_qemu(root: Root, vm: LiveVm, qemu: Qemu) -> Qemu:
-    """What is now where a process's binary was, seen from its own root directory: a container's is not the host's."""
-    if not qemu.path.endswith(DELETED):
+    """What the path leads to now by which a process was started, which may be a link.
+
+    Seen from its own root directory: a container's is not the host's.
+    """
+    path = vm.started_as if vm.started_as.startswith("/") else qemu.path.removesuffix(DELETED)
+    if path == qemu.path:
         return qemu
-    path = qemu.path[: -len(DELETED)]
     try:
         top = root_of(root, vm.pid or 0, vm.started or 0)
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from pmuconf.audit import Finding, Report, Severity, Vm, judge
+from pmuconf.audit import Finding, Report, Severity, Vm, guest_of, join, judge
 from pmuconf.domain import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
 
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
@@ -188,3 +190,18 @@ def test_a_host_is_as_bad_as_its_worst_domain() -> None:
         ((waiting, off_policy, well), Severity.FINDING),
     ):
         assert Report("test:///", tuple(vms)).severity is severity
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_of_a_vm_whose_next_boot_has_another_emulator_the_next_qemu_is_not_known(*, other: bool) -> None:
+    """What is now where its own QEMU was started from says nothing of that one."""
+    next_boot = replace(domain(OFF), emulator="/usr/bin/qemu-kvm" if other else "/usr/bin/qemu")
+    vm = judge(Policy(), live=replace(domain(ON), emulator="/usr/bin/qemu"), next_boot=next_boot)
+    qemu = Qemu("/usr/bin/qemu", None, True, "strings-in-binary")
+    process = LiveVm(7, 1, uuid="uuid-web", qemu=qemu, next_qemu=qemu)
+    facts = HostFacts(GuardFinding(Verdict.GUARDED, "guard-in-caller", "it asks"), vms=(process,))
+    (joined,) = join([vm], facts)
+    guest = guest_of(joined)
+    assert guest is not None
+    assert guest.next_qemu is not None
+    assert guest.next_qemu.disables is (None if other else True)

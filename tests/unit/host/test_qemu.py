@@ -189,7 +189,9 @@ class TestIdentity:
             *("-cpu", "host,migratable=on", "-uuid", UUID.upper(), "-no-user-config", "-nodefaults"),
             *("-incoming", "defer", "-msg", "timestamp=on"),
         )
-        assert found == QemuArgs(uuid=UUID, name="web,1", pmu=True, kvm=True, incoming=True)
+        assert found == QemuArgs(
+            uuid=UUID, name="web,1", pmu=True, kvm=True, incoming=True, binary="/usr/bin/qemu-system-x86_64"
+        )
 
     @pytest.mark.parametrize(
         "text", ["", "x", UUID[:-1], UUID + "0", UUID + "\n", "{" + UUID + "}", UUID.replace("-", "")]

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.facts import Evidence, GuardFinding, Verdict
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, Verdict
 from pmuconf.host import survey as surveying
+from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
+from tests.unit.host import memory
 from tests.unit.host.sysroot import note, write
+
+UUID = "4f1c2d3e-0000-4000-8000-000000000077"
 
 GUARDED = GuardFinding(Verdict.GUARDED, "guard-in-caller", "it asks", Evidence.OBSERVED)
 UNGUARDED = GuardFinding(Verdict.UNGUARDED, "no-test", "it does not", Evidence.OBSERVED)
@@ -80,3 +84,55 @@ def test_they_say_what_they_are_about(root: Root, monkeypatch: pytest.MonkeyPatc
     assert (found.taken, found.parameters, found.loads) == (4711, parameters(root), loads(root))
     assert found.parameters == {"kvm.enable_pmu": "N"}
     assert set(found.loads) == {"kvm", "livepatch lp"}
+
+
+class TestTheQemuThatAVmWouldHaveNext:
+    """By the path that it was started by, as libvirt has it from the definition, and not by where that led then."""
+
+    OLD, NEW = b"QEMU emulator version 7", b"QEMU emulator version 11 KVM_PMU_CAP_DISABLE"
+
+    def host(self, root: Root, exe: str = "/usr/bin/qemu-new", argv: str = "/usr/bin/qemu-system-x86_64") -> None:
+        """A VM that runs by a link to the new QEMU, beside which there is an old one."""
+        memory.process(root.path, memory.Vm(77, 4321, argv=(argv, "-accel", "kvm", "-uuid", UUID)), exe=exe)
+        (root.path / "proc/77/root").symlink_to("../..")
+        write(root.path, "usr/bin/qemu-new", self.NEW)
+        write(root.path, "usr/bin/qemu-old", self.OLD)
+        (root.path / "usr/bin/qemu-new").chmod(0o755)
+        (root.path / "usr/bin/qemu-system-x86_64").symlink_to("qemu-new")
+
+    def flip(self, root: Root) -> None:
+        (root.path / "usr/bin/qemu-system-x86_64").unlink()
+        (root.path / "usr/bin/qemu-system-x86_64").symlink_to("qemu-old")
+
+    def said(self, facts: HostFacts) -> list[bool | None]:
+        (vm,) = facts.vms
+        assert vm.qemu is not None
+        assert vm.next_qemu is not None
+        return [vm.qemu.disables, vm.next_qemu.disables]
+
+    def test_is_that_which_runs_where_nothing_changed(self, root: Root) -> None:
+        self.host(root)
+        assert self.said(survey(root)) == [True, True]
+
+    def test_is_another_where_the_link_leads_elsewhere(self, root: Root) -> None:
+        self.host(root)
+        self.flip(root)
+        assert self.said(survey(root)) == [True, None]
+
+    def test_is_not_known_where_the_link_was_turned_since(self, root: Root, tmp_path: Path) -> None:
+        self.host(root)
+        file = tmp_path / "facts.json"
+        file.write_text(dump(survey(root)))
+        assert self.said(load(file, root)) == [True, True]
+        self.flip(root)
+        assert self.said(load(file, root)) == [True, None]
+
+    def test_is_where_it_runs_from_if_its_command_line_has_no_path(self, root: Root) -> None:
+        self.host(root, argv="qemu-system-x86_64")
+        self.flip(root)
+        assert self.said(survey(root)) == [True, True]
+
+    def test_is_not_known_where_its_own_files_cannot_be_seen(self, root: Root) -> None:
+        self.host(root)
+        (root.path / "proc/77/root").unlink()
+        assert self.said(survey(root)) == [True, None]
