@@ -16,7 +16,7 @@ from pmuconf.difference import differences, in_metadata, of_libvirt
 from pmuconf.domain import PmuState, read_libvirt
 from pmuconf.watch import DefineWatch
 
-__all__ = ["LASTING", "SENTENCES", "Aftermath"]
+__all__ = ["LASTING", "SENTENCES", "Aftermath", "overwrote"]
 
 SENTENCES: Final = {
     "defined-anew": "somebody undefined it in the moment of the change, and the change defined it anew: it stays",
@@ -106,16 +106,22 @@ class Aftermath:
 
         Never a silence, now and then a false alarm: of two defines close together nobody can tell which was ours.
         """
-        if _defines(_behind_undefine(self.at_once)) > 1:
+        if overwrote(self.at_once):
             return True
         events = _behind_undefine(self.events)
         if self.ours:
             return _defines(events) > 1 or DefineWatch.METADATA in events
         if DefineWatch.UNDEFINED in self.events:
             return False  # what stands is somebody's define behind ours
-        defined = next((at for at, what in enumerate(self.at_once) if what in _DEFINES), len(self.at_once))
         changed = any(in_metadata([place]) for place in self.places)
-        return DefineWatch.METADATA in self.at_once[:defined] or (DefineWatch.METADATA in events and not changed)
+        return DefineWatch.METADATA in events and not changed
+
+
+def overwrote(at_once: tuple[str, ...]) -> bool:
+    """Whether our define may have overwritten an edit, by what was heard up to a fence right behind it alone."""
+    events = _behind_undefine(at_once)
+    ours = next((at for at, what in enumerate(events) if what in _DEFINES), len(events))
+    return _defines(events) > 1 or DefineWatch.METADATA in events[:ours]
 
 
 _DEFINES: Final = (DefineWatch.DEFINED, DefineWatch.ADDED)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pmuconf.aftermath import LASTING, SENTENCES, Aftermath
+from pmuconf.aftermath import LASTING, SENTENCES, Aftermath, overwrote
 from pmuconf.domain import DomainXmlError, PmuState, read_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
@@ -265,6 +265,8 @@ class _Worker:
         """Look at what our define led to: everything that happened since the mark, and the text behind it."""
         listed = draft.plan.listed
         events = self._watch.wait(listed.uuid, mark)
+        if overwrote(events):  # whatever becomes of the domain then
+            self._note(number, {"edit-overwritten": SENTENCES["edit-overwritten"]})
         found = Aftermath(draft.xml, draft.goal.state, events, events, self._read(listed))
         if found.quiet:
             self._quiet[number] = mark, found
@@ -278,17 +280,18 @@ class _Worker:
             if events == before:
                 break
         found = replace(found, events=events, text=text)
-        self._note(number, found)
+        self._note(number, found.findings())
         return found
 
-    def _note(self, number: int, found: Aftermath) -> None:
+    def _note(self, number: int, findings: Mapping[str, str]) -> None:
         lasting = {cause: told for cause, told in self._found.get(number, {}).items() if cause in LASTING}
-        self._found[number] = {**lasting, **found.findings()}
+        self._found[number] = {**lasting, **findings}
 
     def _listen_once_more(self, listed: Mapping[int, Listed]) -> None:
         """Look again at changes that seemed undisturbed, if libvirt tells only now of another edit.
 
         It lets go of a domain before it queues the event of a define: one that ours overwrote may be told of behind it.
+        Whatever else differs by now came behind our look.
         """
         quiet, self._quiet = self._quiet, {}
         with suppress(PmuconfError):  # nothing can be heard any more: the next step says so
@@ -298,7 +301,8 @@ class _Worker:
                 events = self._watch.since(listed[number].uuid, mark)
                 if events != found.events:
                     with suppress(DomainVanished):
-                        self._note(number, replace(found, events=events, text=self._read(listed[number])))
+                        late = replace(found, events=events, text=self._read(listed[number])).findings()
+                        self._note(number, {cause: told for cause, told in late.items() if cause in LASTING})
 
     def _changed(self, number: int, draft: _Draft, found: Aftermath) -> Result:
         if found.unexplained:

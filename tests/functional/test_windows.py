@@ -616,6 +616,28 @@ class TestADomainThatIsDefinedAnew:
         assert (host.pmu("web"), title(host)) == ("off", "")
         assert ran.by_name("cause") == {"web": "edit-overwritten"}
 
+    def test_between_comparison_and_define_and_gone_for_good_behind_it(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What we overwrote is reported, though nothing of it can be looked at any more."""
+        moments.before(monkeypatch, "define", lambda: self.again(host, MARK))
+        moments.before(monkeypatch, "next_boot_xml", lambda: host.domain("web").undefine(), call=VERIFY)
+        ran = host.json("apply")
+        assert host.names() == []
+        assert ran.by_name("outcome") == {"web": "vanished"}
+        assert ran.by_name("cause") == {"web": "edit-overwritten"}
+
+    def test_behind_the_last_look_while_libvirt_has_told_of_a_half_of_it(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It came behind our look, so it is no difference that our define made."""
+        real = DefineWatch.since
+        moments.before(monkeypatch, "is_saved", lambda: self.again(host, MARK))
+        monkeypatch.setattr(DefineWatch, "since", lambda *given: real(*given)[:2])
+        ran = host.json("apply")
+        assert (host.pmu("web"), title(host)) == ("off", MARK)
+        assert ran.by_name("cause") == {"web": ""}
+
     def test_behind_the_define(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         moments.after(monkeypatch, "define", lambda: self.again(host, MARK))
         host.json("apply")
