@@ -33,6 +33,8 @@ _X86_64: Final = 62
 _CORE: Final = 4
 _MAX_SEGMENTS: Final = 4096
 _MAX_TEXT: Final = 32 << 20
+_MAX_REST: Final = 16 * 4096
+"""How much a function may have behind the page that it begins in."""
 _MAX_PAGES: Final = 96 << 8
 """How much text is read and kept of all images together, in pages of 4 KB: KVM and a livepatch have 2 MB."""
 _MAX_BYTES: Final = 32 << 20
@@ -128,6 +130,16 @@ class Kallsyms:
                 match.group(3).decode("utf-8", "replace") for match in self._lines_at(address)
             )
         return self._by_address[address]
+
+    def first_in(self, page: int) -> int | None:
+        """The lowest address in a page at which something begins, in any module; None if nothing does."""
+        found, digits = [], b"\n%013x" % (page // _PAGE)
+        at = self._data.find(digits)
+        while at >= 0:
+            match = _ADDRESS.match(self._data, at + 1)
+            found += [int(match.group(1), 16)] if match else []
+            at = self._data.find(digits, at + 1)
+        return min(found, default=None)
 
     def excerpt(self, module: str | None, keep: range) -> set[bytes]:
         """The lines of a module (of what is built in and lies in ``keep``), and of all that at() was asked for."""
@@ -288,7 +300,17 @@ class LiveText:
             if 0 < span.stop - span.start <= _MAX_TEXT:
                 pages = [self.read(page, _PAGE) for page in span[::_PAGE]]
                 if all(len(page) == _PAGE and page.strip(b"\0") for page in pages):
-                    yield span.start, b"".join(pages)
+                    yield span.start, b"".join((*pages, *self._rest(span.stop)))
+
+    def _rest(self, start: int) -> Iterator[bytes]:
+        """What the last function has on the pages behind, up to the next symbol, whosoever it is."""
+        for page in range(start, start + _MAX_REST, _PAGE):
+            found, end = self.read(page, _PAGE), self._kallsyms.first_in(page)
+            if len(found) < _PAGE or not found.strip(b"\0"):
+                return
+            yield found if end is None else found[: end - page]
+            if end is not None:
+                return
 
     def pages_read(self) -> dict[int, bytes]:
         """Every whole page that was read, by its address."""

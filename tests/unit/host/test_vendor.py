@@ -137,6 +137,23 @@ def test_a_record_has_the_vendor_module(tmp_path: Path, text: str) -> None:
     assert judge_host(Root(tmp_path / "record")) == judge_host(root) == said
 
 
+FAR = 'asm volatile(".fill 4500, 1, 0x90");'
+
+
+def test_a_call_that_lies_on_another_page_than_its_function_begins_on(tmp_path: Path) -> None:
+    """The last function of a module has no symbol behind it that says how far it goes."""
+    root = live(tmp_path, source(f"{FAR} {COUNT}"))
+    assert (judge_host(root).verdict, judge_host(root).copies.unguarded) == (Verdict.PARTIAL, ("svm_fastpath",))
+    assert judge_host(root) == record(root, tmp_path / "record") == judge_host(Root(tmp_path / "record"))
+
+
+def test_what_lies_behind_the_next_symbol_belongs_to_somebody_else(tmp_path: Path) -> None:
+    root = live(tmp_path, source(f"{FAR} {COUNT}"))
+    path = root.at("/proc/kallsyms")
+    path.write_text(f"{path.read_text()}{VENDOR_TEXT + 4096 + 64:016x} t somebody\t[other]\n")
+    assert judge_host(root).verdict is Verdict.GUARDED
+
+
 class TestUnread:
     def older(self, tmp_path: Path, shape: str) -> Root:
         """A record as pmuconf made it before it looked at vendor modules: it has nothing of them but that they ran."""
