@@ -247,7 +247,7 @@ def _with(vm: Vm, process: LiveVm | None) -> Vm:
     """The VM with its process: what that was started with decides what the running guest has."""
     if process is not None and vm.domain is not None and vm.next_domain is not None:
         emulator = vm.next_domain.emulator
-        if emulator != vm.domain.emulator:  # what is where its own QEMU was started from does not matter then
+        if emulator != vm.domain.emulator:  # of that file nothing is known
             process = replace(process, next_qemu=Qemu(emulator or "", None, None, "another-emulator"))
     if process is None or process.pmu_property is None or vm.live is None:
         return replace(vm, process=process)

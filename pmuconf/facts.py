@@ -104,7 +104,7 @@ class GuardFinding:
 
 @dataclass(frozen=True)
 class FileId:
-    """Which file it was: what stat(2) tells one file from another by.
+    """The identity of a file, by stat(2).
 
     :param real: its path with all symbolic links followed, as whoever opened it sees it.
     :param mtime_ns: of its contents, in nanoseconds; a copy may bring an older one along.
@@ -156,10 +156,10 @@ class Qemu:
     """A QEMU binary, and whether it disables the PMU in KVM (KVM_CAP_PMU_CAPABILITY) for a VM that is to have none.
 
     :param path: where it was found; of a process, what /proc/PID/exe leads to, with " (deleted)" after an upgrade.
-    :param build_id: what the file says of itself, which anybody can write into one of his own: a name to show.
+    :param build_id: the note in the file. Anybody can write one, so it is only shown.
     :param disables: None: it can't be said, and ``cause`` says why.
     :param cause: strings-in-binary, tested-build-id, proved, no-known-string, unreadable, not-qemu ...
-    :param sha256: of the whole file: what tells the same binary again.
+    :param sha256: of the whole file: the identity of the binary.
     :param file: which file was read; None if none was.
     """
 

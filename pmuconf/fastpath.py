@@ -72,18 +72,18 @@ CASES: Final = {
     "pmu-kept": Case(_NO, "it has a PMU, and the policy leaves it as it is", 0),
     "undecided": Case(_NO, "it has a PMU, and the policy could not decide", 1),
     "kernel-unguarded": Case(_NO, "the kernel does the PMU's work for every VM", 2),
-    "qemu-keeps-pmu": Case(_NO, "it shall have no PMU, but its QEMU leaves the PMU enabled in KVM", 2),
+    "qemu-keeps-pmu": Case(_NO, "it must not have a PMU, but its QEMU leaves the PMU enabled in KVM", 2),
     "qemu-upgraded": Case(_NO, "it still runs under an older QEMU, which leaves the PMU enabled in KVM", 1),
     "qemu-did-not": Case(_NO, "its QEMU should have disabled the PMU in KVM and did not", 2),
-    "transient": Case(_NO, "it is transient: only who defines it anew can take its PMU away", 1),
+    "transient": Case(_NO, "it is transient: only a new definition can take its PMU away", 1),
     "cpu-overridden": Case(_NO, "its <pmu> is without effect: other options of its QEMU decide about the PMU", 2),
-    "next-boot-unknown": Case(_NO, "it has a PMU, and whether its next boot has one can't be said", 1),
+    "next-boot-unknown": Case(_NO, "it has a PMU, and it is not known whether its next boot has one", 1),
     "drift": Case(_NO, "its next boot is not what the policy wants", 2),
     "pending-power-cycle": Case(_NO, "its next boot is right, the running guest still has a PMU", 1),
     "kernel-unknown": Case(_UNKNOWN, "it is not known what this kernel does", 1),
     "pmu-unknown": Case(_UNKNOWN, "it is not known whether its PMU is disabled in the kernel", 1),
     "depends-on-guest": Case(_UNKNOWN, "the kernel returns early only while this guest counts nothing", 1),
-    "mediated-unknown": Case(_UNKNOWN, "it has a PMU, and whether KVM switches counters for it can't be said", 1),
+    "mediated-unknown": Case(_UNKNOWN, "it has a PMU, and it is not known whether KVM switches counters for it", 1),
     "remote-host": Case(_UNKNOWN, "it runs on another host, whose kernel can't be looked at from here", 1),
 }
 """Every cause there is, by its code."""
@@ -131,7 +131,7 @@ class Guest:
 
     @property
     def heeded(self) -> bool | None:
-        """As ``obeyed``; what was seen not to be so now will not be so at the next start."""
+        """As ``obeyed``; a definition that is not obeyed now will not be obeyed at the next start."""
         return False if self.differs else self.obeyed
 
     def will_get(self, state: PmuState) -> PmuState | None:

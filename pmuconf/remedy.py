@@ -14,7 +14,7 @@ __all__ = ["options_remedy", "power_cycle", "remedies"]
 
 _SETTLE: Final = {
     "process-unknown": "run pmuconf as root on the host itself",
-    "qemu-unknown": "run pmuconf as root, who can read kernel memory; or ask that QEMU: pmuconf host --prove-qemu",
+    "qemu-unknown": "run pmuconf as root, to read kernel memory; or test that QEMU: pmuconf host --prove-qemu",
 }
 
 
@@ -29,7 +29,7 @@ def remedies(
         elif cause == "remote-host":
             steps.append("run pmuconf on that host")
         elif cause == "pmu-unknown":
-            steps.append(_SETTLE.get(held.cause, "run pmuconf as root, who can read kernel memory"))
+            steps.append(_SETTLE.get(held.cause, "run pmuconf as root, to read kernel memory"))
         elif cause == "qemu-keeps-pmu":
             steps.append(_qemu_remedy(needing))
         elif cause == "mediated-pmu":
@@ -46,7 +46,7 @@ def remedies(
         elif cause == "drift":
             steps.append(_drift_remedy(guest))
         elif cause == "transient":
-            steps.append("who starts it must ask for <pmu state='off'/>")
+            steps.append("the tool that starts it must ask for <pmu state='off'/>")
         elif cause == "saved-image":
             steps.append(
                 "start it from the image and then stop and start it, or give the image up (virsh managedsave-remove)"

@@ -20,7 +20,8 @@ _OTHERS: Final = frozenset({"sev-guest", "sev-snp-guest"})
 def is_tdx(words: Sequence[str]) -> bool | None:
     """Whether it is one; None: it may be one.
 
-    What only looks like an option may be one: behind an option that is not known here. So all that look so must agree.
+    Options that are not known here may take no argument, and shift the others. So each word that looks like one of the
+    options counts, and all of them must agree.
     """
     named = {
         value

@@ -116,7 +116,7 @@ def _stale(path: Path, what: str) -> PmuconfError:
 def _text(path: Path, own: bool) -> str:
     """What the file says.
 
-    Not by its time: that is what who copies it wants it to be.
+    The time of the file is not used: a copy can be given any.
     """
     try:
         descriptor = open_placed(path)

@@ -106,7 +106,7 @@ def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
         offsets, origin = (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
     code = in_file(file, offsets, origin, Source(str(module), observed=False, build_id=file.build_id))
     absent = sorted(set(VENDORS) - vendors_among(file.symbols))
-    notes = (f"not read, for the file has none of it: {', '.join(absent)}, which may call what counts without a test",)
+    notes = (f"not read, for the file has none of it: {', '.join(absent)}, which may count without a test",)
     return judge_code(code, notes if absent else ())
 
 
@@ -143,7 +143,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
     """The verdict on code that was found; ``notes`` say why better sources were not to be had."""
     evidence = Evidence.OBSERVED if code.source.observed else Evidence.INFERRED
     if code.unread:
-        notes += (f"not read: {', '.join(code.unread)}, which may call what counts without a test",)
+        notes += (f"not read: {', '.join(code.unread)}, which may count without a test",)
     if code.offsets is None:
         message = f"{_MESSAGES['no-offsets']}: {code.offsets_from}" if code.offsets_from else _MESSAGES["no-offsets"]
         return GuardFinding(

@@ -43,7 +43,7 @@ def boot_id(root: Root) -> str | None:
 def uptime(root: Root) -> int | None:
     """Whole seconds since the host was booted, those that it slept included; None if a record does not say.
 
-    No clock that can be set: what is that old is that old.
+    By a clock that nobody can set.
     """
     if root.live:
         return int(time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -28,7 +28,7 @@ class QemuArgs:
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
     :param tdx: whether it is a TDX guest; None: it may be one.
-    :param binary: the first word: what it was started by, of libvirt's the definition's emulator.
+    :param binary: the first word: the path that it was started by. libvirt takes it from the definition.
     :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
     """
 

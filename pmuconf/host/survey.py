@@ -90,7 +90,7 @@ def _with_qemus(root: Root, vm: LiveVm, known: Mapping[str, bool]) -> LiveVm:
 
 
 def _next_qemu(root: Root, vm: LiveVm, qemu: Qemu) -> Qemu:
-    """What the path leads to now by which a process was started, which may be a link.
+    """The QEMU to which the path leads now by which a process was started: it may be a link.
 
     Seen from its own root directory: a container's is not the host's.
     """
