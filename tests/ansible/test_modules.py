@@ -128,7 +128,7 @@ def test_errors_are_the_command_s(fleet: Fleet) -> None:
 def test_a_failed_change(fleet: Fleet) -> None:
     fleet.spoil("h", "web2")
     _, answer = ask(fleet, DOMAIN)
-    assert (answer["failed"], answer["changed"], answer["cause"]) == (True, True, "libvirt-error")
+    assert (answer["failed"], answer["changed"], answer["cause"]) == (True, True, "refused-by-libvirt")
     assert outcomes(answer) == {"web1": "changed", "web2": "failed"}
     assert "web2" in answer["msg"]
     fleet.mend("h", "web2")
