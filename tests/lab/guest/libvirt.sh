@@ -21,8 +21,10 @@ CONF
         mkdir -p "$tree$folder" $folder
         mount --rbind $folder "$tree$folder"
     done
-    printf '#!/bin/sh\nexec chroot %s /usr/bin/qemu-system-x86_64 "$@"\n' "$tree" >/usr/local/bin/qemu-11
-    chmod +x /usr/local/bin/qemu-11
+    # Under a name that QEMU is installed under: of what has another one, no definition tells which PMU the guest gets.
+    mkdir -p /usr/local/lib/qemu-11
+    printf '#!/bin/sh\nexec chroot %s /usr/bin/qemu-system-x86_64 "$@"\n' "$tree" >/usr/local/lib/qemu-11/qemu-system-x86_64
+    chmod +x /usr/local/lib/qemu-11/qemu-system-x86_64
     libvirtd -d
     for _ in $(seq 60); do
         virsh -c qemu:///system version >/dev/null 2>&1 && return
@@ -51,9 +53,10 @@ XML
 # domains: twelve, of both QEMUs.
 domains() {
     local emulator cpu pmu short
-    for emulator in /usr/bin/qemu-system-x86_64 /usr/local/bin/qemu-11; do
+    for emulator in /usr/bin /usr/local/lib/qemu-11; do
         short=${emulator##*/}
         [ "$short" = qemu-11 ] || short=qemu-7.2
+        emulator=$emulator/qemu-system-x86_64
         for cpu in host-passthrough host-model; do
             for pmu in off none on; do domain "$short-$cpu-$pmu" $emulator $cpu $pmu; done
         done
