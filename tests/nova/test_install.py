@@ -71,11 +71,21 @@ def test_the_finder_answers_for_the_driver_alone_and_only_if_nova_s_own_folders_
     assert Path(origin).is_file()
 
 
-def test_loading_the_driver_loads_nothing_of_libvirt_host_or_report() -> None:
+# The policy; and the reader of host facts with what it compares them with, which is read of /proc and /sys alone.
+_POLICY = ("conf", "cpu", "domain", "errors", "files", "inputs", "place", "policy", "xmltext")
+_FACTS = ("facts", "fastpath", "host", "remedy")
+_HOST = ("confidential", "factsfile", "identity", "kvm", "names", "notes", "process", "qemu_args", "replaced", "root")
+
+
+def test_loading_the_driver_loads_nothing_that_asks_libvirt_reads_code_or_reports() -> None:
     stock = set(python("-c", "import nova.virt.libvirt.driver, sys; print(*sys.modules)").split())
     modules = set(python("-c", "import nova.virt.pmuconf, sys; print(*sys.modules)").split()) - stock
     ours = {name for name in modules if name.partition(".")[0] == "pmuconf"}
-    assert ours == {f"pmuconf{name}" for name in ("", ".conf", ".domain", ".errors", ".policy")}
+    assert ours == {
+        "pmuconf",
+        *(f"pmuconf.{name}" for name in (*_POLICY, *_FACTS)),
+        *(f"pmuconf.host.{name}" for name in (*_HOST, "search")),
+    }
     # And of others nothing that Nova's own driver does not load, but for small parts of the standard library.
     assert {name.partition(".")[0] for name in modules} <= {"nova", "pmuconf", "pmuconf_nova", "lxml", "fnmatch"}
 
