@@ -132,7 +132,7 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "message": answer and answer.message,
         "remedy": answer and answer.remedy,
         "cpu_has_pmu": process.pmu_property if process else None,
-        "remade": process.remade if process else None,
+        "remade": vm.remade,
         "qemu": process and process.qemu and _qemu(process.qemu),
         "next_qemu": process and process.next_qemu and _qemu(process.next_qemu),
         "exits_per_second": vm.exits_per_second,

@@ -9,11 +9,15 @@ from itertools import chain, combinations, product
 
 import pytest
 
-from pmuconf.domain import PmuState
-from pmuconf.facts import KernelPmu
+from pmuconf.audit import Report, join, judge
+from pmuconf.domain import Domain, PmuState
+from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import CASES, FastPath, Guest, answer
 from pmuconf.fleet.outlook import Change, HostState, Needs, VmState, guest_of, host_of, needed
-from pmuconf.policy import Decision
+from pmuconf.fleet.reading import of_document
+from pmuconf.fleet.steps import power_cycles
+from pmuconf.policy import Decision, Policy
+from pmuconf.report.document import document
 from tests.support.fleet import FACTS_OF, host
 from tests.unit.test_fastpath import KERNELS, World
 
@@ -240,3 +244,33 @@ def test_the_facts_come_back_as_they_were() -> None:
     assert guest.vm.kernel_pmu is KernelPmu.ENABLED
     nothing = VM._replace(in_kernel_pmu="unknown", pmu_in_use=None, cpu_has_pmu=None, qemu=None, next_qemu=None)
     assert guest_of(nothing).vm is None  # its process was not found
+
+
+ENDS = Domain("web", "uuid", "kvm", "x86_64", PmuState.OFF, "host-passthrough", None, emulator="/usr/bin/qemu")
+RUNS = replace(ENDS, pmu=PmuState.ON, running=True)
+LATEST = Qemu("/usr/bin/qemu", None, True, "strings-in-binary", Evidence.INFERRED)
+HELD = LiveVm(
+    7, 1, uuid="uuid", kernel_pmu=KernelPmu.ENABLED, pmu_property=True, qemu=LATEST, next_qemu=LATEST, tdx=False
+)
+
+
+@pytest.mark.parametrize(
+    ("live", "next_boot", "process", "promised"),
+    [
+        (RUNS, ENDS, HELD, True),
+        (RUNS, replace(ENDS, tdx=True), HELD, False),
+        (replace(RUNS, tdx=True), replace(ENDS, tdx=True), HELD, False),
+        (RUNS, ENDS, replace(HELD, tdx=None), False),
+        (RUNS, replace(ENDS, emulator="/usr/bin/qemu-kvm"), HELD, False),
+    ],
+    ids=["plain", "next-tdx", "tdx", "tdx-perhaps", "other-emulator"],
+)
+def test_no_power_cycle_is_promised_to_help_whose_next_start_is_not_known(
+    live: Domain, next_boot: Domain, process: LiveVm, *, promised: bool
+) -> None:
+    """From the audit to the plan: what a report leaves out, no fleet can ask for."""
+    guard = GuardFinding(Verdict.GUARDED, "guard-in-caller", "it asks", Evidence.OBSERVED)
+    facts = HostFacts(guard, enable_pmu=True, mediated_pmu=False, vms=(process,))
+    vms = join([judge(Policy(), live=live, next_boot=next_boot)], facts)
+    report = of_document(document(Report("qemu:///system", vms, facts), Policy()))
+    assert power_cycles(report) == (["uuid"] if promised else [])
