@@ -11,6 +11,7 @@
 # make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
 # make bench-ansible   measure the Ansible module against community.libvirt, into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
+# make contention   other tools edit, undefine and redefine the domains that pmuconf changes: what gets lost? (root)
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
 
@@ -93,6 +94,10 @@ soak: $(VENV)/test
 
 churn: $(VENV)/test
 	$(BIN)/python -m tests.churn --seconds 3600
+
+contention: $(VENV)/test
+	$(BIN)/python -m tests.contention edits --count 8000
+	$(BIN)/python -m tests.contention reboots --count 20000
 
 # The sample configuration, made from the options themselves; a test fails when it is stale.
 sample: $(VENV)/test
