@@ -22,7 +22,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab soak churn picture sample sample-nova clean
+        bench-lab soak churn contention picture sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
