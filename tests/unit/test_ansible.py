@@ -15,6 +15,8 @@ import yaml
 import pmuconf
 from pmuconf import conf
 from pmuconf.conf import Settings
+from pmuconf.entry import Entry
+from pmuconf.plan import Outcome, Result
 from pmuconf.policy import Decision
 
 _TREE = Path(__file__).resolve().parents[2]
@@ -60,6 +62,36 @@ def test_the_documentation_can_be_read(module: str) -> None:
     assert yaml.safe_load(told["DOCUMENTATION"])["module"] == module
     assert any(f"pmuconf.kvm.{module}" in task for task in _tasks(yaml.safe_load(told["EXAMPLES"])))
     assert "cause" in yaml.safe_load(told["RETURN"])
+
+
+def returned(module: str, value: str) -> dict[str, Any]:
+    """What the documentation says of the fields of each of a list that a module returns."""
+    contains: dict[str, Any] = yaml.safe_load(strings(module)["RETURN"])[value]["contains"]
+    return contains
+
+
+@pytest.mark.parametrize("module", ["domain", "rollback"])
+def test_each_field_of_a_result_is_documented(module: str) -> None:
+    assert list(returned(module, "results")) == list(Result("a", "b", Outcome.CHANGED).record())
+
+
+@pytest.mark.parametrize(
+    ("module", "never"), [("domain", set()), ("rollback", {Outcome.OBSERVED, Outcome.OVERRIDDEN, Outcome.UNDECIDED})]
+)
+def test_each_outcome_is_documented(module: str, never: set[Outcome]) -> None:
+    told = re.findall(r"C\(([a-z-]+)\)", " ".join(returned(module, "results")["outcome"]["description"]))
+    assert set(told) - {"pmuconf"} == {one.value for one in Outcome if one not in never}
+
+
+def test_each_field_of_a_change_is_documented() -> None:
+    entry = Entry.of_record(
+        {
+            **{"change": 1, "time": "2026-01-02T03:04:05.000000+00:00", "name": "a", "old": "on", "new": "off"},
+            **{"uuid": "00000000-0000-4000-8000-000000000000", "rule": "a", "kind": "apply", "status": "done"},
+            **{"cause": "", "who": "root", "uri": "qemu:///system"},
+        }
+    )
+    assert list(returned("journal_info", "changes")) == [*entry.record(), "here"]
 
 
 @pytest.mark.parametrize("module", _MODULES)

@@ -153,7 +153,7 @@ status:
   description:
     - The exit status that the command would have given after a real run without failures.
     - C(0) if all is as wanted, C(1) if something waits for a restart or was left alone, C(2) if a domain stays off
-      policy.
+      policy, or if one came back that somebody had undefined (its C(cause) is C(defined-anew)).
   returned: always, unless nothing could be begun
   type: int
 cause:

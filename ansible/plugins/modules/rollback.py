@@ -64,8 +64,7 @@ EXAMPLES = r"""
 RETURN = r"""
 results:
   description:
-    - What became of each domain that was to be changed, and why others that are off policy were left alone.
-    - A domain that is as wanted is not listed.
+    - What became of each domain whose changes were to be taken back.
   returned: always, unless nothing could be begun
   type: list
   elements: dict
@@ -88,8 +87,8 @@ results:
       type: str
     outcome:
       description:
-        - C(changed), C(planned) in check mode, C(already), C(transient), C(observed), C(undecided), C(vanished),
-          C(busy), C(not-reached), C(not-judged) or C(failed), as the command C(pmuconf) has them.
+        - C(changed), C(planned) in check mode, C(already), C(transient), C(vanished), C(busy), C(not-reached),
+          C(not-judged) or C(failed), as the command C(pmuconf) has them.
       type: str
     pending:
       description: Whether the guest runs on with the old PMU state until it is stopped and started.
@@ -115,8 +114,8 @@ pending:
 status:
   description:
     - The exit status that the command would have given after a real run without failures.
-    - C(0) if all is as wanted, C(1) if something waits for a restart or was left alone, C(2) if a domain stays off
-      policy.
+    - C(0) if all is as wanted, C(1) if something waits for a restart or was left alone, C(2) if a domain keeps the
+      change for now, or if one came back that somebody had undefined (its C(cause) is C(defined-anew)).
   returned: always, unless nothing could be begun
   type: int
 cause:
