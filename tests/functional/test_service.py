@@ -230,7 +230,11 @@ def test_libvirt_is_killed_again_and_again_under_a_stream_of_defines(host: Host)
         served.until_passes(1)
         descriptors = served.metric("process_open_fds")
         with Stream(host) as stream:
-            for _ in range(RESTARTS):
+            for connections in range(1, RESTARTS + 1):  # a service that is still away would not notice
+                until(
+                    lambda: served.metric("pmuconf_service_connections_total") >= connections,  # noqa: B023
+                    "the service to be back",
+                )
                 enough = len(stream.texts) + 10
                 until(lambda: len(stream.texts) >= enough, "more domains")  # noqa: B023
                 host.daemon.kill()
