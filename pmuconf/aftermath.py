@@ -14,7 +14,7 @@ from typing import Final
 
 from pmuconf.difference import differences, in_metadata, of_libvirt
 from pmuconf.domain import PmuState, read_libvirt
-from pmuconf.watch import DefineWatch
+from pmuconf.history import Happening
 
 __all__ = ["LASTING", "SENTENCES", "Aftermath", "overwrote"]
 
@@ -44,8 +44,8 @@ class Aftermath:
 
     before: str
     goal: PmuState
-    at_once: tuple[str, ...]
-    events: tuple[str, ...]
+    at_once: tuple[Happening, ...]
+    events: tuple[Happening, ...]
     text: str
 
     @cached_property
@@ -66,12 +66,12 @@ class Aftermath:
     @property
     def quiet(self) -> bool:
         """Whether nobody else was at it, as far as can be known."""
-        return self.ours and self.events == self.at_once == (DefineWatch.DEFINED,)
+        return self.ours and self.events == self.at_once == (Happening.DEFINED,)
 
     @property
     def unexplained(self) -> bool:
         """Whether the domain differs, and nothing that was heard of says by whom."""
-        others = _defines(self.events) > 1 or (DefineWatch.METADATA in self.events and in_metadata(self.places))
+        others = _defines(self.events) > 1 or (Happening.METADATA in self.events and in_metadata(self.places))
         return bool(self.places) and not others and not of_libvirt(self.places)
 
     def findings(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Aftermath:
         found = {
             "defined-anew": self._made_anew,
             "edit-overwritten": self._overwritten,
-            "not-confirmed": _defines(self.events) == 0 or DefineWatch.GAP in self.events,
+            "not-confirmed": _defines(self.events) == 0 or Happening.GAP in self.events,
             "differs-after": self.unexplained,
             "": bool(self.places) and of_libvirt(self.places),
         }
@@ -95,10 +95,10 @@ class Aftermath:
         if not self.ours:
             return False
         if _defines(self.events) < 2:  # whatever the order in which libvirt tells of it: the domain is there
-            return DefineWatch.UNDEFINED in self.events or DefineWatch.ADDED in self.events
+            return Happening.UNDEFINED in self.events or Happening.ADDED in self.events
         events = self.at_once if _defines(self.at_once) == 1 else self.events
         last = max(at for at, what in enumerate(events) if what in _DEFINES)
-        return events[last] == DefineWatch.ADDED or DefineWatch.UNDEFINED in _behind_define(events[:last])
+        return events[last] == Happening.ADDED or Happening.UNDEFINED in _behind_define(events[:last])
 
     @property
     def _overwritten(self) -> bool:
@@ -110,39 +110,39 @@ class Aftermath:
             return True
         events = _behind_undefine(self.events)
         if self.ours:
-            return _defines(events) > 1 or DefineWatch.METADATA in events
-        if DefineWatch.UNDEFINED in self.events:
+            return _defines(events) > 1 or Happening.METADATA in events
+        if Happening.UNDEFINED in self.events:
             return False  # what stands is somebody's define behind ours
         changed = any(in_metadata([place]) for place in self.places)
-        return DefineWatch.METADATA in events and not changed
+        return Happening.METADATA in events and not changed
 
 
-def overwrote(at_once: tuple[str, ...]) -> bool:
+def overwrote(at_once: tuple[Happening, ...]) -> bool:
     """Whether our define may have overwritten an edit, by what was heard up to a fence right behind it alone."""
     events = _behind_undefine(at_once)
     ours = next((at for at, what in enumerate(events) if what in _DEFINES), len(events))
-    return _defines(events) > 1 or DefineWatch.METADATA in events[:ours]
+    return _defines(events) > 1 or Happening.METADATA in events[:ours]
 
 
-_DEFINES: Final = (DefineWatch.DEFINED, DefineWatch.ADDED)
+_DEFINES: Final = (Happening.DEFINED, Happening.ADDED)
 
 
-def _defines(events: Sequence[str]) -> int:
+def _defines(events: Sequence[Happening]) -> int:
     return sum(what in _DEFINES for what in events)
 
 
-def _behind_undefine(events: tuple[str, ...]) -> tuple[str, ...]:
+def _behind_undefine(events: tuple[Happening, ...]) -> tuple[Happening, ...]:
     """The events behind the last undefine: what an undefine took away, nobody can have overwritten.
 
     An undefine that is the last of all is passed over: the domain is there, so libvirt told of them out of order.
     """
-    while events and events[-1] == DefineWatch.UNDEFINED:
+    while events and events[-1] == Happening.UNDEFINED:
         events = events[:-1]
-    at = max((at for at, what in enumerate(events) if what == DefineWatch.UNDEFINED), default=-1)
+    at = max((at for at, what in enumerate(events) if what == Happening.UNDEFINED), default=-1)
     return events[at + 1 :]
 
 
-def _behind_define(events: tuple[str, ...]) -> tuple[str, ...]:
+def _behind_define(events: tuple[Happening, ...]) -> tuple[Happening, ...]:
     """The events behind the last define."""
     at = max((at for at, what in enumerate(events) if what in _DEFINES), default=-1)
     return events[at + 1 :]

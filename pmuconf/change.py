@@ -20,6 +20,7 @@ from typing import Final
 from pmuconf.aftermath import LASTING, SENTENCES, Aftermath, overwrote
 from pmuconf.domain import DomainXmlError, PmuState, read_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
+from pmuconf.history import Happening
 from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
@@ -229,7 +230,7 @@ class _Worker:
                 if not made:
                     continue
                 found = self._looked(number, draft, mark)
-                if DefineWatch.UNDEFINED in found.events and not self._hypervisor.is_persistent(listed):
+                if Happening.UNDEFINED in found.events and not self._hypervisor.is_persistent(listed):
                     return self._transient(plan)
                 if found.state is draft.goal.state:
                     return self._changed(number, draft, found), Status.DONE

@@ -11,6 +11,7 @@ import libvirt
 from pmuconf import events
 from pmuconf.connection import Connection, Line, fence
 from pmuconf.errors import PmuconfError
+from pmuconf.history import Happening
 
 __all__ = ["DefineWatch", "Mark"]
 
@@ -43,15 +44,9 @@ class DefineWatch:
     watch registers anew, which empties the queue if nobody else listens, and the history gets a GAP.
     """
 
-    DEFINED: Final = "defined"
-    ADDED: Final = "added"
-    UNDEFINED: Final = "undefined"
-    METADATA: Final = "metadata"
-    GAP: Final = "gap"
-
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._seen: dict[str, list[str]] = {}
+        self._seen: dict[str, list[Happening]] = {}
         self._changed = threading.Condition()
         self._fencing = threading.Lock()
         self._begun = self._done = 0
@@ -74,7 +69,7 @@ class DefineWatch:
         """
         return Mark(len(self._seen.get(uuid, ())), self._gaps)
 
-    def wait(self, uuid: str, mark: Mark) -> tuple[str, ...]:
+    def wait(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
         """What happened to the domain from the mark up to now, our own define in it.
 
         Without a define in it, or with a GAP, libvirt did not tell of all. The first such wait takes 5 seconds, those
@@ -87,7 +82,7 @@ class DefineWatch:
             self._mend(mark)
         return self.since(uuid, mark)
 
-    def wait_for_another(self, uuid: str, mark: Mark) -> tuple[str, ...]:
+    def wait_for_another(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
         """As wait(), but until there is an event that is not ours; what there is when a while is over.
 
         libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
@@ -97,10 +92,10 @@ class DefineWatch:
             self._changed.wait_for(lambda: self._others(uuid, mark) > 0, _ANOTHER_SECONDS)
         return self.since(uuid, mark)
 
-    def since(self, uuid: str, mark: Mark) -> tuple[str, ...]:
+    def since(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
         """What was heard of the domain from the mark up to now, waiting for nothing; call fence() first."""
         with self._changed:
-            gap = (self.GAP,) if self._gaps > mark.gaps else ()
+            gap = (Happening.GAP,) if self._gaps > mark.gaps else ()
             return (*gap, *self._seen.get(uuid, ())[mark.heard :])
 
     def close(self) -> None:
@@ -142,22 +137,24 @@ class DefineWatch:
 
     def _heard(self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
-            self._note(domain, self.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else self.DEFINED)
+            self._note(
+                domain, Happening.ADDED if detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED else Happening.DEFINED
+            )
         elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
-            self._note(domain, self.UNDEFINED)
+            self._note(domain, Happening.UNDEFINED)
 
     def _heard_metadata(self, _connection: object, domain: libvirt.virDomain, *_data: object) -> None:
-        self._note(domain, self.METADATA)
+        self._note(domain, Happening.METADATA)
 
-    def _note(self, domain: libvirt.virDomain, what: str) -> None:
+    def _note(self, domain: libvirt.virDomain, what: Happening) -> None:
         with self._changed:
             self._patience = _EVENT_SECONDS
             self._seen.setdefault(domain.UUIDString(), []).append(what)
             self._changed.notify_all()
 
     def _defines(self, uuid: str, mark: Mark) -> int:
-        return sum(what in (self.DEFINED, self.ADDED) for what in self._seen.get(uuid, ())[mark.heard :])
+        return sum(what in (Happening.DEFINED, Happening.ADDED) for what in self._seen.get(uuid, ())[mark.heard :])
 
     def _others(self, uuid: str, mark: Mark) -> int:
-        metadata = sum(what == self.METADATA for what in self._seen.get(uuid, ())[mark.heard :])
+        metadata = sum(what == Happening.METADATA for what in self._seen.get(uuid, ())[mark.heard :])
         return metadata + max(0, self._defines(uuid, mark) - 1)

@@ -12,11 +12,11 @@ import pytest
 
 from pmuconf.aftermath import SENTENCES, Aftermath
 from pmuconf.domain import PmuState
+from pmuconf.history import Happening
 from pmuconf.rewriting import rewrite
-from pmuconf.watch import DefineWatch
 from tests.support.domains import plain_domain
 
-D, A, U, M = DefineWatch.DEFINED, DefineWatch.ADDED, DefineWatch.UNDEFINED, DefineWatch.METADATA
+D, A, U, M = Happening.DEFINED, Happening.ADDED, Happening.UNDEFINED, Happening.METADATA
 
 BEFORE = plain_domain("web", vnc_password="geheim")
 OURS = rewrite(BEFORE, PmuState.OFF)
@@ -26,7 +26,7 @@ BOTH = TITLED.replace(">16384<", ">8192<")
 CONSOLE = BEFORE.replace("</devices>", "<console type='pty'><target type='virtio' port='0'/></console></devices>")
 
 
-def found(at_once: tuple[str, ...], text: str, later: tuple[str, ...] = (), before: str = BEFORE) -> Aftermath:
+def found(at_once: tuple[Happening, ...], text: str, later: tuple[Happening, ...] = (), before: str = BEFORE) -> Aftermath:
     return Aftermath(before, PmuState.OFF, at_once, at_once + later, text)
 
 
@@ -60,7 +60,7 @@ def test_our_own_define_alone_is_nothing() -> None:
         ((U, A, M), OURS, ["defined-anew", "edit-overwritten"]),
     ],
 )
-def test_what_was_heard_at_once(at_once: tuple[str, ...], text: str, causes: list[str]) -> None:
+def test_what_was_heard_at_once(at_once: tuple[Happening, ...], text: str, causes: list[str]) -> None:
     assert list(found(at_once, text).findings()) == causes
 
 
@@ -76,7 +76,7 @@ def test_what_was_heard_at_once(at_once: tuple[str, ...], text: str, causes: lis
         ((U, A), OURS, []),  # ours was heard of at once: this is somebody else's, with the same text
     ],
 )
-def test_what_was_heard_behind_our_own(later: tuple[str, ...], text: str, causes: list[str]) -> None:
+def test_what_was_heard_behind_our_own(later: tuple[Happening, ...], text: str, causes: list[str]) -> None:
     assert list(found((D,), text, later).findings()) == causes
 
 

@@ -11,7 +11,10 @@ import pytest
 import pmuconf
 from tests.unit.processes import python
 
-PURE = ("cpu", "domain", "facts", "fastpath", "fleet/outlook", "mediated", "policy", "remedy", "rewriting", "xmltext")
+PURE = (
+    *("aftermath", "cpu", "difference", "domain", "facts", "fastpath", "fleet/outlook", "history", "mediated"),
+    *("policy", "remedy", "rewriting", "xmltext"),
+)
 ALLOWED = {
     *(
         "__future__",
@@ -32,10 +35,12 @@ ALLOWED = {
     *(
         "lxml",
         "pmuconf.cpu",
+        "pmuconf.difference",
         "pmuconf.domain",
         "pmuconf.errors",
         "pmuconf.facts",
         "pmuconf.fastpath",
+        "pmuconf.history",
         "pmuconf.policy",
         "pmuconf.remedy",
         "pmuconf.xmltext",
