@@ -59,7 +59,7 @@ _BY_CAUSE: Final = {
     "refused-by-libvirt": "mend its definition until 'virsh edit {0.uuid}' takes a change",
 }
 _REMEDIES: Final = {
-    Outcome.TRANSIENT: "who starts it must ask for the PMU state",
+    Outcome.TRANSIENT: "the tool that starts it must ask for the PMU state",
     Outcome.OBSERVED: "[policy] nova_domains = enforce, or better the plugin pmuconf-nova, or hw:pmu in the flavor",
     Outcome.UNDECIDED: "'pmuconf policy explain' says what the policy lacks",
     Outcome.BUSY: "run it again when nobody else edits it",
@@ -192,7 +192,7 @@ def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
         if vm.error is not None:
             results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
         elif vm.transient and vm.severity:
-            note = "a transient domain has no next boot: whoever starts it must ask for the PMU state"
+            note = "a transient domain has no next boot: the tool that starts it must ask for the PMU state"
             results.append(replace(blank, outcome=Outcome.TRANSIENT, cause="transient", note=note))
         elif vm.drift and _only_observed(policy, vm):
             note = "Nova manages it, and [policy] nova_domains = observe"
