@@ -26,7 +26,9 @@ BOTH = TITLED.replace(">16384<", ">8192<")
 CONSOLE = BEFORE.replace("</devices>", "<console type='pty'><target type='virtio' port='0'/></console></devices>")
 
 
-def found(at_once: tuple[Happening, ...], text: str, later: tuple[Happening, ...] = (), before: str = BEFORE) -> Aftermath:
+def found(
+    at_once: tuple[Happening, ...], text: str, later: tuple[Happening, ...] = (), before: str = BEFORE
+) -> Aftermath:
     return Aftermath(before, PmuState.OFF, at_once, at_once + later, text)
 
 
