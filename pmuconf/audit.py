@@ -12,8 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmuconf import domain
-from pmuconf.domain import Domain, DomainXmlError, PmuState
+from pmuconf.domain import definition as domain
+from pmuconf.domain.definition import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.facts import HostFacts, KernelPmu, LiveVm, Qemu
 from pmuconf.fastpath import Answer, Guest, answer, overridden

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.aftermath import LASTING, SENTENCES, Aftermath, overwrote
-from pmuconf.domain import DomainXmlError, PmuState, read_libvirt
+from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
+from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.history import Happening
 from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
-from pmuconf.rewriting import rewrite_libvirt
 from pmuconf.watch import DefineWatch, Mark
 
 __all__ = ["Limits", "apply"]

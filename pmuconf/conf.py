@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 from oslo_config import cfg, types
 
-from pmuconf.domain import MAX_XML_BYTES, X86
+from pmuconf.domain.definition import MAX_XML_BYTES, X86
 from pmuconf.errors import PmuconfError
 from pmuconf.inputs import read_regular
 from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed

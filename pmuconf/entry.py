@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import UUID
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 

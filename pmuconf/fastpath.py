@@ -13,7 +13,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.domain import Domain, PmuState
+from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.facts import CONTRADICTORY, Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 from pmuconf.remedy import remedies

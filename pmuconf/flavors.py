@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pmuconf.domain import UNKNOWN, Domain, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.inputs import read_regular
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice

@@ -22,7 +22,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from pmuconf import retention
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
 from pmuconf.errors import PmuconfError

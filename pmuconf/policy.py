@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Final
 from uuid import UUID
 
-from pmuconf.domain import UNKNOWN, X86, Domain, PmuState, Unknown
+from pmuconf.domain.definition import UNKNOWN, X86, Domain, PmuState, Unknown
 from pmuconf.errors import PmuconfError
 
 __all__ = [

@@ -18,7 +18,7 @@ from pmuconf.access import connect
 from pmuconf.audit import Vm, look
 from pmuconf.change import Limits, apply
 from pmuconf.conf import Settings
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Entry, Journal, Kind, Status

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from pmuconf.domain import DomainXmlError, read_libvirt, same_but_pmu
+from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor import Hypervisor
 from pmuconf.journal import Entry, Journal, Status, writer_lock

@@ -27,7 +27,7 @@ from typing import BinaryIO, NoReturn
 
 import zstandard
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf

@@ -20,7 +20,7 @@ from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 
-from pmuconf.domain import UNKNOWN, PmuState
+from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import Policy, Ruling, Subject, decide
 from pmuconf_nova import options, record, trait
 from pmuconf_nova.failures import Failures, cause_of

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 
 __all__ = ["Lifted", "lift", "without_record", "write"]
 

@@ -13,7 +13,7 @@ from pmuconf.access import connect, surveyor
 from pmuconf.audit import Report, Severity, Vm, audit, audit_files
 from pmuconf.commands.base import Table, add_connect, settings, warning
 from pmuconf.conf import Settings
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
 from pmuconf.flavors import FlavorMap

@@ -10,7 +10,7 @@ from typing import Any
 
 from pmuconf.commands.base import Action, Table, number, progress, settings
 from pmuconf.conf import Settings
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.files import replace_file

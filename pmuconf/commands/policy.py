@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pmuconf import domain
 from pmuconf.access import connect
 from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.conf import Settings
-from pmuconf.domain import UNKNOWN, Domain
+from pmuconf.domain import definition as domain
+from pmuconf.domain.definition import UNKNOWN, Domain
 from pmuconf.errors import PmuconfError
 from pmuconf.inputs import read_start
 from pmuconf.policy import Decision, Ruling, Subject, decide

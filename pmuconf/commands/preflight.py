@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pmuconf import domain
 from pmuconf.access import connect, surveyor
 from pmuconf.audit import Vm, audit, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
-from pmuconf.domain import PmuState
+from pmuconf.domain import definition as domain
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.fastpath import Guest, loses_pmu
 from pmuconf.mediated import start_hazard

@@ -7,10 +7,10 @@ import errno
 import sys
 
 from pmuconf.commands.base import Action, settings
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.rewriting import rewrite_bytes
 from pmuconf.errors import PmuconfError
 from pmuconf.inputs import read_start
-from pmuconf.rewriting import rewrite_bytes
 
 __all__ = ["Rewrite"]
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from pmuconf.domain import Domain, Nova, PmuState
+from pmuconf.domain.definition import Domain, Nova, PmuState
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer
 from pmuconf.policy import Decision

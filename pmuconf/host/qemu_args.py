@@ -1,6 +1,6 @@
 """What a QEMU's command line says of its VM. Pure; nothing in it is trusted to be well formed.
 
-How options are told apart, and what they make of the CPU, is in pmuconf.cpu: the same for a domain's definition.
+How options are told apart, and what they make of the CPU, is in pmuconf.domain.cpu: the same for a domain's definition.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.cpu import accelerator, has_pmu, last, options, properties, values
+from pmuconf.domain.cpu import accelerator, has_pmu, last, options, properties, values
 from pmuconf.host.confidential import is_tdx
 
 __all__ = ["QemuArgs", "parse_args"]

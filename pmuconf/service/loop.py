@@ -19,7 +19,7 @@ from typing import Any, Final
 from pmuconf.audit import Report, Vm, asks_host, join, look
 from pmuconf.change import Limits, apply
 from pmuconf.conf import Mode, Settings
-from pmuconf.domain import Domain
+from pmuconf.domain.definition import Domain
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import HostFacts
 from pmuconf.hypervisor import Hypervisor, Listed

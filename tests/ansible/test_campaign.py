@@ -12,7 +12,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.facts import KernelPmu
 from tests.ansible.conftest import MakeFleet
 from tests.ansible.fleet import Fleet

@@ -19,9 +19,9 @@ from lxml import etree
 
 from pmuconf import change, conf, journal, plan, policy
 from pmuconf.audit import audit, look
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.hypervisor import Hypervisor
-from pmuconf.rewriting import rewrite_libvirt
 from pmuconf.settle import settle
 
 __all__ = ["main"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.domain import PmuState
-from pmuconf.rewriting import rewrite_bytes
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.rewriting import rewrite_bytes
 from tests import corpus
 from tests.support.domains import nova_domain, plain_domain
 

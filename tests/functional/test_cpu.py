@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.cpu import has_pmu
+from pmuconf.domain.cpu import has_pmu
 
 BINARY = shutil.which("qemu-system-x86_64") or ""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pmuconf.conf import load
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
 from pmuconf.run import Run
 from tests.functional import oracle

@@ -11,7 +11,7 @@ import libvirt
 import pytest
 
 from pmuconf import hypervisor
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.support.domains import domain_uuid, plain_domain

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from pmuconf.audit import Finding, Report, Vm, join, judge
-from pmuconf.domain import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.report.document import document

@@ -11,9 +11,9 @@ import itertools
 import pytest
 
 from pmuconf.aftermath import SENTENCES, Aftermath
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.rewriting import rewrite
 from pmuconf.history import Happening
-from pmuconf.rewriting import rewrite
 from tests.support.domains import plain_domain
 
 D, A, U, M = Happening.DEFINED, Happening.ADDED, Happening.UNDEFINED, Happening.METADATA

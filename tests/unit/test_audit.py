@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from pmuconf.audit import Finding, Report, Severity, Vm, guest_of, join, judge
-from pmuconf.domain import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.audit import Report, Severity, audit_files
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.policy import Policy
 from tests.support.domains import plain_domain

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pmuconf
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmuconf.domain import (
+from pmuconf.domain.definition import (
     UNKNOWN,
     Domain,
     DomainXmlError,
@@ -22,7 +22,7 @@ from pmuconf.domain import (
     read_snapshot,
     same_but_pmu,
 )
-from pmuconf.rewriting import rewrite, rewrite_bytes, rewrite_libvirt
+from pmuconf.domain.rewriting import rewrite, rewrite_bytes, rewrite_libvirt
 from tests.support.domains import domain_uuid, nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import any_bytes, any_text, domain_texts

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from pmuconf.domain import (
+from pmuconf.domain.definition import (
     MAX_XML_BYTES,
     DomainXmlError,
     PmuState,
@@ -15,7 +15,7 @@ from pmuconf.domain import (
     read_snapshot,
     same_but_pmu,
 )
-from pmuconf.rewriting import rewrite, rewrite_bytes
+from pmuconf.domain.rewriting import rewrite, rewrite_bytes
 
 DOMAIN: Final = "<domain type='kvm'>\n<name>{}</name>\n<os><type arch='{}'>hvm</type></os>\n</domain>"
 SOURCE: Final = "domain 'web'"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmuconf.domain import DomainXmlError, PmuState, read
-from pmuconf.rewriting import rewrite_bytes
+from pmuconf.domain.definition import DomainXmlError, PmuState, read
+from pmuconf.domain.rewriting import rewrite_bytes
 from tests.unit import oracle
 from tests.unit.xmls import domain_texts
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from pmuconf.domain import PmuState, read
-from pmuconf.rewriting import rewrite, rewrite_bytes
+from pmuconf.domain.definition import PmuState, read
+from pmuconf.domain.rewriting import rewrite, rewrite_bytes
 from tests.unit import oracle
 
 GOLDEN: Final = Path(__file__).parent / "golden"

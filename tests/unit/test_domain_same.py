@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from lxml import etree
 
-from pmuconf.domain import DomainXmlError, PmuState, read, same_but_pmu
-from pmuconf.rewriting import rewrite
+from pmuconf.domain.definition import DomainXmlError, PmuState, read, same_but_pmu
+from pmuconf.domain.rewriting import rewrite
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import domain_texts

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pmuconf import openstack as cloud_api
-from pmuconf.domain import UNKNOWN, PmuState, read
+from pmuconf.domain.definition import UNKNOWN, PmuState, read
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import Embedded, Flavor, FlavorMap, Image, Standing, audit
 from pmuconf.openstack import Cloud

@@ -34,16 +34,16 @@ ALLOWED = {
     ),
     *(
         "lxml",
-        "pmuconf.cpu",
-        "pmuconf.difference",
-        "pmuconf.domain",
+        "pmuconf.domain.cpu",
+        "pmuconf.domain.difference",
+        "pmuconf.domain.definition",
         "pmuconf.errors",
         "pmuconf.facts",
         "pmuconf.fastpath",
         "pmuconf.history",
         "pmuconf.policy",
         "pmuconf.remedy",
-        "pmuconf.xmltext",
+        "pmuconf.domain.xmltext",
     ),
 }
 
@@ -87,7 +87,7 @@ def loaded(statement: str) -> set[str]:
 
 
 def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None:
-    modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain")
+    modules = loaded("import pmuconf.policy, pmuconf.conf, pmuconf.domain.definition")
     assert "pmuconf.policy" in modules
     ours = {name for name in modules if name.startswith("pmuconf")}
     assert ours == {
@@ -141,7 +141,9 @@ def test_reading_deciding_and_rewriting_opens_nothing() -> None:
     process = python(
         """
 import sys
-from pmuconf import domain, policy, rewriting
+from pmuconf import policy
+from pmuconf.domain import definition as domain
+from pmuconf.domain import rewriting
 xml = sys.stdin.read()
 rules = (policy.Rule("a", policy.Decision.ON, flavor=("perf.*",)),)
 def work():

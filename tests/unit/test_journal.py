@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf import retention
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pmuconf import domain as reading
 from pmuconf.audit import Severity, Vm, join, judge
-from pmuconf.domain import PmuState, read, read_libvirt
+from pmuconf.domain import definition as reading
+from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
 from pmuconf.policy import Decision, Policy

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oslo_utils import strutils
 
-from pmuconf.domain import UNKNOWN, PmuState, read
+from pmuconf.domain.definition import UNKNOWN, PmuState, read
 from pmuconf.policy import (
     CONFLICT,
     CRITERIA,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.policy import Decision, Policy, Rule, Subject, decide, shadowed
 
 UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmuconf.domain import UNKNOWN, PmuState
+from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import CRITERIA, Decision, Policy, Rule, Subject, decide
 
 SUBJECT = Subject(

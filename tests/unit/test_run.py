@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.conf import load
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.run import Run

@@ -18,7 +18,7 @@ import pytest
 from pmuconf import conf
 from pmuconf.audit import judge
 from pmuconf.conf import Mode, ServiceSettings
-from pmuconf.domain import PmuState, read, read_libvirt
+from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import HostFacts
 from pmuconf.hypervisor import Listed

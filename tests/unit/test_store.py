@@ -15,7 +15,7 @@ import pytest
 
 from pmuconf import inputs
 from pmuconf.acting import acting_as
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
 from pmuconf.place import Owner

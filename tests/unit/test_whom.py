@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.entry import Entry, Kind, Status
 from pmuconf.run import _newest_first
 from pmuconf.whom import Whom, as_uuid, changes_of, whom

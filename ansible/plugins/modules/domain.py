@@ -190,7 +190,7 @@ def main():
         if (asked[option] or 0) < 0:
             module.fail_json(msg=f"{option}: {asked[option]} is less than 0", cause="usage")
     with telling(module):
-        from pmuconf.domain import PmuState
+        from pmuconf.domain.definition import PmuState
 
         results = run(module).apply(
             asked["names"],

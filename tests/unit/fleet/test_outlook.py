@@ -10,7 +10,7 @@ from itertools import chain, combinations, product
 import pytest
 
 from pmuconf.audit import Report, join, judge
-from pmuconf.domain import Domain, PmuState
+from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import CASES, FastPath, Guest, answer
 from pmuconf.fleet.outlook import Change, HostState, Needs, VmState, guest_of, host_of, needed

@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import pmuconf
-from pmuconf.domain import PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.facts import KernelPmu
 from pmuconf.fleet.hosts import gather
 from pmuconf.fleet.plan import campaign, document

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.domain import Domain, PmuState
+from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import Guest, in_kernel_pmu

@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 from lxml import etree
 
-from pmuconf.domain import (
+from pmuconf.domain.definition import (
     MAX_XML_BYTES,
     DomainXmlError,
     PmuState,
@@ -27,7 +27,7 @@ from pmuconf.domain import (
     pmu_state,
     state_attribute,
 )
-from pmuconf.xmltext import encoding
+from pmuconf.domain.xmltext import encoding
 
 __all__ = ["rewrite", "rewrite_bytes", "rewrite_libvirt"]
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from lxml import etree
 
-from pmuconf.cpu import bears, has_pmu, is_qemu
-from pmuconf.xmltext import MAX_XML_BYTES, DomainXmlError, root_of
+from pmuconf.domain.cpu import bears, has_pmu, is_qemu
+from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, root_of
 
 __all__ = [
     "MAX_XML_BYTES",
@@ -117,8 +117,8 @@ class Domain:
 
         QEMU's ``pmu`` property defaults to true for host-passthrough and maximum, and to false for every named
         model, host-model and no ``<cpu>`` at all; with a machine type before 1.6 it defaults to true for all. Options
-        in ``<qemu:commandline>`` come last and win (pmuconf.cpu). Unknown: what an emulator that is no QEMU makes of
-        them; what ``default`` is outside x86, and for maximum without KVM, of which QEMUs differ.
+        in ``<qemu:commandline>`` come last and win (pmuconf.domain.cpu). Unknown: what an emulator that is no QEMU
+        makes of them; what ``default`` is outside x86, and for maximum without KVM, of which QEMUs differ.
         """
         return self._gets(self.pmu)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from lxml import etree
 
-from pmuconf.domain import parse_domain, same_but_pmu
+from pmuconf.domain.definition import parse_domain, same_but_pmu
 
 __all__ = ["differences", "in_metadata", "of_libvirt"]
 
