@@ -17,7 +17,7 @@ from pmuconf.domain.definition import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.facts import HostFacts, KernelPmu, LiveVm, Qemu
 from pmuconf.fastpath import Answer, Guest, answer, overridden
-from pmuconf.inputs import read_start
+from pmuconf.files.inputs import read_start
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt

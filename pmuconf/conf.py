@@ -20,7 +20,7 @@ from oslo_config import cfg, types
 
 from pmuconf.domain.definition import MAX_XML_BYTES, X86
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import read_regular
+from pmuconf.files.inputs import read_regular
 from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed
 
 __all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Mode", "ServiceSettings", "Settings", "list_opts", "load"]

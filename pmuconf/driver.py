@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from pmuconf.inputs import read_regular
+from pmuconf.files.inputs import read_regular
 
 if TYPE_CHECKING:
     import libvirt

@@ -15,7 +15,7 @@ from typing import Final
 
 from pmuconf.domain.definition import UNKNOWN, Domain, PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import read_regular
+from pmuconf.files.inputs import read_regular
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
 __all__ = ["SPEC", "Embedded", "Flavor", "FlavorMap", "Image", "Standing", "Verdict", "audit", "spec_text", "state_of"]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pmuconf.acting import acting_as
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import open_regular
-from pmuconf.place import Owner, Place, place
+from pmuconf.files.acting import acting_as
+from pmuconf.files.inputs import open_regular
+from pmuconf.files.place import Owner, Place, place
 
 __all__ = ["Store", "writer_lock"]
 

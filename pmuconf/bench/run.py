@@ -15,9 +15,9 @@ from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Pair
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Verdict
-from pmuconf.files import replace_file
+from pmuconf.files.inputs import read_regular
+from pmuconf.files.replacing import replace_file
 from pmuconf.host.measured import HostKey
-from pmuconf.inputs import read_regular
 
 __all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Run", "load", "save"]
 

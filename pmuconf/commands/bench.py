@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.commands.base import Record, number
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 from pmuconf.report.plain import printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pmuconf.access import surveyor
 from pmuconf.commands.base import Action
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 
 __all__ = ["WriteFacts"]
 

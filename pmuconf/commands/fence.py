@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from pmuconf.errors import PmuconfError
-from pmuconf.memory import limited
+from pmuconf.files.memory import limited
 
 __all__ = ["SECONDS", "fence"]
 

@@ -13,7 +13,7 @@ from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 from pmuconf.flavors import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.openstack import Cloud

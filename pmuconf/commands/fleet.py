@@ -16,7 +16,8 @@ from typing import Any, TextIO, TypeVar
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file, replacing
+from pmuconf.files.inputs import read_regular
+from pmuconf.files.replacing import replace_file, replacing
 from pmuconf.fleet.csv import host_text, vm_rows
 from pmuconf.fleet.diff import diff
 from pmuconf.fleet.diff import document as diff_document
@@ -29,7 +30,6 @@ from pmuconf.fleet.plan import document as plan_document
 from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import fleet
 from pmuconf.fleet.table import diff_table, table
-from pmuconf.inputs import read_regular
 from pmuconf.report.csv import COLUMNS, csv_lines
 
 __all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]

@@ -9,7 +9,7 @@ import subprocess
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import open_regular
+from pmuconf.files.inputs import open_regular
 
 __all__ = ["Check"]
 

@@ -11,7 +11,7 @@ from pmuconf.conf import Settings
 from pmuconf.domain import definition as domain
 from pmuconf.domain.definition import UNKNOWN, Domain
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import read_start
+from pmuconf.files.inputs import read_start
 from pmuconf.policy import Decision, Ruling, Subject, decide
 from pmuconf.report.plain import printable
 

@@ -11,7 +11,7 @@ from typing import Any
 from pmuconf.commands.audit import add_sources, files_given, run_audit
 from pmuconf.commands.base import Action, settings, warning
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 from pmuconf.report.document import document
 
 __all__ = ["FORMATS", "WriteReport"]

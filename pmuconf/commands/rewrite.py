@@ -10,7 +10,7 @@ from pmuconf.commands.base import Action, settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.rewriting import rewrite_bytes
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import read_start
+from pmuconf.files.inputs import read_start
 
 __all__ = ["Rewrite"]
 

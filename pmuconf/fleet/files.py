@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import open_regular
-from pmuconf.memory import limited
+from pmuconf.files.inputs import open_regular
+from pmuconf.files.memory import limited
 from pmuconf.report.document import FORMAT, VERSION
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from jinja2 import TemplateError
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 from pmuconf.fleet.reading import HostReport
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, KINDS

@@ -34,14 +34,14 @@ from pmuconf.facts import (
     Search,
     Verdict,
 )
-from pmuconf.files import trusted
+from pmuconf.files.inputs import read_descriptor
+from pmuconf.files.place import open_placed
+from pmuconf.files.replacing import trusted
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.process import same_program
 from pmuconf.host.replaced import installed_now, same_file, unknown
 from pmuconf.host.root import Root
-from pmuconf.inputs import read_descriptor
-from pmuconf.place import open_placed
 
 __all__ = ["FORMAT", "VERSION", "dump", "load"]
 

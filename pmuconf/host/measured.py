@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file, trusted
+from pmuconf.files.replacing import replace_file, trusted
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.identity import kvm_build_id, running_build_id
 from pmuconf.host.root import Root

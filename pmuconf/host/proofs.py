@@ -14,7 +14,7 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import Evidence, Qemu
-from pmuconf.files import replace_file, trusted
+from pmuconf.files.replacing import replace_file, trusted
 from pmuconf.host.root import Root
 
 __all__ = ["FILE", "keep", "proofs", "with_proof"]

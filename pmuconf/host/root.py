@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.inputs import open_regular, read_descriptor
+from pmuconf.files.inputs import open_regular, read_descriptor
 
 __all__ = ["MAX_FILE", "MAX_SMALL", "Root"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.files.inputs import open_regular
 from pmuconf.host.root import MAX_FILE
-from pmuconf.inputs import open_regular
 
 __all__ = ["Budget", "unpacked"]
 

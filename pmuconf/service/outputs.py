@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pmuconf.conf import ServiceSettings
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file
+from pmuconf.files.replacing import replace_file
 from pmuconf.report.html import page
 from pmuconf.report.prometheus import prometheus_text
 from pmuconf.service.health import Health

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf import files
 from pmuconf.errors import PmuconfError
-from pmuconf.files import replace_file, replacing
-from pmuconf.place import open_placed, place
+from pmuconf.files import replacing as files
+from pmuconf.files.place import open_placed, place
+from pmuconf.files.replacing import replace_file, replacing
 from tests.support.domains import plain_domain
 from tests.unit.processes import ENVIRONMENT, PMUCONF, python
 
@@ -107,7 +107,12 @@ def test_a_fifo_whose_reader_stands_still_is_given_up(tmp_path: Path, monkeypatc
         os.close(reader)
 
 
-WRITE = "import sys; from pathlib import Path; from pmuconf.files import replace_file; replace_file(Path({!r}), 'text')"
+WRITE = """
+import sys
+from pathlib import Path
+from pmuconf.files.replacing import replace_file
+replace_file(Path({!r}), 'text')
+"""
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1"])

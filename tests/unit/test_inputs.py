@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.inputs import open_regular, read_regular
+from pmuconf.files.inputs import open_regular, read_regular
 
 
 def test_a_regular_file_is_read_whole(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pmuconf import inputs
-from pmuconf.acting import acting_as
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
+from pmuconf.files import inputs
+from pmuconf.files.acting import acting_as
+from pmuconf.files.place import Owner
 from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
-from pmuconf.place import Owner
 from tests.unit.processes import python
 from tests.unit.unprivileged import as_nobody, open_folder
 
@@ -242,9 +242,9 @@ def test_only_the_thread_that_acts_gives_its_rights_up(victim: Path) -> None:
 
 GROUPS = """
 import os, sys
-from pmuconf import inputs
-from pmuconf.acting import acting_as
-from pmuconf.place import Owner
+from pmuconf.files import inputs
+from pmuconf.files.acting import acting_as
+from pmuconf.files.place import Owner
 os.setgroups([4, 6])
 try:
     with acting_as(Owner(65534, 65534)):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pmuconf.inputs import open_regular
+from pmuconf.files.inputs import open_regular
 
 __all__ = ["Owner", "Place", "open_placed", "place"]
 

@@ -14,7 +14,7 @@ from typing import Final, TextIO
 from uuid import uuid4
 
 from pmuconf.errors import PmuconfError
-from pmuconf.place import Place, place
+from pmuconf.files.place import Place, place
 
 __all__ = ["replace_file", "replacing", "trusted"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from pmuconf.place import Owner
+from pmuconf.files.place import Owner
 
 __all__ = ["acting_as"]
 
