@@ -12,7 +12,7 @@ from pmuconf.errors import PmuconfError
 
 if TYPE_CHECKING:
     from pmuconf.facts import HostFacts
-    from pmuconf.hypervisor import Hypervisor
+    from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["connect", "surveyor"]
 
@@ -23,7 +23,7 @@ def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> A
     :raises PmuconfError: libvirt-missing, or as Hypervisor.open().
     """
     try:
-        from pmuconf.hypervisor import Hypervisor
+        from pmuconf.hypervisor.hypervisor import Hypervisor
     except ImportError as error:
         raise PmuconfError(
             f"libvirt's Python module can't be loaded: {error}",

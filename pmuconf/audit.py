@@ -21,7 +21,7 @@ from pmuconf.files.inputs import read_start
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt
-    from pmuconf.hypervisor import Hypervisor, Listed
+    from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 
 __all__ = [
     "Finding",

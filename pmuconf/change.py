@@ -22,10 +22,10 @@ from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
 from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.history import Happening
-from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.watch import DefineWatch, Mark
 from pmuconf.journal import Intent, Journal, Kind, Status
 from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
-from pmuconf.watch import DefineWatch, Mark
 
 __all__ = ["Limits", "apply"]
 

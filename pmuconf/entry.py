@@ -10,8 +10,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.driver import Driver
 
 __all__ = ["CLOUD", "COLUMNS", "Entry", "Intent", "Kind", "Status", "moment"]
 

@@ -23,9 +23,9 @@ from uuid import uuid4
 
 from pmuconf import retention
 from pmuconf.domain.definition import PmuState
-from pmuconf.driver import Driver
 from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.driver import Driver
 from pmuconf.retention import Aged, forgettable, nothing_old, older
 from pmuconf.store import Store, writer_lock
 

@@ -13,7 +13,7 @@ from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, S
 from pmuconf.remedy import options_remedy, power_cycle
 
 if TYPE_CHECKING:
-    from pmuconf.hypervisor import Listed
+    from pmuconf.hypervisor.hypervisor import Listed
     from pmuconf.journal import Entry
 
 __all__ = [

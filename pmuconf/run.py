@@ -20,7 +20,7 @@ from pmuconf.change import Limits, apply
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.journal import Entry, Journal, Kind, Status
 from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.policy import Policy, requesting

@@ -10,7 +10,7 @@ from typing import Final
 
 from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.journal import Entry, Journal, Status, writer_lock
 from pmuconf.whom import as_uuid
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from pmuconf.entry import Entry
-    from pmuconf.hypervisor import Hypervisor
+    from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["Whom", "as_uuid", "changes_of", "whom"]
 

@@ -30,7 +30,7 @@ from typing import Final
 
 import libvirt
 
-from pmuconf import events
+from pmuconf.hypervisor import events
 from tests.functional.host import OFF, Host
 from tests.functional.served import Served, service_settings
 from tests.soak import _Process, _until

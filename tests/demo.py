@@ -16,7 +16,7 @@ from pathlib import Path
 
 import libvirt
 
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor.hypervisor import Hypervisor
 from tests.support import embedded
 from tests.support.domains import nova_domain, plain_domain
 

@@ -23,7 +23,7 @@ from typing import Final
 
 import libvirt
 
-from pmuconf import events
+from pmuconf.hypervisor import events
 from tests.bench.table import machine
 from tests.functional import oracle
 from tests.functional.host import OFF, Host

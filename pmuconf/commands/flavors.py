@@ -11,10 +11,10 @@ from typing import Any
 from pmuconf.commands.base import Action, Table, number, progress, settings
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
-from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
 from pmuconf.flavors import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
+from pmuconf.hypervisor.driver import Driver
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.openstack import Cloud
 

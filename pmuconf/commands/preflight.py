@@ -21,7 +21,7 @@ from pmuconf.report.document import record
 
 if TYPE_CHECKING:
     from pmuconf.conf import Settings
-    from pmuconf.hypervisor import Hypervisor
+    from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["PreflightQemu"]
 

@@ -22,7 +22,7 @@ from pmuconf.conf import Mode, Settings
 from pmuconf.domain.definition import Domain
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import HostFacts
-from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.plan import Goal, Outcome, Plan, Result, plan
 from pmuconf.report.document import document, summary
 from pmuconf.service.agenda import Agenda, Allowance, Backoff

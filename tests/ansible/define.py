@@ -12,7 +12,7 @@ from pathlib import Path
 
 import libvirt
 
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor.hypervisor import Hypervisor
 from tests.support import embedded
 
 __all__ = ["main"]

@@ -21,7 +21,7 @@ from pmuconf import change, conf, journal, plan, policy
 from pmuconf.audit import audit, look
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.rewriting import rewrite_libvirt
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.settle import settle
 
 __all__ = ["main"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf import events
+from pmuconf.hypervisor import events
 from tests.functional.host import Host
 from tests.support.daemon import Daemon, available_daemons
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["after", "before"]
 

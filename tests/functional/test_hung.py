@@ -15,8 +15,8 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pmuconf import connection, exits
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor import connection, exits
+from pmuconf.hypervisor.hypervisor import Hypervisor
 from tests.functional.host import OFF, Host, ended, journal_bytes, until
 from tests.functional.served import Served, Threaded, service_settings
 from tests.support.domains import plain_domain
@@ -239,7 +239,8 @@ def test_while_a_daemon_hangs(host: Host, command: list[str]) -> None:
 
 _HANGS = """\
 import itertools, os, signal, sys
-from pmuconf import connection, hypervisor
+from pmuconf.hypervisor import connection
+from pmuconf.hypervisor import hypervisor
 from pmuconf.commands.main import main
 number, daemon = int(sys.argv[1]), int(sys.argv[2])
 real, calls = hypervisor.Hypervisor.next_boot_xml, itertools.count(1)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from tests.functional import oracle, other_writer
 from tests.functional.host import OFF, ON, Defines, Host
 from tests.support.domains import nova_domain, plain_domain

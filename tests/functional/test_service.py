@@ -17,11 +17,11 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmuconf import connection, watch
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor import connection, watch
+from pmuconf.hypervisor.hypervisor import Hypervisor
+from pmuconf.hypervisor.watch import DefineWatch
 from pmuconf.journal import writer_lock
 from pmuconf.service.loop import Service
-from pmuconf.watch import DefineWatch
 from tests.functional import moments, oracle
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.functional.served import Served, Threaded, service_settings, until

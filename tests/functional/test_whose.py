@@ -10,8 +10,8 @@ from datetime import datetime, timedelta, timezone
 import libvirt
 import pytest
 
-from pmuconf import hypervisor
 from pmuconf.domain.definition import PmuState
+from pmuconf.hypervisor import hypervisor
 from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.support.domains import domain_uuid, plain_domain

@@ -16,11 +16,11 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmuconf import watch
-from pmuconf.connection import translate
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor import Hypervisor, Listed
-from pmuconf.watch import DefineWatch
+from pmuconf.hypervisor import watch
+from pmuconf.hypervisor.connection import translate
+from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
+from pmuconf.hypervisor.watch import DefineWatch
 from tests.functional import moments, oracle
 from tests.functional.host import Host
 from tests.support.domains import plain_domain

@@ -9,10 +9,10 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmuconf import connection, events
-from pmuconf.connection import Connection, Line
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor import Hypervisor
+from pmuconf.hypervisor import connection, events
+from pmuconf.hypervisor.connection import Connection, Line
+from pmuconf.hypervisor.hypervisor import Hypervisor
 
 URI = "test:///default"
 SHORT = 0.01

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pmuconf import driver
-from pmuconf.driver import Driver, driver_uri, host_uuid, machine_id, same_kernel
+from pmuconf.hypervisor import driver
+from pmuconf.hypervisor.driver import Driver, driver_uri, host_uuid, machine_id, same_kernel
 
 M1, M2, U1, U2 = "1" * 32, "2" * 32, "uuid-1", "uuid-2"
 A, LONG, B = "qemu://a/system", "qemu://a.example.org/system", "qemu://b/system"

@@ -83,7 +83,8 @@ def unit_number(name: str) -> int:
 
 def test_the_unit_allows_more_threads_than_the_service_can_have() -> None:
     """Those of map(), those of connections (hanging ones included), the loop's, signals', libvirt's events', HTTP's."""
-    from pmuconf import conf, connection
+    from pmuconf import conf
+    from pmuconf.hypervisor import connection
 
     libvirt = dict(conf.list_opts())["libvirt"]
     (parallel,) = [opt for opt in libvirt if opt.dest == "parallel"]

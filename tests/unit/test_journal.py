@@ -15,8 +15,8 @@ import pytest
 
 from pmuconf import retention
 from pmuconf.domain.definition import PmuState
-from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.driver import Driver
 from pmuconf.journal import Entry, Intent, Journal, Kind, Status
 from pmuconf.retention import forgettable
 

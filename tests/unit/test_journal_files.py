@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.driver import Driver
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.driver import Driver
 from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
 from tests.unit.processes import python
 from tests.unit.unprivileged import as_nobody, open_folder

@@ -21,7 +21,7 @@ from pmuconf.conf import Mode, ServiceSettings
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import HostFacts
-from pmuconf.hypervisor import Listed
+from pmuconf.hypervisor.hypervisor import Listed
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.service import loop
 from pmuconf.service.health import AREAS, Health

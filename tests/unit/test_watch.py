@@ -10,9 +10,9 @@ from typing import Any, cast
 import libvirt
 import pytest
 
-from pmuconf import watch
-from pmuconf.connection import Connection
-from pmuconf.watch import DefineWatch
+from pmuconf.hypervisor import watch
+from pmuconf.hypervisor.connection import Connection
+from pmuconf.hypervisor.watch import DefineWatch
 
 LIFECYCLE, METADATA = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE
 UPDATED, ADDED = libvirt.VIR_DOMAIN_EVENT_DEFINED_UPDATED, libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import libvirt
 
-from pmuconf import events
-from pmuconf.connection import Connection, Line, fence
 from pmuconf.errors import PmuconfError
 from pmuconf.history import Happening
+from pmuconf.hypervisor import events
+from pmuconf.hypervisor.connection import Connection, Line, fence
 
 __all__ = ["DefineWatch", "Mark"]
 

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 
 import libvirt
 
-from pmuconf.connection import Line
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.connection import Line
 
 __all__ = ["Exits", "exits_of"]
 

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import libvirt
 
-from pmuconf import events
-from pmuconf.connection import Connection, Line
-from pmuconf.driver import Driver, driver_uri, host_uuid, machine_id, named_like_us, same_kernel
 from pmuconf.errors import DefineRefused, PmuconfError
-from pmuconf.exits import Exits, exits_of
-from pmuconf.listing import Listed, handle_of, listed_of, look_up
-from pmuconf.watch import DefineWatch
+from pmuconf.hypervisor import events
+from pmuconf.hypervisor.connection import Connection, Line
+from pmuconf.hypervisor.driver import Driver, driver_uri, host_uuid, machine_id, named_like_us, same_kernel
+from pmuconf.hypervisor.exits import Exits, exits_of
+from pmuconf.hypervisor.listing import Listed, handle_of, listed_of, look_up
+from pmuconf.hypervisor.watch import DefineWatch
 
 __all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
 

@@ -26,8 +26,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import libvirt
 
-from pmuconf import events
 from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.hypervisor import events
 
 __all__ = ["MOST", "Connection", "Line"]
 
