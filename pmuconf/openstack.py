@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from pmuconf.change.journal import CLOUD
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import SPEC, Embedded, Flavor, Image
-from pmuconf.journal import CLOUD
 from pmuconf.policy import explicit_choice
 
 __all__ = ["Cloud"]

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pmuconf.change.plan import NOVA_NOTE, Outcome, Result
 from pmuconf.commands.base import Table, add_connect, run_of
-from pmuconf.plan import NOVA_NOTE, Outcome, Result
 
 __all__ = ["Apply", "ResultTable"]
 

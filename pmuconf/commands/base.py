@@ -21,7 +21,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
 
 if TYPE_CHECKING:
-    from pmuconf.run import Run
+    from pmuconf.change.run import Run
 
 __all__ = ["Action", "Record", "Table", "add_connect", "number", "progress", "run_of", "settings", "warning"]
 
@@ -41,7 +41,7 @@ def settings(command: Command) -> conf.Settings:
 
 def run_of(command: Command, args: argparse.Namespace, *, dry: bool) -> Run:
     """A run with the options of add_connect(), which tells a person how far it is."""
-    from pmuconf.run import Run
+    from pmuconf.change.run import Run
 
     return Run(settings(command), args.connect, dry, warning(command), progress)
 

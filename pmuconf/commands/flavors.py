@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.commands.base import Action, Table, number, progress, settings
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
@@ -15,7 +16,6 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
 from pmuconf.flavors import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
 from pmuconf.hypervisor.driver import Driver
-from pmuconf.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.openstack import Cloud
 
 __all__ = ["Apply", "Audit", "Export", "Rollback"]

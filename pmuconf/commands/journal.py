@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pmuconf.access import connect
+from pmuconf.change.journal import Entry, Journal, writer_lock
+from pmuconf.change.whom import changes_of
 from pmuconf.commands.base import Action, Table, add_connect, number, settings
 from pmuconf.errors import PmuconfError
-from pmuconf.journal import Entry, Journal, writer_lock
-from pmuconf.whom import changes_of
 
 __all__ = ["PurgeJournal", "ShowJournal"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import libvirt
 
+from pmuconf.change.whom import as_uuid
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.connection import Line
-from pmuconf.whom import as_uuid
 
 __all__ = ["Listed", "handle_of", "listed_of", "look_up"]
 

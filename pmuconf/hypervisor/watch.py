@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import libvirt
 
+from pmuconf.change.history import Happening
 from pmuconf.errors import PmuconfError
-from pmuconf.history import Happening
 from pmuconf.hypervisor import events
 from pmuconf.hypervisor.connection import Connection, Line, fence
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
+from pmuconf.change.plan import Outcome
 from pmuconf.errors import PmuconfError
-from pmuconf.plan import Outcome
 
 __all__ = ["AREAS", "Health"]
 

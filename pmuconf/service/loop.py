@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.audit import Report, Vm, asks_host, join, look
-from pmuconf.change import Limits, apply
+from pmuconf.change.make import Limits, apply
+from pmuconf.change.plan import Goal, Outcome, Plan, Result, plan
+from pmuconf.change.settle import writing
 from pmuconf.conf import Mode, Settings
 from pmuconf.domain.definition import Domain
 from pmuconf.errors import PmuconfError
 from pmuconf.facts import HostFacts
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
-from pmuconf.plan import Goal, Outcome, Plan, Result, plan
 from pmuconf.report.document import document, summary
 from pmuconf.service.agenda import Agenda, Allowance, Backoff
 from pmuconf.service.health import Health
 from pmuconf.service.log import Log
 from pmuconf.service.outputs import Outputs
 from pmuconf.service.systemd import Systemd
-from pmuconf.settle import writing
 
 __all__ = ["Service", "to_be_changed"]
 

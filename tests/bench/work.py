@@ -17,12 +17,14 @@ from pathlib import Path
 import libvirt
 from lxml import etree
 
-from pmuconf import change, conf, journal, plan, policy
+from pmuconf import conf, policy
 from pmuconf.audit import audit, look
+from pmuconf.change import journal, plan
+from pmuconf.change import make as change
+from pmuconf.change.settle import settle
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.hypervisor.hypervisor import Hypervisor
-from pmuconf.settle import settle
 
 __all__ = ["main"]
 

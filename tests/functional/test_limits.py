@@ -13,7 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pmuconf.journal import writer_lock
+from pmuconf.change.journal import writer_lock
 from tests.functional.host import OFF, ON, Defines, Host, until
 from tests.support.domains import plain_domain
 

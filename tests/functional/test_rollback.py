@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.change.run import Run
 from pmuconf.conf import load
 from pmuconf.domain.definition import PmuState
-from pmuconf.journal import Entry, Intent, Journal, Kind, Status
-from pmuconf.run import Run
 from tests.functional import oracle
 from tests.functional.host import OFF, ON, Defines, Host, until
 from tests.support.domains import domain_uuid, nova_domain, plain_domain

@@ -17,10 +17,10 @@ from typing import Any
 import libvirt
 import pytest
 
+from pmuconf.change.journal import writer_lock
 from pmuconf.hypervisor import connection, watch
 from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.hypervisor.watch import DefineWatch
-from pmuconf.journal import writer_lock
 from pmuconf.service.loop import Service
 from tests.functional import moments, oracle
 from tests.functional.host import OFF, ON, Host, journal_bytes

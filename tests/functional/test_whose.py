@@ -10,9 +10,9 @@ from datetime import datetime, timedelta, timezone
 import libvirt
 import pytest
 
+from pmuconf.change.journal import Intent, Journal, Kind, Status
 from pmuconf.domain.definition import PmuState
 from pmuconf.hypervisor import hypervisor
-from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.functional.host import OFF, ON, Host, journal_bytes
 from tests.support.domains import domain_uuid, plain_domain
 from tests.unit.unprivileged import open_folder
@@ -329,7 +329,7 @@ class TestTheClock:
             def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
                 return datetime.now(timezone.utc) + timedelta(days=days)
 
-        monkeypatch.setattr("pmuconf.journal.datetime", Clock)
+        monkeypatch.setattr("pmuconf.change.journal.datetime", Clock)
 
     @pytest.mark.parametrize("days", [400, 4000, -4000])
     def test_changes_made_under_a_wrong_clock_and_before_are_taken_back(
@@ -356,8 +356,8 @@ class TestTheClock:
         assert host.pmu("web") == "default"
 
     def test_what_was_dropped_is_said(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pmuconf.retention.NEWEST", 1)
-        monkeypatch.setattr("pmuconf.retention.STANDING", 1)
+        monkeypatch.setattr("pmuconf.change.retention.NEWEST", 1)
+        monkeypatch.setattr("pmuconf.change.retention.STANDING", 1)
         host.define(plain_domain("a"), plain_domain("b"))
         host.configure(OFF)
         self.shift(monkeypatch, -400)

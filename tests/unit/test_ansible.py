@@ -14,9 +14,9 @@ import yaml
 
 import pmuconf
 from pmuconf import conf
+from pmuconf.change.entry import Entry
+from pmuconf.change.plan import Outcome, Result
 from pmuconf.conf import Settings
-from pmuconf.entry import Entry
-from pmuconf.plan import Outcome, Result
 from pmuconf.policy import Decision
 
 _TREE = Path(__file__).resolve().parents[2]

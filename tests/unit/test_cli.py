@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import pmuconf
+from pmuconf.change.journal import Intent, Journal, Kind, Status
 from pmuconf.domain.definition import PmuState
-from pmuconf.journal import Intent, Journal, Kind, Status
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.conftest import Run

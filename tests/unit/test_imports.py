@@ -40,7 +40,7 @@ ALLOWED = {
         "pmuconf.errors",
         "pmuconf.facts",
         "pmuconf.fastpath",
-        "pmuconf.history",
+        "pmuconf.change.history",
         "pmuconf.policy",
         "pmuconf.remedy",
         "pmuconf.domain.xmltext",
@@ -168,7 +168,7 @@ print(told)
 
 def test_an_audit_of_files_needs_neither_libvirt_nor_a_journal() -> None:
     modules = loaded("import pmuconf.audit, pmuconf.report.document")
-    assert not modules & {"libvirt", "sqlite3", "pmuconf.hypervisor.hypervisor", "pmuconf.journal", "cliff"}
+    assert not modules & {"libvirt", "sqlite3", "pmuconf.hypervisor.hypervisor", "pmuconf.change.journal", "cliff"}
 
 
 def test_the_version_needs_next_to_nothing() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf import retention
+from pmuconf.change import retention
+from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.change.retention import forgettable
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
-from pmuconf.journal import Entry, Intent, Journal, Kind, Status
-from pmuconf.retention import forgettable
 
 URI = "test:///default"
 HERE = Driver(URI)

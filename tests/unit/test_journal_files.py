@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf.change.journal import Intent, Journal, Kind, Status, writer_lock
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
-from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
 from tests.unit.processes import python
 from tests.unit.unprivileged import as_nobody, open_folder
 
@@ -250,7 +250,7 @@ def test_without_the_right_to_write(what: str) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from pmuconf.journal import writer_lock
+from pmuconf.change.journal import writer_lock
 with writer_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

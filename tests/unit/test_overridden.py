@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from pmuconf.audit import Severity, Vm, join, judge
+from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
 from pmuconf.domain import definition as reading
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
 from pmuconf.policy import Decision, Policy
 from pmuconf.report.document import record
 from pmuconf.report.groups import policy_group

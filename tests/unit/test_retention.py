@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmuconf import retention
-from pmuconf.retention import Aged, forgettable, nothing_old, older
+from pmuconf.change import retention
+from pmuconf.change.retention import Aged, forgettable, nothing_old, older
 
 NOW = datetime(2031, 6, 1, tzinfo=timezone.utc)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.run import Run
 from pmuconf.conf import load
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.journal import Intent, Journal, Kind, Status
-from pmuconf.run import Run
 
 CLOUD = "openstack:https://cloud.example.org:5000/v3#one"
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from pmuconf.change.journal import Intent, Journal, Kind, Status, writer_lock
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.files import inputs
 from pmuconf.files.acting import acting_as
 from pmuconf.files.place import Owner
-from pmuconf.journal import Intent, Journal, Kind, Status, writer_lock
 from tests.unit.processes import python
 from tests.unit.unprivileged import as_nobody, open_folder
 
@@ -136,7 +136,7 @@ def test_what_is_put_there_behind_every_check_reaches_nothing(
         return planting
 
     if name == "writer.lock":
-        monkeypatch.setattr("pmuconf.store.open_regular", first(inputs.open_regular))
+        monkeypatch.setattr("pmuconf.change.store.open_regular", first(inputs.open_regular))
     else:
         monkeypatch.setattr(sqlite3, "connect", first(sqlite3.connect))
     with suppress(PmuconfError):  # of those names that it opens at all then

@@ -23,7 +23,7 @@ def begin(argument_spec, **constraints):
     try:
         import libvirt  # noqa: F401
 
-        import pmuconf.run  # noqa: F401
+        import pmuconf.change.run  # noqa: F401
     except ImportError:
         python = module.params["python"]
         if not has_respawned() and os.access(python, os.X_OK):
@@ -42,7 +42,7 @@ def settings(module):
 
 def run(module):
     """A run of pmuconf's; in check mode, a dry one."""
-    from pmuconf.run import Run
+    from pmuconf.change.run import Run
 
     return Run(settings(module), module.params["uri"], module.check_mode, module.warn)
 
@@ -63,7 +63,7 @@ def telling(module):
 
 def finish(module, results):
     """Give the results of a run: what was changed, or would be, first."""
-    from pmuconf.plan import Outcome
+    from pmuconf.change.plan import Outcome
 
     made = [result for result in results if result.outcome in (Outcome.CHANGED, Outcome.PLANNED)]
     pending = [result.name for result in made if result.pending]

@@ -115,8 +115,8 @@ def main():
     asked = module.params
     with telling(module):
         from pmuconf.access import connect
-        from pmuconf.journal import Journal
-        from pmuconf.whom import changes_of
+        from pmuconf.change.journal import Journal
+        from pmuconf.change.whom import changes_of
 
         chosen = settings(module)
         entries = []

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from pmuconf import retention
+from pmuconf.change import retention
+from pmuconf.change.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
+from pmuconf.change.retention import Aged, forgettable, nothing_old, older
+from pmuconf.change.store import Store, writer_lock
 from pmuconf.domain.definition import PmuState
-from pmuconf.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
-from pmuconf.retention import Aged, forgettable, nothing_old, older
-from pmuconf.store import Store, writer_lock
 
 __all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "writer_lock"]
 

@@ -13,8 +13,8 @@ from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, S
 from pmuconf.remedy import options_remedy, power_cycle
 
 if TYPE_CHECKING:
+    from pmuconf.change.journal import Entry
     from pmuconf.hypervisor.hypervisor import Listed
-    from pmuconf.journal import Entry
 
 __all__ = [
     "NOVA_NOTE",

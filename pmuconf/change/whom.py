@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from pmuconf.entry import Entry
+    from pmuconf.change.entry import Entry
     from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["Whom", "as_uuid", "changes_of", "whom"]

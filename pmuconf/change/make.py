@@ -17,15 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pmuconf.aftermath import LASTING, SENTENCES, Aftermath, overwrote
+from pmuconf.change.aftermath import LASTING, SENTENCES, Aftermath, overwrote
+from pmuconf.change.history import Happening
+from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
 from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
-from pmuconf.history import Happening
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.hypervisor.watch import DefineWatch, Mark
-from pmuconf.journal import Intent, Journal, Kind, Status
-from pmuconf.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
 
 __all__ = ["Limits", "apply"]
 

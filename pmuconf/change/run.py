@@ -16,16 +16,16 @@ from typing import Any
 
 from pmuconf.access import connect
 from pmuconf.audit import Vm, look
-from pmuconf.change import Limits, apply
+from pmuconf.change.journal import Entry, Journal, Kind, Status
+from pmuconf.change.make import Limits, apply
+from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.change.settle import confirm_canary, writing
+from pmuconf.change.whom import whom
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
-from pmuconf.journal import Entry, Journal, Kind, Status
-from pmuconf.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.policy import Policy, requesting
-from pmuconf.settle import confirm_canary, writing
-from pmuconf.whom import whom
 
 __all__ = ["Run"]
 

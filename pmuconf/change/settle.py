@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
+from pmuconf.change.journal import Entry, Journal, Status, writer_lock
+from pmuconf.change.whom import as_uuid
 from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
-from pmuconf.journal import Entry, Journal, Status, writer_lock
-from pmuconf.whom import as_uuid
 
 __all__ = ["confirm_canary", "settle", "writing"]
 
