@@ -14,9 +14,9 @@ from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
-from pmuconf.flavors import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
+from pmuconf.flavors.cloud import Cloud
+from pmuconf.flavors.judge import Flavor, FlavorMap, Standing, Verdict, audit, spec_text, state_of
 from pmuconf.hypervisor.driver import Driver
-from pmuconf.openstack import Cloud
 
 __all__ = ["Apply", "Audit", "Export", "Rollback"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pmuconf import openstack as cloud_api
 from pmuconf.domain.definition import UNKNOWN, PmuState, read
 from pmuconf.errors import PmuconfError
-from pmuconf.flavors import Embedded, Flavor, FlavorMap, Image, Standing, audit
-from pmuconf.openstack import Cloud
+from pmuconf.flavors import cloud as cloud_api
+from pmuconf.flavors.cloud import Cloud
+from pmuconf.flavors.judge import Embedded, Flavor, FlavorMap, Image, Standing, audit
 from pmuconf.policy import Decision, Policy, Rule
 from tests.support.domains import nova_domain
 from tests.unit.conftest import Run

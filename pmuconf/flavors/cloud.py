@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pmuconf.change.journal import CLOUD
 from pmuconf.errors import PmuconfError
-from pmuconf.flavors import SPEC, Embedded, Flavor, Image
+from pmuconf.flavors.judge import SPEC, Embedded, Flavor, Image
 from pmuconf.policy import explicit_choice
 
 __all__ = ["Cloud"]
