@@ -11,7 +11,7 @@ from pmuconf.conf import Settings
 from pmuconf.errors import PmuconfError
 
 if TYPE_CHECKING:
-    from pmuconf.facts import HostFacts
+    from pmuconf.hostfacts import HostFacts
     from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["connect", "surveyor"]

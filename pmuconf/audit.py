@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pmuconf.domain import definition as domain
 from pmuconf.domain.definition import Domain, DomainXmlError, PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
-from pmuconf.facts import HostFacts, KernelPmu, LiveVm, Qemu
 from pmuconf.fastpath import Answer, Guest, answer, overridden
 from pmuconf.files.inputs import read_start
+from pmuconf.hostfacts import HostFacts, KernelPmu, LiveVm, Qemu
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.domain.definition import Domain, PmuState
-from pmuconf.facts import CONTRADICTORY, Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import CONTRADICTORY, Evidence, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 from pmuconf.remedy import remedies
 

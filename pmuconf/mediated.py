@@ -6,7 +6,7 @@ shared: perf_create_mediated_pmu() refuses them to a VM while a system-wide perf
 
 from __future__ import annotations
 
-from pmuconf.facts import HostFacts
+from pmuconf.hostfacts import HostFacts
 
 __all__ = ["start_hazard"]
 

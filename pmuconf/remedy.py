@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from pmuconf.policy import Decision
 
 if TYPE_CHECKING:  # which asks for remedies itself
-    from pmuconf.facts import HostFacts
     from pmuconf.fastpath import Guest, InKernel
+    from pmuconf.hostfacts import HostFacts
 
 __all__ = ["options_remedy", "power_cycle", "remedies"]
 

@@ -30,7 +30,6 @@ import zstandard
 from pmuconf.change.journal import Intent, Journal, Kind, Status
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, offsets_of
 from pmuconf.host.dwarf import Dwarf
@@ -40,6 +39,7 @@ from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root
 from pmuconf.host.unpack import unpacked
 from pmuconf.host.x86 import walk
+from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import compiled
 from tests.unit.host.test_fuzz import CORE, LINES, LINKED, STOCK, TYPES, Damaged
 from tests.unit.host.test_live import BY_NAME

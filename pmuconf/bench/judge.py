@@ -19,8 +19,8 @@ from pmuconf.bench.difference import CONFIDENCE, Difference, Outcome, fewest, pa
 from pmuconf.bench.measure import Arm
 from pmuconf.bench.run import Run
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Verdict
 from pmuconf.host.measured import Saving
+from pmuconf.hostfacts import Verdict
 
 __all__ = ["Conclusion", "Quantity", "between_arms", "between_runs"]
 

@@ -14,10 +14,10 @@ from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Pair
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Verdict
 from pmuconf.files.inputs import read_regular
 from pmuconf.files.replacing import replace_file
 from pmuconf.host.measured import HostKey
+from pmuconf.hostfacts import Verdict
 
 __all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Run", "load", "save"]
 

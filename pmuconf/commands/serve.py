@@ -18,7 +18,7 @@ from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.errors import PmuconfError
 
 if TYPE_CHECKING:
-    from pmuconf.facts import HostFacts
+    from pmuconf.hostfacts import HostFacts
 
 __all__ = ["Serve"]
 

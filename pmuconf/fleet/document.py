@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import pmuconf
-from pmuconf.facts import Verdict
 from pmuconf.fastpath import CASES, FastPath
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, Worth
 from pmuconf.fleet.files import Problem
 from pmuconf.fleet.missing import Absent, severity
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.steps import Step
+from pmuconf.hostfacts import Verdict
 from pmuconf.report.groups import BY_FAST_PATH, KINDS
 
 __all__ = ["FORMAT", "VERSION", "Fleet", "document", "host_record"]

@@ -15,8 +15,8 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 from pmuconf.domain.definition import Domain, Nova, PmuState
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 
 __all__ = ["Change", "HostState", "Needs", "VmState", "after", "guest_of", "host_of", "needed"]

@@ -9,10 +9,10 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-from pmuconf.facts import Evidence, Verdict
 from pmuconf.fastpath import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
+from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report.groups import fast_path_group
 

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import (
+from pmuconf.files.inputs import read_descriptor
+from pmuconf.files.place import open_placed
+from pmuconf.files.replacing import trusted
+from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
+from pmuconf.host.kvm import nmi_watchdog, read_kvm
+from pmuconf.host.process import same_program
+from pmuconf.host.replaced import installed_now, same_file, unknown
+from pmuconf.host.root import Root
+from pmuconf.hostfacts import (
     CONTRADICTORY,
     Copies,
     Evidence,
@@ -34,14 +42,6 @@ from pmuconf.facts import (
     Search,
     Verdict,
 )
-from pmuconf.files.inputs import read_descriptor
-from pmuconf.files.place import open_placed
-from pmuconf.files.replacing import trusted
-from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
-from pmuconf.host.kvm import nmi_watchdog, read_kvm
-from pmuconf.host.process import same_program
-from pmuconf.host.replaced import installed_now, same_file, unknown
-from pmuconf.host.root import Root
 
 __all__ = ["FORMAT", "VERSION", "dump", "load"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pmuconf.facts import Place, Qemu, Search
 from pmuconf.host.qemu import qemu_of_descriptor
 from pmuconf.host.root import Root
 from pmuconf.host.search import open_inside, root_of, search_of, searches
+from pmuconf.hostfacts import Place, Qemu, Search
 
 __all__ = ["installed_qemus", "qemus_of"]
 

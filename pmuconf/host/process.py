@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import FileId
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import FileId
 
 __all__ = [
     "DELETED",

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, Qemu
 from pmuconf.files.replacing import replace_file, trusted
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Evidence, Qemu
 
 __all__ = ["FILE", "keep", "proofs", "with_proof"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import GuardFinding, Verdict
 from pmuconf.host.live import Kallsyms
 from pmuconf.host.microvm import CODE, can_disable_pmu, micro_vm
 from pmuconf.host.names import KVM, callees_of
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import GuardFinding, Verdict
 
 __all__ = ["EXITS", "Proof", "agrees", "prove"]
 

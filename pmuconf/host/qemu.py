@@ -18,10 +18,10 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, FileId, Qemu
 from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of, file_id
 from pmuconf.host.root import MAX_FILE, Root
+from pmuconf.hostfacts import Evidence, FileId, Qemu
 
 __all__ = ["TESTED", "qemu_of_descriptor", "qemu_of_file", "qemu_of_process"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import GuardFinding
 from pmuconf.files.place import place
 from pmuconf.host.btf import MAX_BTF
 from pmuconf.host.code import callers, find_code
@@ -17,6 +16,7 @@ from pmuconf.host.guard import judge_code
 from pmuconf.host.live import LiveText
 from pmuconf.host.names import HOLDERS
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import GuardFinding
 
 __all__ = ["record"]
 

@@ -10,11 +10,11 @@ import os
 from dataclasses import replace
 from typing import Final
 
-from pmuconf.facts import Evidence, HostFacts, Place, Qemu, Search
 from pmuconf.host.identity import uptime
 from pmuconf.host.process import namespace_of, same_program
 from pmuconf.host.root import Root
 from pmuconf.host.search import daemons, place, root_of
+from pmuconf.hostfacts import Evidence, HostFacts, Place, Qemu, Search
 
 __all__ = ["BELIEVED", "installed_now", "same_file", "unknown"]
 

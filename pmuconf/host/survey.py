@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard import judge_host
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
@@ -20,6 +19,7 @@ from pmuconf.host.qemu import qemu_of_descriptor
 from pmuconf.host.root import Root
 from pmuconf.host.search import open_inside, root_of, searches
 from pmuconf.host.vms import live_vms
+from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 
 __all__ = ["survey"]
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import KernelPmu, LiveVm
 from pmuconf.host.btf import MAX_BTF, Btf
 from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
@@ -24,6 +23,7 @@ from pmuconf.host.names import VM_LIST
 from pmuconf.host.process import VmProcess, initial_namespace, same_program, vm_processes
 from pmuconf.host.qemu import qemu_of_process
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import KernelPmu, LiveVm
 
 __all__ = ["live_vms", "open_list"]
 

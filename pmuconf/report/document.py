@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import pmuconf
 from pmuconf.audit import Report, Vm
-from pmuconf.facts import GuardFinding, HostFacts, Qemu
 from pmuconf.fastpath import FastPath
+from pmuconf.hostfacts import GuardFinding, HostFacts, Qemu
 from pmuconf.policy import Decision, Policy
 
 __all__ = ["FORMAT", "VERSION", "document", "guard_record", "host_record", "record", "summary", "worth"]

@@ -15,8 +15,8 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from pmuconf.facts import KernelPmu, Verdict
 from pmuconf.fastpath import CASES
+from pmuconf.hostfacts import KernelPmu, Verdict
 from pmuconf.report.plain import printable
 
 __all__ = ["NOT_JUDGED", "ReportCollector", "families", "prometheus_text"]

@@ -23,7 +23,7 @@ from pmuconf.change.settle import writing
 from pmuconf.conf import Mode, Settings
 from pmuconf.domain.definition import Domain
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import HostFacts
+from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.report.document import document, summary
 from pmuconf.service.agenda import Agenda, Allowance, Backoff

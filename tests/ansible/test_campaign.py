@@ -13,7 +13,7 @@ import libvirt
 import pytest
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.facts import KernelPmu
+from pmuconf.hostfacts import KernelPmu
 from tests.ansible.conftest import MakeFleet
 from tests.ansible.fleet import Fleet
 from tests.ansible.guest import polite_domain

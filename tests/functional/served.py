@@ -18,7 +18,7 @@ from typing import Any
 
 from pmuconf import conf
 from pmuconf.access import surveyor
-from pmuconf.facts import HostFacts
+from pmuconf.hostfacts import HostFacts
 from pmuconf.service.log import Log
 from pmuconf.service.loop import Service
 from pmuconf.service.systemd import Systemd

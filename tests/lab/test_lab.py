@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from pmuconf.facts import Evidence, Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import dwarf_offsets, load_file, offsets_of
 from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Evidence, Verdict
 
 pytestmark = pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab")
 

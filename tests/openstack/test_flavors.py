@@ -16,7 +16,7 @@ from tests.openstack.cloud import Cloud
 TRAIT = "CUSTOM_PMU_FASTPATH"
 # Of a kernel that needs nothing of QEMU: which one the lab's libvirt would start is not what this is about.
 WRITE = """
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, Verdict
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Verdict
 from pmuconf.host import factsfile, identity, kvm, root
 here = root.Root()
 facts = HostFacts(

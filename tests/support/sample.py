@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pmuconf.audit import Finding, Report, Vm, join, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
-from pmuconf.facts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.report.document import document
 

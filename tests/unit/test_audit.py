@@ -9,7 +9,7 @@ import pytest
 
 from pmuconf.audit import Finding, Report, Severity, Vm, guest_of, join, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
-from pmuconf.facts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
 
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT

@@ -13,8 +13,8 @@ from itertools import product
 import pytest
 
 from pmuconf.domain.definition import Domain, Nova, PmuState
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer, delivers, in_kernel_pmu, loses_pmu
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT

@@ -38,7 +38,7 @@ ALLOWED = {
         "pmuconf.domain.difference",
         "pmuconf.domain.definition",
         "pmuconf.errors",
-        "pmuconf.facts",
+        "pmuconf.hostfacts",
         "pmuconf.fastpath",
         "pmuconf.change.history",
         "pmuconf.policy",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pmuconf.facts import GuardFinding, HostFacts, Verdict
+from pmuconf.hostfacts import GuardFinding, HostFacts, Verdict
 from pmuconf.mediated import start_hazard
 
 FACTS = HostFacts(GuardFinding(Verdict.EARLY_OUT, "nothing-counted", ""), enable_pmu=True, mediated_pmu=True)

@@ -16,12 +16,12 @@ import pytest
 from pmuconf_nova.trait import delivers
 
 from pmuconf import fastpath
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, Qemu, Verdict
 from pmuconf.host import factsfile
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.search import searches
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Qemu, Verdict
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 from tests.unit.host.sysroot import BUILD_ID, note, write
 

@@ -11,7 +11,7 @@ from pmuconf.audit import Severity, Vm, join, judge
 from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
 from pmuconf.domain import definition as reading
 from pmuconf.domain.definition import PmuState, read, read_libvirt
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy
 from pmuconf.report.document import record
 from pmuconf.report.groups import policy_group

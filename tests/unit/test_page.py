@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lxml import html
 
 import pmuconf
-from pmuconf.facts import Evidence, Verdict
 from pmuconf.fastpath import CASES
+from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.report.html import page
 from pmuconf.report.plain import printable
 from tests.support.hostile import PAYLOADS, everywhere

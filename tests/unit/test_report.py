@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 import pmuconf
 from pmuconf.audit import Finding, Report, Vm, join, judge
 from pmuconf.domain.definition import Domain, Nova, PmuState
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
 from pmuconf.report.document import document, record, summary, worth
 from pmuconf.report.plain import csv_cell, printable

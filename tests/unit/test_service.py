@@ -20,7 +20,7 @@ from pmuconf.audit import judge
 from pmuconf.conf import Mode, ServiceSettings
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import HostFacts
+from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Listed
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.service import loop

@@ -9,10 +9,10 @@ import json
 import sys
 import time
 
-from pmuconf.facts import KernelPmu, LiveVm
 from pmuconf.host.prove_qemu import prove_qemu
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live_vms, open_list
+from pmuconf.hostfacts import KernelPmu, LiveVm
 
 RIGHT = {"vmm-on": KernelPmu.ENABLED, "vmm-off": KernelPmu.DISABLED}
 

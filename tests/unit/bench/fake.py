@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pmuconf.bench.loops import Exit, Loop
 from pmuconf.bench.measure import Arm, Machine, Pair
 from pmuconf.bench.run import Run
-from pmuconf.facts import Verdict
 from pmuconf.host.measured import HostKey
+from pmuconf.hostfacts import Verdict
 
 KEY = HostKey("k" * 40, "m" * 40, "AMD EPYC 7302 16-Core Processor", "0x8301055", (("retbleed", "Mitigation"),))
 

@@ -16,9 +16,9 @@ from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Plan
 from pmuconf.bench.run import Run as Taken
 from pmuconf.bench.run import load, save
-from pmuconf.facts import Verdict
 from pmuconf.host import measured
 from pmuconf.host.measured import Saving
+from pmuconf.hostfacts import Verdict
 from tests.unit.bench.fake import KEY, run_of
 from tests.unit.conftest import Run
 

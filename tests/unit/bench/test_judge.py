@@ -11,7 +11,7 @@ from pmuconf.bench.difference import Outcome
 from pmuconf.bench.judge import Quantity, between_arms, between_runs
 from pmuconf.bench.loops import Exit
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Verdict
+from pmuconf.hostfacts import Verdict
 from tests.unit.bench.fake import KEY, run_of
 
 NESTED = Spoil("nested", "this host is itself a virtual machine")

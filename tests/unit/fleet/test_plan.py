@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 
 import pmuconf
 from pmuconf.domain.definition import PmuState
-from pmuconf.facts import KernelPmu
 from pmuconf.fleet.hosts import gather
 from pmuconf.fleet.plan import campaign, document
 from pmuconf.fleet.reading import of_document
 from pmuconf.fleet.steps import power_cycles
+from pmuconf.hostfacts import KernelPmu
 from pmuconf.report.html import page
 from tests.support.fleet import host
 from tests.support.sample import AT, FACTS, Kind, many, sample

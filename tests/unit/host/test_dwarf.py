@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, Verdict
 from pmuconf.host import dwarf
 from pmuconf.host.code import FUNCTION, offsets_of
 from pmuconf.host.dwarf import Dwarf
 from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.machine import Offsets
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Evidence, Verdict
 from tests.unit.host.shapes import HEADER, compiled, compilers
 from tests.unit.host.sysroot import BUILD_ID, CORE_TEXT, Linked, host, link, link_file, write
 from tests.unit.host.test_live import BY_NAME

@@ -14,11 +14,11 @@ import pytest
 
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import Guest, in_kernel_pmu
 from pmuconf.host.factsfile import VERSION, dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from tests.unit.host.memory import stat as status
 
 NOTE = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, offsets_of
 from pmuconf.host.elf import ObjectFile
@@ -21,6 +20,7 @@ from pmuconf.host.image import Symbols
 from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root
 from pmuconf.host.x86 import walk
+from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import SHAPES, compiled
 from tests.unit.host.sysroot import TEXT, core, host, kallsyms, link, write
 from tests.unit.host.test_live import KERNEL_FLAGS, btf_of

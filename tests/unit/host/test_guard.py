@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pmuconf.facts import Verdict
 from pmuconf.host.btf import Btf
 from pmuconf.host.code import FUNCTION, offsets_of
 from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge
 from pmuconf.host.x86 import walk
+from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import FLAGS, SHAPES, Shape, compiled, compilers
 
 

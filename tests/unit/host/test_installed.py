@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Qemu
 from pmuconf.host.installed import installed_qemus, qemus_of
+from pmuconf.hostfacts import Qemu
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 
 

@@ -16,12 +16,12 @@ import pytest
 import zstandard
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, Verdict
 from pmuconf.host import record as recording
 from pmuconf.host.elf import ObjectFile
 from pmuconf.host.guard import judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Evidence, Verdict
 from tests.unit.host.shapes import COUNT, FLAGS, HEADER, PMU, RETPOLINES, SHAPES, Shape, compiled
 from tests.unit.host.sysroot import BUILD_ID, PATCH_TEXT, TEXT, Linked, core, host, link, note, write
 

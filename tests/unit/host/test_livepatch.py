@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.facts import GuardFinding, Verdict
 from pmuconf.host.guard import judge_host
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import PMU
 from tests.unit.host.sysroot import write
 from tests.unit.host.test_live import BY_NAME, TestTheFileWithTheBuildId, host_with

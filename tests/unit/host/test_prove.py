@@ -7,8 +7,8 @@ import os
 import capstone
 import pytest
 
-from pmuconf.facts import GuardFinding, Verdict
 from pmuconf.host.prove import _LOOP, EXITS, Proof, agrees, run_micro_vm
+from pmuconf.hostfacts import GuardFinding, Verdict
 
 
 @pytest.mark.parametrize(

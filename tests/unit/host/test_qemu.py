@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import Evidence, FileId, Qemu
 from pmuconf.host import prove_qemu as proving
 from pmuconf.host import qemu as qemu_module
 from pmuconf.host.process import vm_processes
@@ -25,6 +24,7 @@ from pmuconf.host.prove_qemu import prove_qemu
 from pmuconf.host.qemu import TESTED, qemu_of_file, qemu_of_process
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Evidence, FileId, Qemu
 from tests.unit.host.memory import Vm, process
 from tests.unit.host.sysroot import write
 

@@ -12,7 +12,6 @@ from typing import Optional
 
 import pytest
 
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.fastpath import delivers
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import boot_id, kvm_build_id, loads, parameters
@@ -21,6 +20,7 @@ from pmuconf.host.kvm import read_kvm
 from pmuconf.host.qemu import qemu_of_file
 from pmuconf.host.replaced import BELIEVED
 from pmuconf.host.search import searches
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 from tests.unit.host.memory import stat
 from tests.unit.host.sysroot import note, write

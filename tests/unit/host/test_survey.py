@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.facts import Evidence, GuardFinding, HostFacts, Verdict
 from pmuconf.host import survey as surveying
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Verdict
 from tests.unit.host import memory
 from tests.unit.host.sysroot import note, write
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import pytest
 
-from pmuconf.facts import Verdict
 from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
+from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, PMU, compiled
 from tests.unit.host.sysroot import VENDOR_BUILD_ID, VENDOR_TEXT, Linked, host, link, note, write
 from tests.unit.host.test_live import BY_NAME, KERNEL_FLAGS, TestTheFileWithTheBuildId, btf_of, object_of

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.facts import KernelPmu, LiveVm
 from pmuconf.host import vms as vms_module
 from pmuconf.host.btf import Btf
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
@@ -34,6 +33,7 @@ from pmuconf.host.process import (
 from pmuconf.host.qemu_args import QemuArgs
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live_vms, open_list
+from pmuconf.hostfacts import KernelPmu, LiveVm
 from tests.unit.host.memory import ENABLED, HEAD, HEAP, Kernel, Vm, process, stat
 from tests.unit.host.sysroot import write
 from tests.unit.unprivileged import as_nobody
