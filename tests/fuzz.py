@@ -30,14 +30,14 @@ import zstandard
 from pmuconf.change.journal import Intent, Journal, Kind, Status
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import FUNCTION, offsets_of
-from pmuconf.host.dwarf import Dwarf
-from pmuconf.host.elf import ObjectFile
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.dwarf import Dwarf
+from pmuconf.host.code.elf import ObjectFile
+from pmuconf.host.code.live import Kallsyms, Kcore
+from pmuconf.host.code.running import FUNCTION, offsets_of
+from pmuconf.host.code.unpack import unpacked
 from pmuconf.host.guard import judge
-from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root
-from pmuconf.host.unpack import unpacked
 from pmuconf.host.x86 import walk
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import compiled

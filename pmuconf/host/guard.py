@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular, read_descriptor
-from pmuconf.host.btf import MAX_BTF, Btf
-from pmuconf.host.code import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
-from pmuconf.host.image import Image
+from pmuconf.host.code.btf import MAX_BTF, Btf
+from pmuconf.host.code.image import Image
+from pmuconf.host.code.running import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
 from pmuconf.host.machine import Offsets
 from pmuconf.host.names import FUNCTION, VENDORS, is_callee, may_be_copy, replaces, vendors_among
 from pmuconf.host.root import Root
@@ -23,7 +23,7 @@ from pmuconf.host.x86 import PADDING, Event, Kind, Walk, walk
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, Verdict
 
 if TYPE_CHECKING:
-    from pmuconf.host.elf import ObjectFile
+    from pmuconf.host.code.elf import ObjectFile
 
 __all__ = ["judge", "judge_code", "judge_file", "judge_host"]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from pmuconf.host.notes import build_id_of_notes
+from pmuconf.host.code.notes import build_id_of_notes
 from pmuconf.host.root import Root
 
 __all__ = [

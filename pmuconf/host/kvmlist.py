@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Btf
+from pmuconf.host.code.btf import Btf
 from pmuconf.host.names import (
     COUNTING_MAPS,
     EVENTSEL,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.notes import build_id_of_notes
+from pmuconf.host.code.notes import build_id_of_notes
 from pmuconf.host.process import DELETED, directory_of, file_id
 from pmuconf.host.root import MAX_FILE, Root
 from pmuconf.hostfacts import Evidence, FileId, Qemu

@@ -10,10 +10,10 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.place import place
-from pmuconf.host.btf import MAX_BTF
-from pmuconf.host.code import callers, find_code
+from pmuconf.host.code.btf import MAX_BTF
+from pmuconf.host.code.live import LiveText
+from pmuconf.host.code.running import callers, find_code
 from pmuconf.host.guard import judge_code
-from pmuconf.host.live import LiveText
 from pmuconf.host.names import HOLDERS
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import GuardFinding

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import MAX_BTF, Btf
+from pmuconf.host.code.btf import MAX_BTF, Btf
+from pmuconf.host.code.live import Kallsyms, Kcore
 from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
-from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.names import VM_LIST
 from pmuconf.host.process import VmProcess, initial_namespace, same_program, vm_processes
 from pmuconf.host.qemu import qemu_of_process

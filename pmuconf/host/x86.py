@@ -20,8 +20,8 @@ from typing import Any, Final
 import capstone
 from capstone import x86_const as x86
 
+from pmuconf.host.code.image import Image
 from pmuconf.host.effects import CONDITIONS, Effects
-from pmuconf.host.image import Image
 from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
 from pmuconf.host.names import (
     HOOKS,

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import dwarf_offsets, load_file, offsets_of
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.running import dwarf_offsets, load_file, offsets_of
 from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict

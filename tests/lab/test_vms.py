@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import load_file
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.running import load_file
 from pmuconf.host.kvmlist import Layout
 from tests.lab.test_lab import LAB, Said, booted
 

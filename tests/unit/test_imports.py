@@ -124,7 +124,7 @@ def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
     pure = ("errors", "facts", "files", "inputs", "place")
     assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
     if module == "identity":
-        assert ours == {"pmuconf.host.root", "pmuconf.host.notes"}
+        assert ours == {"pmuconf.host.root", "pmuconf.host.code.notes"}
 
 
 def test_what_decides_loads_lxml_and_nothing_else_from_outside() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Btf, Member
+from pmuconf.host.code.btf import Btf, Member
 
 
 class Builder:

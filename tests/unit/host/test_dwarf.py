@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host import dwarf
-from pmuconf.host.code import FUNCTION, offsets_of
-from pmuconf.host.dwarf import Dwarf
+from pmuconf.host.code import dwarf
+from pmuconf.host.code.dwarf import Dwarf
+from pmuconf.host.code.running import FUNCTION, offsets_of
 from pmuconf.host.guard import judge_file, judge_host
 from pmuconf.host.machine import Offsets
 from pmuconf.host.root import Root
@@ -141,7 +141,7 @@ class TestAHostWithoutBtf:
 
 
 def section_of(data: bytes, name: str) -> bytes:
-    from pmuconf.host.elf import ObjectFile
+    from pmuconf.host.code.elf import ObjectFile
 
     section = ObjectFile(data, "kvm.ko").section(name)
     assert section is not None

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.elf import ObjectFile
+from pmuconf.host.code.elf import ObjectFile
 from tests.unit.host.shapes import SHAPES, compiled
 
 STOCK = compiled(next(shape.source for shape in SHAPES if shape.name == "stock"), ("-O2",))

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import FUNCTION, offsets_of
-from pmuconf.host.elf import ObjectFile
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.elf import ObjectFile
+from pmuconf.host.code.image import Symbols
+from pmuconf.host.code.live import Kallsyms, Kcore
+from pmuconf.host.code.running import FUNCTION, offsets_of
 from pmuconf.host.guard import judge, judge_host
-from pmuconf.host.image import Symbols
-from pmuconf.host.live import Kallsyms, Kcore
 from pmuconf.host.root import Root
 from pmuconf.host.x86 import walk
 from pmuconf.hostfacts import Verdict

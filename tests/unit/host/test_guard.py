@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import FUNCTION, offsets_of
-from pmuconf.host.elf import ObjectFile
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.elf import ObjectFile
+from pmuconf.host.code.running import FUNCTION, offsets_of
 from pmuconf.host.guard import judge
 from pmuconf.host.x86 import walk
 from pmuconf.hostfacts import Verdict

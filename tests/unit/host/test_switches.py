@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pmuconf.host.btf import Btf
-from pmuconf.host.code import Source, in_file, offsets_of
-from pmuconf.host.elf import ObjectFile
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.elf import ObjectFile
+from pmuconf.host.code.running import Source, in_file, offsets_of
 from pmuconf.host.guard import judge_code
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, SKIP, compiled

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host import vms as vms_module
-from pmuconf.host.btf import Btf
+from pmuconf.host.code.btf import Btf
 from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.process import (
     VmProcess,

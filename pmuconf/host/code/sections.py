@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.notes import build_id_of_notes
+from pmuconf.host.code.notes import build_id_of_notes
 
 __all__ = ["Section", "Sections"]
 

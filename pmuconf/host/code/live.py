@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.image import Symbols
+from pmuconf.host.code.image import Symbols
 from pmuconf.host.names import FUNCTION, is_kvms
 from pmuconf.host.root import Root
 

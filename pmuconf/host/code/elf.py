@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, Final
 
-from pmuconf.host.image import Symbols
-from pmuconf.host.sections import Section, Sections
+from pmuconf.host.code.image import Symbols
+from pmuconf.host.code.sections import Section, Sections
 
 __all__ = ["RELA", "SYMBOL", "ObjectFile"]
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import MAX_BTF, Btf
+from pmuconf.host.code.btf import MAX_BTF, Btf
+from pmuconf.host.code.image import Beside, Image
+from pmuconf.host.code.live import Kallsyms, Kcore, LiveText
+from pmuconf.host.code.unpack import Budget, unpacked
 from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
-from pmuconf.host.image import Beside, Image
-from pmuconf.host.live import Kallsyms, Kcore, LiveText
 from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.machine import Offsets
 from pmuconf.host.names import (
@@ -35,11 +36,10 @@ from pmuconf.host.names import (
     vendors_among,
 )
 from pmuconf.host.root import Root
-from pmuconf.host.unpack import Budget, unpacked
 
 if TYPE_CHECKING:  # pyelftools takes a tenth of the time that a verdict takes, and live text does not need it
-    from pmuconf.host.dwarf import Dwarf
-    from pmuconf.host.elf import ObjectFile
+    from pmuconf.host.code.dwarf import Dwarf
+    from pmuconf.host.code.elf import ObjectFile
 
 __all__ = [
     "FUNCTION",
@@ -140,7 +140,7 @@ def load_file(path: Path, budget: Budget | None = None, beside: ObjectFile | Non
     :param beside: a module that it calls: its addresses are other ones, and what it lacks is taken from there.
     :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
     """
-    from pmuconf.host.elf import ObjectFile
+    from pmuconf.host.code.elf import ObjectFile
 
     file = unpacked(path, budget)
     return ObjectFile(file, str(path)) if beside is None else ObjectFile(file, str(path), beside=beside)
@@ -318,7 +318,7 @@ def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: Sour
 
 def dwarf_offsets(root: Root, build_id: str | None, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets by DWARF: of the file itself, else of the debug file with its build-id; without any, None and why."""
-    from pmuconf.host.dwarf import Dwarf
+    from pmuconf.host.code.dwarf import Dwarf
 
     reasons = []
     if file is not None and file.section_size(".debug_info"):

@@ -21,9 +21,9 @@ from elftools.dwarf.die import DIE
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.btf import Member
-from pmuconf.host.elf import RELA, SYMBOL
-from pmuconf.host.sections import Section, Sections
+from pmuconf.host.code.btf import Member
+from pmuconf.host.code.elf import RELA, SYMBOL
+from pmuconf.host.code.sections import Section, Sections
 
 __all__ = ["Dwarf"]
 
