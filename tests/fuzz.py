@@ -36,9 +36,9 @@ from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.live import Kallsyms, Kcore
 from pmuconf.host.code.running import FUNCTION, offsets_of
 from pmuconf.host.code.unpack import unpacked
-from pmuconf.host.guard import judge
+from pmuconf.host.guard.paths import walk
+from pmuconf.host.guard.verdict import judge
 from pmuconf.host.root import Root
-from pmuconf.host.x86 import walk
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import compiled
 from tests.unit.host.test_fuzz import CORE, LINES, LINKED, STOCK, TYPES, Damaged

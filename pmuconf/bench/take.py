@@ -13,7 +13,7 @@ from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Opener, Plan, measure, opener
 from pmuconf.bench.run import Run
 from pmuconf.errors import PmuconfError
-from pmuconf.host.guard import judge_host
+from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.measured import host_key
 from pmuconf.host.microvm import can_disable_pmu, refused

@@ -64,7 +64,8 @@ class ShowHost(Record):
         if args.prove_qemu:
             return self._prove_qemu(args)
         try:
-            from pmuconf.host import cpu, guard, kvm
+            from pmuconf.host import cpu, kvm
+            from pmuconf.host.guard import verdict as guard
             from pmuconf.host.root import Root
         except ImportError as error:
             raise PmuconfError(

@@ -13,7 +13,7 @@ from pmuconf.files.place import place
 from pmuconf.host.code.btf import MAX_BTF
 from pmuconf.host.code.live import LiveText
 from pmuconf.host.code.running import callers, find_code
-from pmuconf.host.guard import judge_code
+from pmuconf.host.guard.verdict import judge_code
 from pmuconf.host.names import HOLDERS
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import GuardFinding

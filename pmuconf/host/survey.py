@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from pmuconf.host.cpu import read_cpu
-from pmuconf.host.guard import judge_host
+from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
 from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import nmi_watchdog, read_kvm

@@ -22,7 +22,7 @@ import pytest
 
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.running import dwarf_offsets, load_file, offsets_of
-from pmuconf.host.guard import judge_file, judge_host
+from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict
 

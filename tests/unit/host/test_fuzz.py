@@ -17,9 +17,9 @@ from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.image import Symbols
 from pmuconf.host.code.live import Kallsyms, Kcore
 from pmuconf.host.code.running import FUNCTION, offsets_of
-from pmuconf.host.guard import judge, judge_host
+from pmuconf.host.guard.paths import walk
+from pmuconf.host.guard.verdict import judge, judge_host
 from pmuconf.host.root import Root
-from pmuconf.host.x86 import walk
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import SHAPES, compiled
 from tests.unit.host.sysroot import TEXT, core, host, kallsyms, link, write

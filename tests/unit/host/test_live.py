@@ -18,7 +18,7 @@ import zstandard
 from pmuconf.errors import PmuconfError
 from pmuconf.host import record as recording
 from pmuconf.host.code.elf import ObjectFile
-from pmuconf.host.guard import judge_host
+from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict

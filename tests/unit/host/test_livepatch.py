@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.host.guard import judge_host
+from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import PMU

@@ -7,7 +7,7 @@ import pytest
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.running import Source, in_file, offsets_of
-from pmuconf.host.guard import judge_code
+from pmuconf.host.guard.verdict import judge_code
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, SKIP, compiled
 from tests.unit.host.sysroot import link_file

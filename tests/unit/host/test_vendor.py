@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from pmuconf.host.guard import judge_file, judge_host
+from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Verdict

@@ -21,8 +21,8 @@ import capstone
 from capstone import x86_const as x86
 
 from pmuconf.host.code.image import Image
-from pmuconf.host.effects import CONDITIONS, Effects
-from pmuconf.host.machine import SCRATCH, Loaded, Offsets, Pointer, Root, State
+from pmuconf.host.guard.effects import CONDITIONS, Effects
+from pmuconf.host.guard.state import SCRATCH, Loaded, Offsets, Pointer, Root, State
 from pmuconf.host.names import (
     HOOKS,
     INSTRUMENTATION,

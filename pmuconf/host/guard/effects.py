@@ -9,7 +9,7 @@ from typing import Any, Final
 import capstone
 from capstone import x86_const as x86
 
-from pmuconf.host.machine import (
+from pmuconf.host.guard.state import (
     MURKY,
     Fact,
     Flags,
