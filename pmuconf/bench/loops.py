@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.host.microvm import CODE
+from pmuconf.host.prove.microvm import CODE
 
 __all__ = ["DOORBELL", "Exit", "Loop", "Program", "program"]
 

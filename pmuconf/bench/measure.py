@@ -19,7 +19,7 @@ from statistics import median
 from typing import Final, Protocol
 
 from pmuconf.bench.loops import DOORBELL, Exit, Loop, Program, program
-from pmuconf.host.microvm import MicroVm, micro_vm
+from pmuconf.host.prove.microvm import MicroVm, micro_vm
 
 __all__ = ["Arm", "Machine", "Opener", "Pair", "Plan", "measure", "opener"]
 

@@ -16,7 +16,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.measured import host_key
-from pmuconf.host.microvm import can_disable_pmu, refused
+from pmuconf.host.prove.microvm import can_disable_pmu, refused
 from pmuconf.host.root import Root
 
 __all__ = ["take"]

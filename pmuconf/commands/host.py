@@ -138,7 +138,7 @@ class ShowHost(Record):
                     "an expectation, not a measurement"
                 )
         if args.prove:
-            from pmuconf.host.prove import prove
+            from pmuconf.host.prove.guard import prove
 
             proof = prove(finding)
             record["proof"] = {
@@ -158,7 +158,7 @@ class ShowHost(Record):
         if args.prove or args.btf or args.root != Path("/"):
             raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
         from pmuconf.host.proofs import FILE, keep
-        from pmuconf.host.prove_qemu import prove_qemu
+        from pmuconf.host.prove.qemu import prove_qemu
         from pmuconf.host.root import Root
 
         qemu = prove_qemu(args.prove_qemu)

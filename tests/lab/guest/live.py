@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from pmuconf.host.prove_qemu import prove_qemu
+from pmuconf.host.prove.qemu import prove_qemu
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live_vms, open_list
 from pmuconf.hostfacts import KernelPmu, LiveVm

@@ -10,8 +10,8 @@ import capstone
 import pytest
 
 from pmuconf.bench.loops import DOORBELL, Exit, Loop, program
-from pmuconf.host import microvm
-from pmuconf.host.microvm import CODE, Leaf, leaves, micro_vm, refused
+from pmuconf.host.prove import microvm
+from pmuconf.host.prove.microvm import CODE, Leaf, leaves, micro_vm, refused
 from pmuconf.host.root import Root
 from tests.unit.host.sysroot import write
 

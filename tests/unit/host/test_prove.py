@@ -7,7 +7,7 @@ import os
 import capstone
 import pytest
 
-from pmuconf.host.prove import _LOOP, EXITS, Proof, agrees, run_micro_vm
+from pmuconf.host.prove.guard import _LOOP, EXITS, Proof, agrees, run_micro_vm
 from pmuconf.hostfacts import GuardFinding, Verdict
 
 

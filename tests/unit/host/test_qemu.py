@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host import prove_qemu as proving
 from pmuconf.host import qemu as qemu_module
 from pmuconf.host.process import vm_processes
-from pmuconf.host.prove_qemu import prove_qemu
+from pmuconf.host.prove import qemu as proving
+from pmuconf.host.prove.qemu import prove_qemu
 from pmuconf.host.qemu import TESTED, qemu_of_file, qemu_of_process
 from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
