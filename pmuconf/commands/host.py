@@ -157,9 +157,9 @@ class ShowHost(Record):
     def _prove_qemu(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         if args.prove or args.btf or args.root != Path("/"):
             raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
-        from pmuconf.host.proofs import FILE, keep
         from pmuconf.host.prove.qemu import prove_qemu
         from pmuconf.host.root import Root
+        from pmuconf.host.vms.proofs import FILE, keep
 
         qemu = prove_qemu(args.prove_qemu)
         answer = "it leaves the PMU enabled in KVM, also for a VM that is to have none: seen"

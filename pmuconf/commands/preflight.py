@@ -58,9 +58,9 @@ class PreflightQemu(Table):
         chosen = settings(self)
         survey = surveyor(args.host_facts)
         facts = survey()
-        from pmuconf.host.proofs import proofs, with_proof
-        from pmuconf.host.qemu import qemu_of_file
         from pmuconf.host.root import Root
+        from pmuconf.host.vms.proofs import proofs, with_proof
+        from pmuconf.host.vms.qemu import qemu_of_file
 
         known = proofs(Root())
         qemu = with_proof(qemu_of_file(args.binary), known)

@@ -25,9 +25,9 @@ from pmuconf.files.place import open_placed
 from pmuconf.files.replacing import trusted
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
-from pmuconf.host.process import same_program
-from pmuconf.host.replaced import installed_now, same_file, unknown
 from pmuconf.host.root import Root
+from pmuconf.host.vms.process import same_program
+from pmuconf.host.vms.replaced import installed_now, same_file, unknown
 from pmuconf.hostfacts import (
     CONTRADICTORY,
     Copies,

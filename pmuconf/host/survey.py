@@ -10,15 +10,15 @@ from typing import Final
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
-from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
-from pmuconf.host.process import DELETED
-from pmuconf.host.proofs import proofs, with_proof
-from pmuconf.host.qemu import qemu_of_descriptor
 from pmuconf.host.root import Root
-from pmuconf.host.search import open_inside, root_of, searches
-from pmuconf.host.vms import live_vms
+from pmuconf.host.vms.installed import installed_qemus
+from pmuconf.host.vms.live import live_vms
+from pmuconf.host.vms.process import DELETED
+from pmuconf.host.vms.proofs import proofs, with_proof
+from pmuconf.host.vms.qemu import qemu_of_descriptor
+from pmuconf.host.vms.search import open_inside, root_of, searches
 from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 
 __all__ = ["survey"]

@@ -17,10 +17,11 @@ import libvirt
 import pytest
 from lxml import etree
 
-from pmuconf.host import factsfile, qemu, survey
-from pmuconf.host.installed import installed_qemus, qemus_of
+from pmuconf.host import factsfile, survey
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
+from pmuconf.host.vms import qemu
+from pmuconf.host.vms.installed import installed_qemus, qemus_of
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from tests.functional.host import Host
 from tests.support.daemon import Daemon, available_daemons

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.host import replaced
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
-from pmuconf.host.installed import qemus_of
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
-from pmuconf.host.search import search_of
+from pmuconf.host.vms import replaced
+from pmuconf.host.vms.installed import qemus_of
+from pmuconf.host.vms.search import search_of
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Verdict
 from tests.support import daemon as support
 from tests.support.daemon import Daemon, available_daemons

@@ -18,9 +18,9 @@ from pmuconf_nova.trait import delivers
 from pmuconf import fastpath
 from pmuconf.host import factsfile
 from pmuconf.host.identity import loads, parameters
-from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.search import searches
+from pmuconf.host.vms.installed import installed_qemus
+from pmuconf.host.vms.search import searches
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Qemu, Verdict
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 from tests.unit.host.sysroot import BUILD_ID, note, write

@@ -22,9 +22,9 @@ from typing import IO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.qemu import qemu_of_file
 from pmuconf.host.root import Root
-from pmuconf.host.vms import live_vms, open_list
+from pmuconf.host.vms.live import live_vms, open_list
+from pmuconf.host.vms.qemu import qemu_of_file
 from pmuconf.hostfacts import Evidence, KernelPmu, Qemu
 
 __all__ = ["prove_qemu"]

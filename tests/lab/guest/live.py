@@ -11,7 +11,7 @@ import time
 
 from pmuconf.host.prove.qemu import prove_qemu
 from pmuconf.host.root import Root
-from pmuconf.host.vms import live_vms, open_list
+from pmuconf.host.vms.live import live_vms, open_list
 from pmuconf.hostfacts import KernelPmu, LiveVm
 
 RIGHT = {"vmm-on": KernelPmu.ENABLED, "vmm-off": KernelPmu.DISABLED}

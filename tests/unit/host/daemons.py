@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmuconf.host.installed import installed_qemus
 from pmuconf.host.root import Root
+from pmuconf.host.vms.installed import installed_qemus
 from tests.unit.host.memory import stat
 
 __all__ = ["KVM", "NEW", "OLD", "X86", "Host"]

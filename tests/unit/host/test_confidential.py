@@ -6,7 +6,7 @@ import pytest
 
 from pmuconf.domain.definition import read, read_libvirt
 from pmuconf.host.confidential import is_tdx
-from pmuconf.host.qemu_args import parse_args
+from pmuconf.host.vms.qemu_args import parse_args
 
 MACHINE = ("-machine", "q35,kernel-irqchip=split,confidential-guest-support=lsec0")
 AS_JSON = ("-object", '{"qom-type":"tdx-guest","id":"lsec0","quote-generation-socket":{"type":"vsock"}}')

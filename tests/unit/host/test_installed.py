@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.installed import installed_qemus, qemus_of
+from pmuconf.host.vms.installed import installed_qemus, qemus_of
 from pmuconf.hostfacts import Qemu
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 

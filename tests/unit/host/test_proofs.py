@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.proofs import FILE, keep, proofs, with_proof
 from pmuconf.host.root import Root
+from pmuconf.host.vms.proofs import FILE, keep, proofs, with_proof
 from pmuconf.hostfacts import Evidence, Qemu
 
 ONE, OTHER = "aa" * 32, "bb" * 32

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host import qemu as qemu_module
-from pmuconf.host.process import vm_processes
 from pmuconf.host.prove import qemu as proving
 from pmuconf.host.prove.qemu import prove_qemu
-from pmuconf.host.qemu import TESTED, qemu_of_file, qemu_of_process
-from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
+from pmuconf.host.vms import qemu as qemu_module
+from pmuconf.host.vms.process import vm_processes
+from pmuconf.host.vms.qemu import TESTED, qemu_of_file, qemu_of_process
+from pmuconf.host.vms.qemu_args import QemuArgs, parse_args
 from pmuconf.hostfacts import Evidence, FileId, Qemu
 from tests.unit.host.memory import Vm, process
 from tests.unit.host.sysroot import write

@@ -15,11 +15,11 @@ import pytest
 from pmuconf.fastpath import delivers
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import boot_id, kvm_build_id, loads, parameters
-from pmuconf.host.installed import installed_qemus
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.qemu import qemu_of_file
-from pmuconf.host.replaced import BELIEVED
-from pmuconf.host.search import searches
+from pmuconf.host.vms.installed import installed_qemus
+from pmuconf.host.vms.qemu import qemu_of_file
+from pmuconf.host.vms.replaced import BELIEVED
+from pmuconf.host.vms.search import searches
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 from tests.unit.host.memory import stat

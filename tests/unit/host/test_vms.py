@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host import vms as vms_module
 from pmuconf.host.code.btf import Btf
-from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
-from pmuconf.host.process import (
+from pmuconf.host.root import Root
+from pmuconf.host.vms import live as vms_module
+from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
+from pmuconf.host.vms.live import live_vms, open_list
+from pmuconf.host.vms.process import (
     VmProcess,
     directory_of,
     file_id,
@@ -30,9 +32,7 @@ from pmuconf.host.process import (
     start_of,
     vm_processes,
 )
-from pmuconf.host.qemu_args import QemuArgs
-from pmuconf.host.root import Root
-from pmuconf.host.vms import live_vms, open_list
+from pmuconf.host.vms.qemu_args import QemuArgs
 from pmuconf.hostfacts import KernelPmu, LiveVm
 from tests.unit.host.memory import ENABLED, HEAD, HEAP, Kernel, Vm, process, stat
 from tests.unit.host.sysroot import write

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from pmuconf.host.process import DELETED, contents, directory_of, file_id, namespace_of, other_threads, start_of
 from pmuconf.host.root import Root
+from pmuconf.host.vms.process import DELETED, contents, directory_of, file_id, namespace_of, other_threads, start_of
 from pmuconf.hostfacts import Place, Search
 
 __all__ = ["daemons", "open_inside", "place", "root_of", "search_of", "searches"]

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Final
 
 from pmuconf.host.identity import uptime
-from pmuconf.host.process import namespace_of, same_program
 from pmuconf.host.root import Root
-from pmuconf.host.search import daemons, place, root_of
+from pmuconf.host.vms.process import namespace_of, same_program
+from pmuconf.host.vms.search import daemons, place, root_of
 from pmuconf.hostfacts import Evidence, HostFacts, Place, Qemu, Search
 
 __all__ = ["BELIEVED", "installed_now", "same_file", "unknown"]

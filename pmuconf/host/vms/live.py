@@ -18,11 +18,11 @@ from pmuconf.host.code.btf import MAX_BTF, Btf
 from pmuconf.host.code.live import Kallsyms, Kcore
 from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.names import VM_LIST
-from pmuconf.host.process import VmProcess, initial_namespace, same_program, vm_processes
-from pmuconf.host.qemu import qemu_of_process
 from pmuconf.host.root import Root
+from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
+from pmuconf.host.vms.process import VmProcess, initial_namespace, same_program, vm_processes
+from pmuconf.host.vms.qemu import qemu_of_process
 from pmuconf.hostfacts import KernelPmu, LiveVm
 
 __all__ = ["live_vms", "open_list"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pmuconf.host.qemu import qemu_of_descriptor
 from pmuconf.host.root import Root
-from pmuconf.host.search import open_inside, root_of, search_of, searches
+from pmuconf.host.vms.qemu import qemu_of_descriptor
+from pmuconf.host.vms.search import open_inside, root_of, search_of, searches
 from pmuconf.hostfacts import Place, Qemu, Search
 
 __all__ = ["installed_qemus", "qemus_of"]

@@ -19,8 +19,8 @@ from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.notes import build_id_of_notes
-from pmuconf.host.process import DELETED, directory_of, file_id
 from pmuconf.host.root import MAX_FILE, Root
+from pmuconf.host.vms.process import DELETED, directory_of, file_id
 from pmuconf.hostfacts import Evidence, FileId, Qemu
 
 __all__ = ["TESTED", "qemu_of_descriptor", "qemu_of_file", "qemu_of_process"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.qemu_args import QemuArgs, parse_args
 from pmuconf.host.root import Root
+from pmuconf.host.vms.qemu_args import QemuArgs, parse_args
 from pmuconf.hostfacts import FileId
 
 __all__ = [
