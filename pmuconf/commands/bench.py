@@ -16,9 +16,9 @@ from pmuconf.files.replacing import replace_file
 from pmuconf.report.plain import printable
 
 if TYPE_CHECKING:
+    from pmuconf.bench.conclusion import Conclusion
     from pmuconf.bench.difference import Difference
-    from pmuconf.bench.judge import Conclusion
-    from pmuconf.bench.run import Run
+    from pmuconf.bench.measurement import Run
 
 __all__ = ["BenchCpuid", "BenchMsr", "BenchPort", "CompareRuns"]
 
@@ -77,11 +77,11 @@ class _Bench(_Answer):
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         with _host_modules():
-            from pmuconf.bench.judge import between_arms
+            from pmuconf.bench.conclusion import between_arms
             from pmuconf.bench.loops import Exit
             from pmuconf.bench.measure import Plan
-            from pmuconf.bench.run import save
-            from pmuconf.bench.take import take
+            from pmuconf.bench.measurement import save
+            from pmuconf.bench.on_host import take
 
         plan = Plan(seconds=args.seconds, pairs=args.pairs, rounds=args.rounds, turns=args.exits)
         with _progress(args.pairs) as progress:
@@ -173,9 +173,9 @@ class CompareRuns(_Answer):
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         with _host_modules():
-            from pmuconf.bench.judge import between_runs
+            from pmuconf.bench.conclusion import between_runs
             from pmuconf.bench.measure import Arm
-            from pmuconf.bench.run import load
+            from pmuconf.bench.measurement import load
 
         old, new = load(args.old), load(args.new)
         conclusion = between_runs(old, new, args.confidence)
@@ -372,7 +372,7 @@ def _count(text: str) -> int:
 
 
 def _pairs(text: str) -> int:
-    from pmuconf.bench.run import MAX_PAIRS
+    from pmuconf.bench.measurement import MAX_PAIRS
 
     if _count(text) > MAX_PAIRS:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MAX_PAIRS}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pmuconf.bench.loops import Exit, Loop
 from pmuconf.bench.measure import Arm, Machine, Pair
-from pmuconf.bench.run import Run
+from pmuconf.bench.measurement import Run
 from pmuconf.host.measured import HostKey
 from pmuconf.hostfacts import Verdict
 

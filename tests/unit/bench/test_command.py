@@ -14,8 +14,8 @@ from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Plan
-from pmuconf.bench.run import Run as Taken
-from pmuconf.bench.run import load, save
+from pmuconf.bench.measurement import Run as Taken
+from pmuconf.bench.measurement import load, save
 from pmuconf.host import measured
 from pmuconf.host.measured import Saving
 from pmuconf.hostfacts import Verdict
@@ -31,7 +31,7 @@ class Takes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Taken) -> None:
         self.asked: dict[str, Any] = {}
         self.run = run
-        monkeypatch.setattr("pmuconf.bench.take.take", self)
+        monkeypatch.setattr("pmuconf.bench.on_host.take", self)
 
     def __call__(self, kind: Exit, plan: Plan, **asked: Any) -> Taken:
         self.asked = {"kind": kind, "plan": plan, **asked}

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from pmuconf.bench.conclusion import Quantity, between_arms, between_runs
 from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.difference import Outcome
-from pmuconf.bench.judge import Quantity, between_arms, between_runs
 from pmuconf.bench.loops import Exit
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import Verdict

@@ -13,7 +13,7 @@ import pytest
 from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.measure import Arm
-from pmuconf.bench.run import load, save
+from pmuconf.bench.measurement import load, save
 from pmuconf.errors import PmuconfError
 from tests.unit.bench.fake import run_of
 

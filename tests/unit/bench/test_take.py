@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf.bench.conclusion import between_arms
 from pmuconf.bench.counters import Counter, Counts
 from pmuconf.bench.difference import Outcome
-from pmuconf.bench.judge import between_arms
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Opener, Plan
-from pmuconf.bench.run import Run
-from pmuconf.bench.take import take
+from pmuconf.bench.measurement import Run
+from pmuconf.bench.on_host import take
 from pmuconf.errors import PmuconfError
 from pmuconf.host.root import Root
 from tests.unit.bench.fake import Host

@@ -17,7 +17,7 @@ from typing import Final
 from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.difference import CONFIDENCE, Difference, Outcome, fewest, paired, unpaired
 from pmuconf.bench.measure import Arm
-from pmuconf.bench.run import Run
+from pmuconf.bench.measurement import Run
 from pmuconf.errors import PmuconfError
 from pmuconf.host.measured import Saving
 from pmuconf.hostfacts import Verdict

@@ -11,7 +11,7 @@ from pmuconf.bench import conditions
 from pmuconf.bench.counters import Counter, fingerprint, hardware
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Opener, Plan, measure, opener
-from pmuconf.bench.run import Run
+from pmuconf.bench.measurement import Run
 from pmuconf.errors import PmuconfError
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.kvm import read_kvm
