@@ -18,16 +18,16 @@ from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
 from pmuconf.files.replacing import replace_file, replacing
+from pmuconf.fleet.absent import severity
+from pmuconf.fleet.campaign import campaign
+from pmuconf.fleet.campaign import document as plan_document
 from pmuconf.fleet.csv import host_text, vm_rows
 from pmuconf.fleet.diff import diff
 from pmuconf.fleet.diff import document as diff_document
 from pmuconf.fleet.document import Fleet, document
 from pmuconf.fleet.files import Problem
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, cores, gather
-from pmuconf.fleet.missing import severity
-from pmuconf.fleet.plan import campaign
-from pmuconf.fleet.plan import document as plan_document
-from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import fleet
 from pmuconf.fleet.table import diff_table, table
 from pmuconf.report.csv import COLUMNS, csv_lines

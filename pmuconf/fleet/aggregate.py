@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pmuconf.fleet.reading import HostReport
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.steps import Step, kernel_of, qemu_of, steps_of
 
 __all__ = ["Aggregate", "Gain", "HostRow", "Worth", "count", "of_host"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pmuconf.fleet.reading import HostReport
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.report.csv import csv_lines, csv_rows
 from pmuconf.report.groups import BY_FAST_PATH
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import pmuconf
+from pmuconf.fleet.absent import DOUBTFUL, HARMLESS, severity
 from pmuconf.fleet.files import Head, Problem, inventory_name
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, Pair, pairs
-from pmuconf.fleet.missing import DOUBTFUL, HARMLESS, severity
-from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import no_reports
 from pmuconf.fleet.steps import kernel_of, qemu_of
 

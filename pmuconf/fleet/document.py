@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 
 import pmuconf
 from pmuconf.fastpath import CASES, FastPath
+from pmuconf.fleet.absent import Absent, severity
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, Worth
 from pmuconf.fleet.files import Problem
-from pmuconf.fleet.missing import Absent, severity
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.steps import Step
 from pmuconf.hostfacts import Verdict

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from pmuconf.errors import PmuconfError
 from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first, same_host
-from pmuconf.fleet.reading import HostReport, read
+from pmuconf.fleet.hostreport import HostReport, read
 
 __all__ = ["Hosts", "Pair", "Worked", "cores", "gather", "over", "pairs"]
 

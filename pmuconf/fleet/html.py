@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
-from pmuconf.fleet.reading import HostReport
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, KINDS
 from pmuconf.report.html import page as host_page

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TypeVar
 
 from pmuconf.errors import PmuconfError
+from pmuconf.fleet.absent import absent, ahead, stale
 from pmuconf.fleet.aggregate import Aggregate, count
 from pmuconf.fleet.document import Fleet
 from pmuconf.fleet.files import Problem
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, over
-from pmuconf.fleet.missing import absent, ahead, stale
-from pmuconf.fleet.reading import HostReport
 
 __all__ = ["fleet", "folded", "no_reports"]
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pmuconf.fastpath import CASES
+from pmuconf.fleet.hostreport import HostReport, Outlook, explicit
 from pmuconf.fleet.outlook import Change, Needs
-from pmuconf.fleet.reading import HostReport, Outlook, explicit
 
 __all__ = ["Step", "Verb", "kernel_of", "power_cycles", "qemu_of", "steps_of"]
 

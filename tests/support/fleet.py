@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from pmuconf.fleet.absent import Absent
 from pmuconf.fleet.aggregate import Aggregate, of_host
 from pmuconf.fleet.document import Fleet, document
 from pmuconf.fleet.files import Head, Problem, head
-from pmuconf.fleet.missing import Absent
-from pmuconf.fleet.reading import read
+from pmuconf.fleet.hostreport import read
 from pmuconf.hostfacts import Copies, HostFacts, Verdict
 from tests.support.hostile import PAYLOADS
 from tests.support.sample import AT, FACTS, KINDS, Kind, many

@@ -93,7 +93,7 @@ def main():
     with telling(module):
         from pmuconf.access import connect, surveyor
         from pmuconf.audit import audit
-        from pmuconf.fleet.reading import of_document
+        from pmuconf.fleet.hostreport import of_document
         from pmuconf.fleet.steps import power_cycles
         from pmuconf.report.document import document
 

@@ -19,7 +19,7 @@ import pmuconf
 from pmuconf.fleet.aggregate import Aggregate, of_host
 from pmuconf.fleet.document import Fleet, document
 from pmuconf.fleet.files import Head
-from pmuconf.fleet.reading import HostReport, read
+from pmuconf.fleet.hostreport import HostReport, read
 from tests.support.fleet import FACTS_OF, fleet, host
 from tests.support.sample import AT, sample
 from tests.unit.fleet import naive

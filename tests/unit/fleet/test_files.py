@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
+from pmuconf.fleet.absent import severity
 from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, load
+from pmuconf.fleet.hostreport import HostReport, read
 from pmuconf.fleet.hosts import gather, over
-from pmuconf.fleet.missing import severity
-from pmuconf.fleet.reading import HostReport, read
 from pmuconf.fleet.report import fleet
 from tests.support.fleet import host
 from tests.support.sample import AT

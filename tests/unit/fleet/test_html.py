@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from lxml import html
 
+from pmuconf.fleet.absent import Absent
 from pmuconf.fleet.html import page, page_name
-from pmuconf.fleet.missing import Absent
 from pmuconf.report.plain import printable
 from tests.support.fleet import fleet, hostile, joined
 from tests.support.hostile import PAYLOADS

@@ -12,8 +12,8 @@ import pytest
 from pmuconf.audit import Report, join, judge
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.fastpath import CASES, FastPath, Guest, answer
+from pmuconf.fleet.hostreport import of_document
 from pmuconf.fleet.outlook import Change, HostState, Needs, VmState, guest_of, host_of, needed
-from pmuconf.fleet.reading import of_document
 from pmuconf.fleet.steps import power_cycles
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy

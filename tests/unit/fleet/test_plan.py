@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 
 import pmuconf
 from pmuconf.domain.definition import PmuState
+from pmuconf.fleet.campaign import campaign, document
+from pmuconf.fleet.hostreport import of_document
 from pmuconf.fleet.hosts import gather
-from pmuconf.fleet.plan import campaign, document
-from pmuconf.fleet.reading import of_document
 from pmuconf.fleet.steps import power_cycles
 from pmuconf.hostfacts import KernelPmu
 from pmuconf.report.html import page

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pmuconf
+from pmuconf.fleet.absent import Absent, absent, stale
 from pmuconf.fleet.aggregate import Aggregate, HostRow, of_host
 from pmuconf.fleet.files import Problem
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, over
-from pmuconf.fleet.missing import Absent, absent, stale
 from pmuconf.fleet.outlook import Change
 from pmuconf.fleet.ranking import by_step, rounds
-from pmuconf.fleet.reading import HostReport
 from pmuconf.fleet.report import no_reports
 from pmuconf.fleet.steps import Step, steps_of
 
