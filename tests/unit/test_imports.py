@@ -12,8 +12,8 @@ import pmuconf
 from tests.unit.processes import python
 
 PURE = (
-    *("aftermath", "cpu", "difference", "domain", "facts", "fastpath", "fleet/outlook", "history", "mediated"),
-    *("policy", "remedy", "rewriting", "xmltext"),
+    *("change/aftermath", "change/history", "fastpath", "fleet/outlook", "hostfacts", "mediated", "policy", "remedy"),
+    *("domain/cpu", "domain/definition", "domain/difference", "domain/rewriting", "domain/xmltext"),
 )
 ALLOWED = {
     *(
@@ -91,7 +91,11 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
     assert "pmuconf.policy" in modules
     ours = {name for name in modules if name.startswith("pmuconf")}
     assert ours == {
-        f"pmuconf{name}" for name in ("", ".conf", ".cpu", ".domain", ".errors", ".inputs", ".policy", ".xmltext")
+        f"pmuconf{name}"
+        for name in (
+            *("", ".conf", ".domain", ".domain.cpu", ".domain.definition", ".domain.xmltext", ".errors"),
+            *(".files", ".files.inputs", ".policy"),
+        )
     }
     for unwanted in ("libvirt", "sqlite3", "cliff", "prettytable", "cmd2", "tqdm", "yaml.cyaml", "jinja2"):
         assert unwanted not in modules, unwanted
@@ -103,7 +107,8 @@ def test_what_the_plugin_says_of_a_host_loads_none_of_what_probes_one() -> None:
     modules = loaded(f"import sys\nsys.path.append({hooks!r})\nimport pmuconf_nova.trait")
     ours = {name for name in modules if name.startswith("pmuconf")}
     assert "pmuconf.host.factsfile" in ours
-    probes = ("code", "elf", "guard", "installed", "live", "qemu", "survey", "unpack", "vms")
+    assert not {one for one in ours if one.startswith(("pmuconf.host.guard", "pmuconf.host.prove"))}
+    probes = ("code.elf", "code.live", "code.running", "code.unpack", "survey", "vms.installed", "vms.live", "vms.qemu")
     assert not ours & {f"pmuconf.host.{one}" for one in probes}
     assert not {one for one in ours if one.startswith(("pmuconf.report", "pmuconf.commands", "pmuconf.hyperv"))}
     for unwanted in ("libvirt", "capstone", "elftools", "cliff", "jinja2", "prometheus_client", "subprocess"):
@@ -116,12 +121,12 @@ def test_facts_from_a_file_need_nothing_that_probes_a_host() -> None:
     assert not modules & {"libvirt", "capstone", "elftools", "cliff"}
 
 
-@pytest.mark.parametrize("module", ["identity", "replaced", "search", "factsfile"])
+@pytest.mark.parametrize("module", ["identity", "vms/replaced", "vms/search", "factsfile"])
 def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
     """By its text, so that an import that comes late is seen too."""
     ours = {name for name in imported(source(f"host/{module}")) if name.startswith("pmuconf")}
-    light = ("factsfile", "identity", "kvm", "notes", "process", "replaced", "root", "search")
-    pure = ("errors", "facts", "files", "inputs", "place")
+    light = ("code.notes", "factsfile", "identity", "kvm", "root", "vms.process", "vms.replaced", "vms.search")
+    pure = ("errors", "files.inputs", "files.place", "files.replacing", "hostfacts")
     assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
     if module == "identity":
         assert ours == {"pmuconf.host.root", "pmuconf.host.code.notes"}
