@@ -108,8 +108,8 @@ class Server:
 
     def close(self) -> None:
         """Serve no more."""
+        self._waker.send(b"x")  # first: once it knows that it is to end, its thread closes the sockets
         self._ending = True
-        self._waker.send(b"x")
         self._thread.join()
 
     def _run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 
@@ -239,3 +240,25 @@ def test_it_starts_and_ends() -> None:
     server.close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(server.address, timeout=30)
+
+
+def test_a_server_that_is_busy_while_it_is_closed_is_closed() -> None:
+    """Its thread closes the sockets as soon as it may know that it is to end, in the middle of close()."""
+    server = Server(("127.0.0.1", 0), Site.answer)
+    waker, ended = server._waker, []
+
+    class Slow:
+        def send(self, data: bytes) -> int:
+            server._thread.join(0.2)
+            ended.append(not server._thread.is_alive())
+            return waker.send(data)
+
+        def close(self) -> None:
+            waker.close()
+
+    server._waker = Slow()  # type: ignore[assignment]
+    server.turn = lambda seconds=None: time.sleep(0.001)  # type: ignore[method-assign]  # busy with others
+    server.start()
+    server.close()
+    assert ended == [False]
+    assert not server._thread.is_alive()
