@@ -78,6 +78,8 @@ lint: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/codespell
 
 bench: $(VENV)/test
 	.ci/packages bench

@@ -44,8 +44,10 @@ def distributions(title: str, samples: Sequence[tuple[str, Sequence[float]]], su
         return _TOP + down * (1 - share / top)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        'font-family="sans-serif" font-size="12">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            'font-family="sans-serif" font-size="12">'
+        ),
         f"<title>{escape(title)}</title>",
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
         f'<text x="{_LEFT}" y="20" font-size="15">{escape(title)}</text>',
@@ -57,8 +59,10 @@ def distributions(title: str, samples: Sequence[tuple[str, Sequence[float]]], su
         middle = median(values)
         label = f"{name}: median {middle:.1f}, {len(values)} values"
         parts += [
-            f'<path d="M{x(low):.1f} {y(0):.1f}{steps}V{y(0):.1f}Z" fill="{colour}" fill-opacity="0.35" '
-            f'stroke="{colour}"/>',
+            (
+                f'<path d="M{x(low):.1f} {y(0):.1f}{steps}V{y(0):.1f}Z" fill="{colour}" fill-opacity="0.35" '
+                f'stroke="{colour}"/>'
+            ),
             f'<rect x="{_LEFT + 340 * number}" y="50" width="12" height="12" fill="{colour}"/>',
             f'<text x="{_LEFT + 18 + 340 * number}" y="61">{escape(label)}</text>',
         ]
