@@ -40,9 +40,9 @@ from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.verdict import judge
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Verdict
+from tests.unit.host.code.test_live import BY_NAME
 from tests.unit.host.shapes import compiled
 from tests.unit.host.test_fuzz import CORE, LINES, LINKED, STOCK, TYPES, Damaged
-from tests.unit.host.test_live import BY_NAME
 
 SECONDS = 10
 MEMORY = 512 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pmuconf.commands.main import main
+from tests.unit.host.code.test_live import btf_of, host_with, object_of
 from tests.unit.host.sysroot import BUILD_ID, CORE_TEXT, link_file, write
-from tests.unit.host.test_live import btf_of, host_with, object_of
 
 
 @pytest.mark.parametrize(

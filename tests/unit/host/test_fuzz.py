@@ -21,9 +21,9 @@ from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.verdict import judge, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Verdict
+from tests.unit.host.code.test_live import KERNEL_FLAGS, btf_of
 from tests.unit.host.shapes import SHAPES, compiled
 from tests.unit.host.sysroot import TEXT, core, host, kallsyms, link, write
-from tests.unit.host.test_live import KERNEL_FLAGS, btf_of
 
 INPUTS = int(os.environ.get("PMUCONF_FUZZ", "400"))
 BOUNDED = settings(

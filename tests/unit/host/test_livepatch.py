@@ -9,9 +9,9 @@ import pytest
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import GuardFinding, Verdict
+from tests.unit.host.code.test_live import BY_NAME, TestTheFileWithTheBuildId, host_with
 from tests.unit.host.shapes import PMU
 from tests.unit.host.sysroot import write
-from tests.unit.host.test_live import BY_NAME, TestTheFileWithTheBuildId, host_with
 
 KVM_KO = "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko"
 

@@ -12,9 +12,9 @@ from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Verdict
+from tests.unit.host.code.test_live import BY_NAME, KERNEL_FLAGS, TestTheFileWithTheBuildId, btf_of, object_of
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, PMU, compiled
 from tests.unit.host.sysroot import VENDOR_BUILD_ID, VENDOR_TEXT, Linked, host, link, note, write
-from tests.unit.host.test_live import BY_NAME, KERNEL_FLAGS, TestTheFileWithTheBuildId, btf_of, object_of
 from tests.unit.host.test_livepatch import KVM_KO
 
 VENDORS = ("kvm_amd", "kvm_intel", "kvm_pvm")

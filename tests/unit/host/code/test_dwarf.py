@@ -17,9 +17,9 @@ from pmuconf.host.guard.state import Offsets
 from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict
+from tests.unit.host.code.test_live import BY_NAME
 from tests.unit.host.shapes import HEADER, compiled, compilers
 from tests.unit.host.sysroot import BUILD_ID, CORE_TEXT, Linked, host, link, link_file, write
-from tests.unit.host.test_live import BY_NAME
 
 WITH_DWARF = ("-O2", "-gdwarf-4")
 ANSWER = """

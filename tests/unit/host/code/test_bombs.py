@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from tests.support.bounded import bounded
+from tests.unit.host.code.test_live import BY_NAME, btf_of, host_with, object_of
 from tests.unit.host.shapes import compiled
 from tests.unit.host.sysroot import BUILD_ID, host, link, link_file, note, write
-from tests.unit.host.test_live import BY_NAME, btf_of, host_with, object_of
 
 RELEASE = "6.1.0-test"
 BASE = f"/lib/modules/{RELEASE}"
