@@ -22,7 +22,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab soak churn contention picture sample sample-nova clean
+        bench-lab soak churn contention picture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +100,10 @@ churn: $(VENV)/test
 contention: $(VENV)/test
 	$(BIN)/python -m tests.contention edits --count 8000
 	$(BIN)/python -m tests.contention reboots --count 20000
+
+# The page of cause codes, made from what the code declares; a test fails when it is stale.
+causes: $(VENV)/test
+	$(BIN)/python -m tests.causes docs/causes.md
 
 # The sample configuration, made from the options themselves; a test fails when it is stale.
 sample: $(VENV)/test
