@@ -16,7 +16,7 @@ from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath import FastPath
-from pmuconf.flavors.judge import FlavorMap
+from pmuconf.flavors.map import FlavorMap
 from pmuconf.mediated import start_hazard
 from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth

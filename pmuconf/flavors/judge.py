@@ -7,23 +7,16 @@ the copy of the flavor that they were built with. Nova refuses a flavor and an i
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.domain.definition import UNKNOWN, Domain, PmuState
-from pmuconf.errors import PmuconfError
-from pmuconf.files.inputs import read_regular
+from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
-__all__ = ["SPEC", "Embedded", "Flavor", "FlavorMap", "Image", "Standing", "Verdict", "audit", "spec_text", "state_of"]
+__all__ = ["SPEC", "Embedded", "Flavor", "Image", "Standing", "Verdict", "audit", "spec_text", "state_of"]
 
 SPEC: Final = "hw:pmu"
-_FORMAT: Final = "pmuconf-flavors"
-_MAX_MAP: Final = 32 << 20
-_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -153,56 +146,3 @@ def _verdict(
 def _together(flavor: Flavor, image: Image) -> bool:
     """Whether there may be somebody who can use both."""
     return flavor.projects is None or image.owner is None or image.owner in flavor.projects
-
-
-class FlavorMap:
-    """The extra specs of flavors by name, for domains whose metadata does not have them (Nova before 32)."""
-
-    def __init__(self, flavors: Iterable[Flavor]) -> None:
-        self._by_name = {flavor.name: flavor for flavor in flavors}
-
-    def dump(self) -> str:
-        """As the text of a file that load() reads."""
-        flavors = [
-            {"name": flavor.name, "id": flavor.id, "extra_specs": dict(flavor.extra_specs)}
-            for flavor in self._by_name.values()
-        ]
-        return json.dumps({"format": _FORMAT, "version": _VERSION, "flavors": flavors}, indent=1) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> FlavorMap:
-        """Read such a file.
-
-        :raises PmuconfError: flavors-unreadable, flavors-broken.
-        """
-        try:
-            document = json.loads(read_regular(path, _MAX_MAP))
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
-                raise ValueError(f"it is no {_FORMAT} file of version {_VERSION}")
-            return cls(map(_flavor, document["flavors"]))
-        except OSError as error:
-            raise PmuconfError(f"{path}: {error.strerror}", cause="flavors-unreadable") from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise PmuconfError(
-                f"{path} is no flavor map: {error}",
-                cause="flavors-broken",
-                hint="Write it with: pmuconf flavors export --output FILE",
-            ) from None
-
-    def fill(self, domain: Domain) -> Domain:
-        """The domain with what its flavor has now; unchanged where its own metadata says it, or the map does not."""
-        nova = domain.nova
-        if nova is None or nova.extra_specs is not UNKNOWN or nova.flavor not in self._by_name:
-            return domain
-        flavor = self._by_name[nova.flavor]
-        return replace(domain, nova=replace(nova, flavor_id=flavor.id, extra_specs=flavor.extra_specs))
-
-
-def _flavor(entry: object) -> Flavor:
-    if not isinstance(entry, dict):
-        raise ValueError("a flavor is no object")
-    specs = entry["extra_specs"]
-    texts = [entry["name"], entry["id"], *specs, *specs.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a flavor has something that is no text")
-    return Flavor(entry["id"], entry["name"], specs)

@@ -14,7 +14,8 @@ from pmuconf.domain.definition import UNKNOWN, PmuState, read
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import cloud as cloud_api
 from pmuconf.flavors.cloud import Cloud
-from pmuconf.flavors.judge import Embedded, Flavor, FlavorMap, Image, Standing, audit
+from pmuconf.flavors.judge import Embedded, Flavor, Image, Standing, audit
+from pmuconf.flavors.map import FlavorMap
 from pmuconf.policy import Decision, Policy, Rule
 from tests.support.domains import nova_domain
 from tests.unit.conftest import Run
