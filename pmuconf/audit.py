@@ -120,7 +120,7 @@ class Vm:
         return None if guest is None or self.next_boot is None else guest.will_get(self.next_boot)
 
     @property
-    def remade(self) -> bool | None:
+    def may_be_recreated(self) -> bool | None:
         """Whether its QEMU alone does not tell what KVM will hold of it after a start; None: no process was found.
 
         A reset gives confidential guests another VM of KVM. Of TDX guests some kernels decide.
@@ -128,7 +128,7 @@ class Vm:
         if self.process is None:
             return None
         tdx = any(one is not None and one.tdx for one in (self.domain, self.next_domain))
-        return self.process.remade or self.process.tdx is not False or tdx
+        return self.process.may_be_recreated or self.process.tdx is not False or tdx
 
     @property
     def overridden(self) -> bool:

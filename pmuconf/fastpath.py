@@ -218,7 +218,7 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "tdx-guest")
     if vm.pmu_property is None:
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "cpu-unknown")
-    if not vm.pmu_property and vm.qemu is not None and vm.qemu.disables and not vm.remade:
+    if not vm.pmu_property and vm.qemu is not None and vm.qemu.disables and not vm.may_be_recreated:
         return InKernel(KernelPmu.DISABLED, Evidence.INFERRED, "qemu-disables")
     if not vm.pmu_property and (vm.qemu is None or vm.qemu.disables is None):
         return InKernel(KernelPmu.UNKNOWN, Evidence.NONE, "qemu-unknown")

@@ -185,7 +185,8 @@ class LiveVm:
     :param pmu_shown: whether KVM's PMU of any vCPU has a version other than 0; None: not read.
     :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
     :param incoming: it was started to take a migration or a saved state in.
-    :param remade: a reset may give it another VM of KVM within the same process, as it does to confidential guests.
+    :param may_be_recreated: a reset may give it another VM of KVM within the same process, as it does to
+        confidential guests.
     :param tdx: it is a TDX guest; None: it may be one.
     :param started_as: the path by which ``qemu`` was started, the first word of its command line.
     :param next_qemu: the binary to which that path leads now: under it, the VM would start next.
@@ -204,7 +205,7 @@ class LiveVm:
     vcpus: int | None = None
     pmu_property: bool | None = None
     incoming: bool = False
-    remade: bool = False
+    may_be_recreated: bool = False
     tdx: bool | None = False
     pmu_shown: bool | None = None
     qemu: Qemu | None = None

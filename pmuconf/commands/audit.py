@@ -187,8 +187,8 @@ def opening(report: Report) -> list[str]:
     if value is not None:
         basis = "measured here" if value["measured"] else "expected on a CPU like this"
         lines.append(
-            f"at most {value['saved_per_second']:,} cycles a second saved and {value['to_win_per_second']:,} to be "
-            f"won: all exits of {value['vms']} VMs at {value['cycles_per_exit']} cycles, {basis}"
+            f"at most {value['saved_per_second']:,} cycles a second saved and {value['savable_per_second']:,} could "
+            f"be saved: all exits of {value['vms']} VMs at {value['cycles_per_exit']} cycles, {basis}"
         )
     return lines
 

@@ -99,8 +99,8 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
     yield f"fast path: {answer.fast_path.value} ({answer.evidence.value}): {answer.message} ({causes})"
     if vm.exits_per_second is not None:
         value = worth(report)
-        gain = 0 if value is None else value["saved_per_second"] or value["to_win_per_second"]
-        word = "saved" if value is not None and value["saved_per_second"] else "to be won"
+        gain = 0 if value is None else value["saved_per_second"] or value["savable_per_second"]
+        word = "saved" if value is not None and value["saved_per_second"] else "could be saved"
         upper = f", at most {gain:,} cycles a second {word}" if gain else ""
         yield f"exits: {vm.exits_per_second:,.0f} a second{upper}"
     yield f"what to do: {answer.remedy or 'nothing'}"

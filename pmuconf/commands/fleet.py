@@ -51,8 +51,8 @@ class FleetReport(Action):
       html   one page that needs only a browser; with --host-pages a folder, with a page for each host
 
     A step brings those VMs that have nothing else in their way: one that needs a kernel, a QEMU and a power cycle
-    counts for the three together. What is to be won is an upper bound, over the VMs whose exits were counted (--sample
-    on the hosts); where none was, it is left out.
+    counts for the three together. What could be saved is an upper bound, over the VMs whose exits were counted
+    (--sample on the hosts); where none was, it is left out.
 
     Examples:
 

@@ -25,10 +25,10 @@ class Worth:
 
     vms: int = 0
     saved: int = 0
-    to_win: int = 0
+    savable: int = 0
 
     def __add__(self, other: Worth) -> Worth:
-        return Worth(self.vms + other.vms, self.saved + other.saved, self.to_win + other.to_win)
+        return Worth(self.vms + other.vms, self.saved + other.saved, self.savable + other.savable)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _waiting(report: HostReport, made: Aggregate) -> None:
 def _worth(worth: Any) -> Worth | None:
     if worth is None:
         return None
-    return Worth(worth["vms"], worth["saved_per_second"], worth["to_win_per_second"])
+    return Worth(worth["vms"], worth["saved_per_second"], worth["savable_per_second"])
 
 
 def _key(qemu: QemuKey) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ __all__ = ["HOST_COLUMNS", "host_text", "vm_rows"]
 HOST_COLUMNS: Final = (
     *("host", "inventory_name", "generated_at", "status", "verdict", "release", "build_id", "enable_pmu", "qemus"),
     *("vms", "running", "fast", *(f"group_{group.key}" for group in BY_FAST_PATH)),
-    *("counted_vms", "saved_per_second", "to_win_per_second", "cause", "message"),
+    *("counted_vms", "saved_per_second", "savable_per_second", "cause", "message"),
 )
 """The header. New columns come at the end. ``status`` is the exit status that the host's own report makes."""
 
@@ -41,5 +41,5 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         **{f"group_{key}": number for key, number in one["groups"].items()},
         "counted_vms": worth.get("vms"),
         "saved_per_second": worth.get("saved_per_second"),
-        "to_win_per_second": worth.get("to_win_per_second"),
+        "savable_per_second": worth.get("savable_per_second"),
     }

@@ -21,7 +21,7 @@ from pmuconf.report.groups import BY_FAST_PATH, KINDS
 __all__ = ["FORMAT", "VERSION", "Fleet", "document", "host_record"]
 
 FORMAT: Final = "pmuconf-fleet-report"
-VERSION: Final = 1
+VERSION: Final = 2
 _Key = TypeVar("_Key")
 
 
@@ -129,7 +129,7 @@ def _worth(rows: Iterable[HostRow]) -> dict[str, Any] | None:
 
 
 def _worth_record(worth: Worth) -> dict[str, int]:
-    return {"vms": worth.vms, "saved_per_second": worth.saved, "to_win_per_second": worth.to_win}
+    return {"vms": worth.vms, "saved_per_second": worth.saved, "savable_per_second": worth.savable}
 
 
 def _verdicts(rows: Sequence[HostRow]) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular
 from pmuconf.files.memory import limited
-from pmuconf.report.document import FORMAT, VERSION
+from pmuconf.report.document import FORMAT
+from pmuconf.report.older import VERSIONS
 
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard
@@ -41,6 +42,7 @@ MAX_BYTES: Final = 1 << 26
 """As much as a host with 50,000 VMs has to say."""
 _MAX_MEMORY: Final = 400 << 20
 _MARKER_FORMAT: Final = "pmuconf-unreachable"
+_MARKER_VERSIONS: Final = range(1, 2)
 _SUFFIXES: Final = (".json", ".json.gz")
 _FIRST: Final = 4096
 _NAME: Final = 255
@@ -239,10 +241,13 @@ def _head(path: str, members: dict[str, Any]) -> Head:
     form, version, host, reason = (members.get(key) for key in ("format", "version", "host", "reason"))
     if form not in (FORMAT, _MARKER_FORMAT):
         raise Refused("not-a-report", "JSON, but no report of pmuconf")
-    if not isinstance(version, int) or version != VERSION or isinstance(version, bool):
-        newer = isinstance(version, int) and version > VERSION
+    known = VERSIONS if form == FORMAT else _MARKER_VERSIONS
+    if type(version) is not int or version not in known:
+        newer = isinstance(version, int) and version > known[-1]
         why = "a newer pmuconf wrote it" if newer else "there is no such version"
-        raise Refused("report-version", f"its format has version {version!r:.40}, this pmuconf reads {VERSION}: {why}")
+        raise Refused(
+            "report-version", f"its format has version {version!r:.40}, this pmuconf reads {known[-1]}: {why}"
+        )
     if not _is_name(host):
         raise Refused("report-broken", "host is no name")
     at = _time(members.get("generated_at"))

@@ -15,6 +15,7 @@ from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
 from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report.groups import fast_path_group
+from pmuconf.report.older import current
 
 __all__ = ["HostReport", "Outlook", "explicit", "of_document", "read"]
 
@@ -24,11 +25,19 @@ _OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 _WORDS: Final = (
     *("running", "live", "next_boot", "effective_pmu", "decision", "drift", "pending", "transient", "nova"),
     *("next_effective_pmu", "pmu_obeyed"),
-    *("saved", "in_kernel_pmu", "pmu_in_use", "cpu_has_pmu", "remade", "fast_path", "cause", "evidence", "severity"),
+    *(
+        "saved",
+        "in_kernel_pmu",
+        "pmu_in_use",
+        "cpu_has_pmu",
+        "may_be_recreated",
+        "fast_path",
+        "cause",
+        "evidence",
+        "severity",
+    ),
 )
 _words = itemgetter(*_WORDS)
-_LATER: Final = {"next_effective_pmu": None, "pmu_obeyed": True}
-"""What an older report does not have: there, every definition was taken at its word."""
 _TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
 _texts = itemgetter(*_TEXTS)
 _TEXT_TYPES: Final = {str, type(None)}
@@ -38,7 +47,7 @@ _TRUTH: Final = (True, False)
 _MAYBE: Final = (True, False, None)
 _WORDS_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
-    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "remade", "pmu_obeyed"), _MAYBE),
+    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "may_be_recreated", "pmu_obeyed"), _MAYBE),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
     **dict.fromkeys(("effective_pmu", "next_effective_pmu"), ("on", "off", None)),
     "decision": ("on", "off", "keep", "undecided", None),
@@ -113,6 +122,7 @@ def explicit(record: Mapping[str, Any]) -> bool:
 
 
 def _checked(head: Head, data: Mapping[str, Any]) -> HostReport:
+    data = current(data)
     state = _host(data["host_facts"])
     _worth(data["worth"])
     domains = data["domains"]
@@ -148,7 +158,7 @@ def _host(facts: Any) -> HostState | None:
 def _worth(worth: Any) -> None:
     if worth is None:
         return
-    for key in ("vms", "saved_per_second", "to_win_per_second"):
+    for key in ("vms", "saved_per_second", "savable_per_second"):
         if not _is_count(worth[key]):
             raise ValueError(f"worth has no number of {key}")
 
@@ -170,8 +180,6 @@ def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     causes = record["causes"]
     if not isinstance(causes, list):
         raise ValueError("causes is no list")
-    if not record.keys() >= _LATER.keys():
-        record = {**_LATER, **record}
     words = _words(record)
     return _outlook(state, words, (*map(type, words),), (*causes,), *disables, error is not None)
 
@@ -215,7 +223,7 @@ def _outlook(
     if said["fast_path"] is not None and said["running"] and causes[0] not in _OUTSIDE:
         vm = VmState(
             said["live"], said["next_boot"], said["effective_pmu"], said["decision"], said["in_kernel_pmu"],
-            said["pmu_in_use"], said["cpu_has_pmu"], said["remade"], qemu, next_qemu, said["nova"], causes,
+            said["pmu_in_use"], said["cpu_has_pmu"], said["may_be_recreated"], qemu, next_qemu, said["nova"], causes,
             said["pmu_obeyed"], said["next_effective_pmu"],
         )  # fmt: skip
         needs = needed(state, vm)

@@ -57,7 +57,7 @@ class VmState(NamedTuple):
     in_kernel_pmu: str | None
     pmu_in_use: bool | None
     cpu_has_pmu: bool | None
-    remade: bool | None
+    may_be_recreated: bool | None
     qemu: bool | None
     next_qemu: bool | None
     nova: bool
@@ -156,7 +156,7 @@ def guest_of(state: VmState) -> Guest:
         kernel_pmu=pmu,
         in_use=state.pmu_in_use,
         pmu_property=state.cpu_has_pmu,
-        remade=bool(state.remade),
+        may_be_recreated=bool(state.may_be_recreated),
         qemu=_qemu(state.qemu),
         next_qemu=_qemu(state.next_qemu),
     )
@@ -214,7 +214,7 @@ def _started(guest: Guest, state: PmuState, untold: bool) -> Guest:
     process = LiveVm(
         pid=None,
         pmu_property=None if gets is None else gets is PmuState.ON,
-        remade=guest.vm is not None and guest.vm.remade,
+        may_be_recreated=guest.vm is not None and guest.vm.may_be_recreated,
         qemu=_qemu(None) if untold else guest.next_qemu,
         next_qemu=guest.next_qemu,
     )

@@ -45,8 +45,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     worth = document["worth"]
     if worth is not None:
         yield (
-            f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['to_win_per_second']:,} to be "
-            f"won, by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
+            f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['savable_per_second']:,} could "
+            f"be saved, by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
         )
     yield from _section(
         "Hosts by what their kernel does",

@@ -102,7 +102,7 @@ def _lasting(root: Root, vm: LiveVm) -> LiveVm:
     vm = replace(vm, in_use=None)
     if vm.next_qemu is not None and not same_file(root, vm.next_qemu, vm.pid or 0, vm.started or 0):
         vm = replace(vm, next_qemu=unknown(vm.next_qemu, "replaced"))
-    if not vm.remade or vm.cause in CONTRADICTORY:
+    if not vm.may_be_recreated or vm.cause in CONTRADICTORY:
         return vm
     # What was seen may be otherwise by now. Where it contradicts what would be concluded instead, nothing is known.
     odd = vm.tdx and vm.kernel_pmu is KernelPmu.ENABLED

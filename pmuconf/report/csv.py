@@ -17,7 +17,15 @@ COLUMNS: Final = (
     *("decision", "rule", "reason", "drift", "pending"),
     *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
     *("qemu_path", "qemu_build_id", "qemu_disables_pmu", "exits_per_second", "error_cause", "error_message"),
-    *("project", "cpu_has_pmu", "next_qemu_path", "next_qemu_build_id", "next_qemu_disables_pmu", "remade", "severity"),
+    *(
+        "project",
+        "cpu_has_pmu",
+        "next_qemu_path",
+        "next_qemu_build_id",
+        "next_qemu_disables_pmu",
+        "may_be_recreated",
+        "severity",
+    ),
     *("next_effective_pmu", "pmu_obeyed"),
 )
 """The header. New columns come at the end, so that whoever counts columns is not misled."""

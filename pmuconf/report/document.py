@@ -18,7 +18,7 @@ from pmuconf.policy import Decision, Policy
 __all__ = ["FORMAT", "VERSION", "document", "guard_record", "host_record", "record", "summary", "worth"]
 
 FORMAT: Final = "pmuconf-report"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 def document(report: Report, policy: Policy) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "message": answer and answer.message,
         "remedy": answer and answer.remedy,
         "cpu_has_pmu": process.pmu_property if process else None,
-        "remade": vm.remade,
+        "may_be_recreated": vm.may_be_recreated,
         "qemu": process and process.qemu and _qemu(process.qemu),
         "next_qemu": process and process.next_qemu and _qemu(process.next_qemu),
         "exits_per_second": vm.exits_per_second,
@@ -166,7 +166,7 @@ def worth(report: Report) -> dict[str, Any] | None:
 
     None without counted exits, or where it is not known what one costs on this CPU. KVM counts all exits of a VM; only
     those that it ends by skipping an instruction gain (CPUID, MSR, port I/O, HLT, hypercalls), and it counts no CPUID
-    or MSR exits of their own. What can't be known for a VM is neither saved nor to be won.
+    or MSR exits of their own. What can't be known for a VM is neither saved nor counted as savable.
     """
     facts = report.facts
     counted = [vm for vm in report.vms if vm.exits_per_second is not None and vm.answer is not None]
@@ -181,5 +181,5 @@ def worth(report: Report) -> dict[str, Any] | None:
         "measured": facts.measured,
         "vms": len(counted),
         "saved_per_second": round(rates[FastPath.YES] * facts.cycles),
-        "to_win_per_second": round(rates[FastPath.NO] * facts.cycles),
+        "savable_per_second": round(rates[FastPath.NO] * facts.cycles),
     }

@@ -166,5 +166,5 @@ def _counted(label: str, value: str, rows: Sequence[Row], note: str = "") -> Cou
 
 def _shares(worth: Mapping[str, Any] | None) -> float:
     """What part of all that could be saved is saved, in percent."""
-    total = worth["saved_per_second"] + worth["to_win_per_second"] if worth else 0
+    total = worth["saved_per_second"] + worth["savable_per_second"] if worth else 0
     return 100 * worth["saved_per_second"] / total if worth and total else 0.0

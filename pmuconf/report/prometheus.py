@@ -146,7 +146,7 @@ def _of_the_worth(worth: Mapping[str, Any]) -> Iterator[Metric]:
     text = f"CPU cycles that the fast path saves each second: {bound}"
     yield _gauge("pmuconf_saved_cycles_per_second", text, worth["saved_per_second"])
     text = f"CPU cycles that it would save each second if the VMs without it had it: {bound}"
-    yield _gauge("pmuconf_to_win_cycles_per_second", text, worth["to_win_per_second"])
+    yield _gauge("pmuconf_savable_cycles_per_second", text, worth["savable_per_second"])
 
 
 def _vm_info(document: Mapping[str, Any]) -> Metric:

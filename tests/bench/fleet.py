@@ -137,7 +137,7 @@ def _damage(fleet: Path) -> None:
         bad = {
             "truncated": text[: len(text) * (number + 1) // 12],
             "broken": f"{text[:1000]}\0{text[1000:]}",
-            "later": json.dumps({**old, "version": 2}),
+            "later": json.dumps({**old, "version": 99}),
             "double": json.dumps(old),
         }
         for name, damaged in bad.items():

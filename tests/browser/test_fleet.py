@@ -56,10 +56,10 @@ def test_hosts_are_shown_in_parts_found_and_sorted(show: Open, record: dict[str,
     assert type_in(shown, "no such host") == []
     assert status(shown) == "No host is like that"
     type_in(shown, "")
-    shown.run(CLICK.format("To win"))
+    shown.run(CLICK.format("Savable"))
     assert len(shown.run(NAMES)) == 200
     shown.run("document.getElementById('all').click()")
-    known = [one["worth"]["to_win_per_second"] for one in record["hosts"] if one["worth"]]
+    known = [one["worth"]["savable_per_second"] for one in record["hosts"] if one["worth"]]
     found = column(shown, 8)
     assert found[: len(known)] == [f"{number:,}" for number in sorted(known, reverse=True)]
     assert set(found[len(known) :]) <= {""}

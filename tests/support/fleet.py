@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from pmuconf.hostfacts import Copies, HostFacts, Verdict
 from tests.support.hostile import PAYLOADS
 from tests.support.sample import AT, FACTS, KINDS, Kind, many
 
-__all__ = ["FACTS_OF", "fleet", "host", "hostile", "joined", "write"]
+__all__ = ["FACTS_OF", "fleet", "host", "hostile", "joined", "of_version_1", "write"]
 
 _PATCH: Final = "a kernel with the guard (contrib/kernel)"
 
@@ -139,3 +139,14 @@ def _rename(record: dict[str, Any], chance: random.Random) -> None:
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), at=datetime.now().astimezone())
+
+
+def of_version_1(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same report in version 1 of the format, as pmuconf 0.1.0 wrote it."""
+    old: dict[str, Any] = json.loads(json.dumps(document))
+    old["version"] = 1
+    if old["worth"] is not None:
+        old["worth"]["to_win_per_second"] = old["worth"].pop("savable_per_second")
+    for record in old["domains"]:
+        record["remade"] = record.pop("may_be_recreated")
+    return old

@@ -29,7 +29,8 @@ class QemuArgs:
     :param incoming: whether it was started to take a migration or a saved state in.
     :param tdx: whether it is a TDX guest; None: it may be one.
     :param binary: the first word: the path that it was started by. libvirt takes it from the definition.
-    :param remade: whether a reset may give it another VM of KVM: since QEMU 11.0 those of confidential guests do.
+    :param may_be_recreated: whether a reset may give it another VM of KVM. Since QEMU 11.0 those of
+        confidential guests do.
     """
 
     uuid: str | None = None
@@ -37,7 +38,7 @@ class QemuArgs:
     pmu: bool | None = None
     kvm: bool = False
     incoming: bool = False
-    remade: bool = False
+    may_be_recreated: bool = False
     tdx: bool | None = False
     binary: str = ""
 
@@ -59,7 +60,9 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         kvm=accelerator(words, names) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options(words)),
         tdx=is_tdx(words),
-        remade=any(key in _REMAKING for value in values(words, "machine", "M") for key, _, _ in properties(value)),
+        may_be_recreated=any(
+            key in _REMAKING for value in values(words, "machine", "M") for key, _, _ in properties(value)
+        ),
         binary=words[0],
     )
 

@@ -67,7 +67,7 @@ def figures(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
             for verdict in VERDICTS
         },
         "saved": sum(worth["saved_per_second"] for worth in worths),
-        "to_win": sum(worth["to_win_per_second"] for worth in worths),
+        "savable": sum(worth["savable_per_second"] for worth in worths),
     }  # fmt: skip
 
 

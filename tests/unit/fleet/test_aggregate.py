@@ -95,7 +95,7 @@ def test_the_figures_are_those_of_plain_loops(documents: list[dict[str, Any]], r
         assert found == want[f"{kind}s"]
     assert {one["cause"]: one["groups"] for one in made["causes"]} == want["causes"]
     assert {one["verdict"]: one["hosts"] for one in made["verdicts"]} == want["verdicts"]
-    assert (made["worth"]["saved_per_second"], made["worth"]["to_win_per_second"]) == (want["saved"], want["to_win"])
+    assert (made["worth"]["saved_per_second"], made["worth"]["savable_per_second"]) == (want["saved"], want["savable"])
     for row, one in zip(made["hosts"], sorted(documents, key=lambda one: one["host"])):
         assert (row["host"], row["vms"], row["fast"]) == (
             one["host"], len(one["domains"]), one["summary"]["fast_path"]["yes"],

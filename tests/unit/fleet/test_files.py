@@ -95,7 +95,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("report-broken", deep("domains", 3, "message", to=["x"])),
     ("report-broken", deep("domains", 3, "qemu", to={"path": 1})),
     ("report-broken", deep("domains", 3, "error", to={})),
-    ("report-version", changed(version=2)),
+    ("report-version", changed(version=3)),
     ("report-version", changed(version="1")),
     ("report-version", changed(version=True)),
     ("not-a-report", []),
@@ -293,7 +293,7 @@ def test_two_domains_are_two_hosts(tmp_path: Path) -> None:
 # ---- what a member may be ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["running", "drift", "pending", "transient", "nova", "cpu_has_pmu", "remade"])
+@pytest.mark.parametrize("key", ["running", "drift", "pending", "transient", "nova", "cpu_has_pmu", "may_be_recreated"])
 @pytest.mark.parametrize("value", [1, 0, 1.0, 0.0, "yes", "true", []])
 def test_a_truth_value_is_one_and_nothing_that_equals_it(tmp_path: Path, key: str, value: object) -> None:
     """Also where the same words were seen before: 1 equals true."""

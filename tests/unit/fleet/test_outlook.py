@@ -146,7 +146,7 @@ def test_a_report_has_all_that_its_verdicts_can_be_repeated_from(kind: str) -> N
         qemu, next_qemu = (record[which] and record[which]["disables_pmu"] for which in ("qemu", "next_qemu"))
         vm = VmState(
             record["live"], record["next_boot"], record["effective_pmu"], record["decision"], record["in_kernel_pmu"],
-            record["pmu_in_use"], record["cpu_has_pmu"], record["remade"], qemu, next_qemu,
+            record["pmu_in_use"], record["cpu_has_pmu"], record["may_be_recreated"], qemu, next_qemu,
             record["nova"], tuple(record["causes"]), record["pmu_obeyed"], record["next_effective_pmu"],
         )  # fmt: skip
         assert answer(state and host_of(state), guest_of(vm)).causes == vm.causes
@@ -214,7 +214,7 @@ def test_a_qemu_that_once_did_not_do_it_is_promised_nothing() -> None:
 
 
 def test_a_confidential_guest_is_promised_nothing_that_a_reset_may_take_away() -> None:
-    assert needed(GUARDED, VM._replace(remade=True)) == Needs((SETTLE,), "pmu-unknown")
+    assert needed(GUARDED, VM._replace(may_be_recreated=True)) == Needs((SETTLE,), "pmu-unknown")
 
 
 @pytest.mark.parametrize("pmu", ["unknown", None])

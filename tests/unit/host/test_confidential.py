@@ -45,7 +45,7 @@ def test_it_is_said_of_the_process() -> None:
     words = ("/usr/bin/qemu-system-x86_64", *MACHINE, *AS_JSON, "-cpu", "host,pmu=on")
     args = parse_args(b"".join(word.encode() + b"\0" for word in words))
     assert args is not None
-    assert (args.pmu, args.tdx, args.remade) == (True, True, True)
+    assert (args.pmu, args.tdx, args.may_be_recreated) == (True, True, True)
 
 
 DOMAIN = """<domain type='kvm'>

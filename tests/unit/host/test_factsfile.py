@@ -122,7 +122,7 @@ def test_what_was_written_comes_back_but_for_what_may_have_changed(file: Path, r
 def test_what_kvm_held_of_a_guest_that_a_reset_gives_another_vm(tmp_path: Path, root: Root) -> None:
     """The process is the same, the VM need not be."""
     path = tmp_path / "confidential.json"
-    path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, remade=True),)))))
+    path.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, may_be_recreated=True),)))))
     (vm,) = load(path, root).vms
     assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
 
@@ -137,7 +137,7 @@ def test_nothing_is_concluded_against_what_kvm_held_of_a_tdx_guest(
     """A reset may have changed what was seen, and what was seen is no reason to believe that KVM protects its PMU."""
     path = tmp_path / "tdx.json"
     guard = GuardFinding(Verdict.GUARDED, "guard-in-caller", "said", Evidence.OBSERVED, protected_pmu=True)
-    vm = replace(VM, remade=True, tdx=True, kernel_pmu=held, cause=cause)
+    vm = replace(VM, may_be_recreated=True, tdx=True, kernel_pmu=held, cause=cause)
     path.write_text(dump(of(root, replace(FACTS, guard=guard, vms=(vm,)))))
     facts = load(path, root)
     domain = Domain("web", "4f1c", "kvm", "x86_64", PmuState.OFF, None, None, running=True)

@@ -84,7 +84,7 @@ Damage = Callable[[dict[str, Any]], object]
     "damage",
     [
         lambda d: d.update(format="pmuconf"),
-        lambda d: d.update(version=2),
+        lambda d: d.update(version=3),
         lambda d: d.update(version="1"),
         lambda d: d.update(generated_at="yesterday"),
         lambda d: d.update(generated_at="2031-02-03T04:05:06"),
@@ -148,7 +148,7 @@ def _at(found: Any, path: tuple[str | int, ...]) -> Any:
 def test_the_head_of_the_document() -> None:
     made = document(REPORT, POLICY)
     assert made["format"] == "pmuconf-report"
-    assert made["version"] == 1
+    assert made["version"] == 2
     assert made["generator"] == f"pmuconf {pmuconf.__version__}"
     assert made["generated_at"] == "2031-02-03T04:05:06+00:00"
     assert (made["host"], made["source"]) == ("host-1", "test:///default")
@@ -185,7 +185,7 @@ def test_the_record_of_a_domain() -> None:
         "message": None,
         "remedy": None,
         "cpu_has_pmu": None,
-        "remade": None,
+        "may_be_recreated": None,
         "qemu": None,
         "next_qemu": None,
         "exits_per_second": None,
@@ -220,7 +220,7 @@ def test_what_it_is_worth() -> None:
     assert value is not None
     assert (value["vms"], value["cycles_per_exit"], value["measured"]) == (2, 57, False)
     assert value["saved_per_second"] == round(1000.5 * 57)
-    assert value["to_win_per_second"] == 0  # of the other VM nothing is known
+    assert value["savable_per_second"] == 0  # of the other VM nothing is known
     assert worth(REPORT) is None
     assert worth(replace(JOINED, facts=replace(FACTS, cycles=None))) is None
     uncounted = tuple(replace(vm, exits_per_second=None) for vm in JOINED.vms)
@@ -229,7 +229,7 @@ def test_what_it_is_worth() -> None:
     slow = replace(JOINED, vms=join(JOINED.vms, unguarded))
     value = worth(slow)
     assert value is not None
-    assert (value["saved_per_second"], value["to_win_per_second"]) == (0, round(2 * 1000.5 * 57))
+    assert (value["saved_per_second"], value["savable_per_second"]) == (0, round(2 * 1000.5 * 57))
 
 
 def test_the_record_of_what_could_not_be_judged() -> None:

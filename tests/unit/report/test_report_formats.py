@@ -119,7 +119,7 @@ def test_metrics_say_what_the_document_says() -> None:
         used = sum(vm["pmu_in_use"] is said for vm in running)
         assert value(found, "pmuconf_pmu_in_use_vms", pmu_in_use=state) == used
     assert value(found, "pmuconf_saved_cycles_per_second") == document["worth"]["saved_per_second"]
-    assert value(found, "pmuconf_to_win_cycles_per_second") == document["worth"]["to_win_per_second"]
+    assert value(found, "pmuconf_savable_cycles_per_second") == document["worth"]["savable_per_second"]
     assert value(found, "pmuconf_exit_saving_cycles", basis="expected") == 57
 
 
@@ -141,7 +141,7 @@ def test_what_is_not_known_has_no_series() -> None:
     names = {name for name, _ in found}
     assert value(found, "pmuconf_host_examined") == 0
     assert not [
-        name for name in names if re.match("pmuconf_(kernel|kvm|in_kernel|pmu_in|other|saved|to_win|exit)", name)
+        name for name in names if re.match("pmuconf_(kernel|kvm|in_kernel|pmu_in|other|saved|savable|exit)", name)
     ]
     assert total(found, "pmuconf_vms") == total(found, "pmuconf_vms", fast_path=NOT_JUDGED) == len(sample()["domains"])
 

@@ -231,7 +231,7 @@ class TestIdentity:
         assert args(*words).kvm is kvm
 
     @pytest.mark.parametrize(
-        ("machine", "remade"),
+        ("machine", "may_be_recreated"),
         [
             ("q35,accel=kvm", False),
             ("pc-q35-11.0,usb=off,confidential-guest-support=lsec0", True),
@@ -239,8 +239,8 @@ class TestIdentity:
             ("q35,x-change-vmfd-on-reset=on", True),
         ],
     )
-    def test_whose_vm_is_made_anew_at_a_reset(self, machine: str, remade: bool) -> None:
-        assert args("-machine", machine).remade is remade
+    def test_whose_vm_is_made_anew_at_a_reset(self, machine: str, may_be_recreated: bool) -> None:
+        assert args("-machine", machine).may_be_recreated is may_be_recreated
 
     def test_binaries_that_ask_for_kvm_by_their_name(self) -> None:
         assert args(binary="/usr/libexec/qemu-kvm").kvm

@@ -1,0 +1,29 @@
+"""Reports of pmuconf 0.1.0 are read as if this version had written them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pmuconf.report.document import VERSION
+from pmuconf.report.older import VERSIONS, current
+from tests.support.fleet import host, of_version_1
+
+DOCUMENT = host("guarded", "h", 30, random.Random(3))
+
+
+def test_a_report_of_version_1_is_read_as_a_current_one() -> None:
+    assert DOCUMENT["worth"]["savable_per_second"]
+    assert current(of_version_1(DOCUMENT)) == DOCUMENT
+
+
+def test_a_current_report_stays_as_it_is() -> None:
+    assert current(DOCUMENT) is DOCUMENT
+    assert VERSIONS[-1] == VERSION == DOCUMENT["version"]
+
+
+@pytest.mark.parametrize("domains", [None, 7, {}, "x", [None], [7], [[]]])
+def test_what_is_no_report_is_left_to_its_reader(domains: object) -> None:
+    assert current({"version": 1, "domains": domains})["domains"] == domains
+    assert current({"version": 1})["worth"] is None
