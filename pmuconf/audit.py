@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 
 __all__ = [
-    "Finding",
     "Report",
     "Severity",
+    "Unjudged",
     "Vm",
     "asks_host",
     "audit",
@@ -47,7 +47,7 @@ class Severity(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Unjudged:
     """Why a domain could not be judged: a cause code and a sentence."""
 
     cause: str
@@ -81,7 +81,7 @@ class Vm:
     effective_pmu: PmuState | None = None
     nova: bool = False
     transient: bool = False
-    error: Finding | None = None
+    error: Unjudged | None = None
     domain: Domain | None = None
     next_domain: Domain | None = None
     process: LiveVm | None = None
@@ -321,8 +321,8 @@ def look(
     """Judge one domain as it is now; None if it is gone."""
 
     def read(xml: str) -> Domain:
-        facts = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
-        return facts if fill is None else fill(facts)
+        definition = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+        return definition if fill is None else fill(definition)
 
     try:
         live = read(hypervisor.live_xml(listed)) if listed.active else None
@@ -342,7 +342,7 @@ def look(
         return None
     except PmuconfError as error:
         if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "domain-timeout"):  # its alone
-            return Vm(listed.name, listed.uuid, error=Finding(error.cause, error.message))
+            return Vm(listed.name, listed.uuid, error=Unjudged(error.cause, error.message))
         raise
 
 
@@ -355,34 +355,34 @@ def judge(
     snapshots: Iterable[Domain | None] = (),
 ) -> Vm:
     """Join the states of one domain with what the policy wants. Pure; at least one of live and next_boot is given."""
-    facts = next_boot or live
-    if facts is None:
+    definition = next_boot or live
+    if definition is None:
         raise ValueError("neither a live nor a next-boot definition")
-    ruling, error = _ruling(policy, facts)
+    ruling, error = _ruling(policy, definition)
     return Vm(
-        name=facts.name,
-        uuid=facts.uuid,
-        flavor=facts.nova.flavor if facts.nova else None,
+        name=definition.name,
+        uuid=definition.uuid,
+        flavor=definition.nova.flavor if definition.nova else None,
         decision=ruling.decision if ruling else None,
         rule=ruling.rule if ruling else None,
         reason=ruling.reason if ruling else None,
         live=live.pmu if live else None,
         next_boot=next_boot.pmu if next_boot else None,
         saved=saved.pmu if saved else None,
-        snapshots=sum(kept is not None and kept.pmu is not facts.pmu for kept in snapshots),
-        effective_pmu=(live or facts).effective_pmu,
-        domain=live or facts,
+        snapshots=sum(kept is not None and kept.pmu is not definition.pmu for kept in snapshots),
+        effective_pmu=(live or definition).effective_pmu,
+        domain=live or definition,
         next_domain=next_boot,
-        nova=facts.nova is not None,
+        nova=definition.nova is not None,
         error=error,
     )
 
 
-def _ruling(policy: Policy, facts: Domain) -> tuple[Ruling | None, Finding | None]:
+def _ruling(policy: Policy, definition: Domain) -> tuple[Ruling | None, Unjudged | None]:
     try:
-        return decide(policy, Subject.of_domain(facts)), None
+        return decide(policy, Subject.of_domain(definition)), None
     except FlavorImageConflict as conflict:
-        return None, Finding(conflict.cause, str(conflict.message))
+        return None, Unjudged(conflict.cause, str(conflict.message))
 
 
 def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -397,10 +397,10 @@ def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Domain], Domain] | None) -> Vm:
     try:
-        facts = domain.read(read_start(path, max_bytes + 1), source=str(path), max_bytes=max_bytes)
-        facts = facts if fill is None else fill(facts)
+        definition = domain.read(read_start(path, max_bytes + 1), source=str(path), max_bytes=max_bytes)
+        definition = definition if fill is None else fill(definition)
     except OSError as error:
-        return Vm(path.name, None, error=Finding("file-unreadable", f"{path}: {error.strerror}"))
+        return Vm(path.name, None, error=Unjudged("file-unreadable", f"{path}: {error.strerror}"))
     except DomainXmlError as error:
-        return Vm(path.name, None, error=Finding(error.cause, error.message))
-    return judge(policy, live=facts) if facts.running else judge(policy, next_boot=facts)
+        return Vm(path.name, None, error=Unjudged(error.cause, error.message))
+    return judge(policy, live=definition) if definition.running else judge(policy, next_boot=definition)

@@ -16,8 +16,8 @@ __all__ = [
     "HostFacts",
     "KernelPmu",
     "LiveVm",
-    "Place",
     "Qemu",
+    "QemuPlace",
     "Search",
     "Verdict",
 ]
@@ -120,7 +120,7 @@ class FileId:
 
 
 @dataclass(frozen=True)
-class Place:
+class QemuPlace:
     """A path where libvirt looks for a QEMU, and the file that it would start from there; None: there is none.
 
     :param cause: unreadable, if it can't be seen what is there.
@@ -148,7 +148,7 @@ class Search:
     namespace: str | None
     device: int
     inode: int
-    places: tuple[Place, ...]
+    places: tuple[QemuPlace, ...]
 
 
 @dataclass(frozen=True)

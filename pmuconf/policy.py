@@ -112,16 +112,16 @@ class Subject:
     @classmethod
     def of_domain(cls, domain: Domain) -> Subject:
         """The subject that a domain XML tells of."""
-        facts = cls(virt_type=domain.virt_type, arch=domain.arch, name=domain.name, uuid=domain.uuid, pmu=domain.pmu)
+        subject = cls(virt_type=domain.virt_type, arch=domain.arch, name=domain.name, uuid=domain.uuid, pmu=domain.pmu)
         nova = domain.nova
         if nova is None:
-            return facts
+            return subject
         return cls(
-            virt_type=facts.virt_type,
-            arch=facts.arch,
-            name=facts.name,
-            uuid=facts.uuid,
-            pmu=facts.pmu,
+            virt_type=subject.virt_type,
+            arch=subject.arch,
+            name=subject.name,
+            uuid=subject.uuid,
+            pmu=subject.pmu,
             flavor=nova.flavor,
             flavor_id=nova.flavor_id,
             project=nova.project_id,

@@ -174,11 +174,11 @@ class _Worker:
             return self._failed(plan, error)
 
     def _drafted(self, plan: Plan, xml: str) -> _Draft | Result:
-        facts = read_libvirt(xml, max_bytes=_ANY_SIZE)
-        goal = plan.aim(facts)
-        if goal is None or goal.state is facts.pmu:
+        definition = read_libvirt(xml, max_bytes=_ANY_SIZE)
+        goal = plan.aim(definition)
+        if goal is None or goal.state is definition.pmu:
             return result_of(plan, Outcome.ALREADY, "no-change", "there is nothing to change any more")
-        return _Draft(plan, facts.pmu, goal, xml, rewrite_libvirt(xml, goal.state, max_bytes=_ANY_SIZE))
+        return _Draft(plan, definition.pmu, goal, xml, rewrite_libvirt(xml, goal.state, max_bytes=_ANY_SIZE))
 
     def _read(self, listed: Listed) -> str:
         return self._hypervisor.next_boot_xml(listed, secrets=True)

@@ -164,13 +164,13 @@ class Result:
 def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
     """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest."""
 
-    def aim(facts: Domain) -> Goal | None:
+    def aim(definition: Domain) -> Goal | None:
         try:
-            ruling = decide(policy, Subject.of_domain(facts))
+            ruling = decide(policy, Subject.of_domain(definition))
         except FlavorImageConflict:
             return None
         wanted = ruling.decision.state
-        return None if wanted in (None, facts.pmu) else Goal(wanted, ruling.rule)
+        return None if wanted in (None, definition.pmu) else Goal(wanted, ruling.rule)
 
     plans = []
     for listed, vm in looked:

@@ -15,10 +15,10 @@ from pmuconf.files.inputs import read_start
 from pmuconf.policy import Decision, Ruling, Subject, decide
 from pmuconf.report.plain import printable
 
-__all__ = ["Check", "Explain"]
+__all__ = ["PolicyCheck", "PolicyExplain"]
 
 
-class Check(Action):
+class PolicyCheck(Action):
     """Validate the configuration and say what it means.
 
     Exit status: 0 valid, 1 valid but a rule group is not used, 255 refused.
@@ -41,7 +41,7 @@ class Check(Action):
         return 1 if chosen.unused_rules else 0
 
 
-class Explain(Action):
+class PolicyExplain(Action):
     """Say what the policy wants for a domain or a flavor, which rule decides, and why.
 
     Examples:
@@ -90,17 +90,17 @@ class Explain(Action):
             )
             about = f"flavor {args.flavor}"
         else:
-            facts = _facts(args, chosen)
-            subject = Subject.of_domain(facts)
-            flavor = f" (flavor {facts.nova.flavor})" if facts.nova else ""
-            about = f"domain {facts.name}{flavor}, PMU state now {facts.pmu.value}"
+            definition = _definition(args, chosen)
+            subject = Subject.of_domain(definition)
+            flavor = f" (flavor {definition.nova.flavor})" if definition.nova else ""
+            about = f"domain {definition.name}{flavor}, PMU state now {definition.pmu.value}"
         ruling = decide(chosen.policy, subject)
         for line in _story(about, ruling):
             self.app.stdout.write(printable(line) + "\n")
         return 1 if ruling.decision is Decision.UNDECIDED else 0
 
 
-def _facts(args: argparse.Namespace, chosen: Settings) -> Domain:
+def _definition(args: argparse.Namespace, chosen: Settings) -> Domain:
     if args.xml is not None:
         try:
             data = read_start(args.xml, chosen.max_xml_bytes + 1)

@@ -37,8 +37,8 @@ from pmuconf.hostfacts import (
     HostFacts,
     KernelPmu,
     LiveVm,
-    Place,
     Qemu,
+    QemuPlace,
     Search,
     Verdict,
 )
@@ -229,7 +229,7 @@ _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "KernelPmu": KernelPmu,
     "Verdict": Verdict,
     "Qemu | None": _optional(_of(Qemu)),
-    "tuple[Place, ...]": _many(_of(Place)),
+    "tuple[QemuPlace, ...]": _many(_of(QemuPlace)),
     "tuple[Qemu, ...]": _many(_of(Qemu)),
     "tuple[Search, ...]": _many(_of(Search)),
     "tuple[LiveVm, ...]": _many(_of(LiveVm)),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from pmuconf.report.groups import Group
 
-__all__ = ["Bar", "Counted", "Part", "bars"]
+__all__ = ["Bar", "Counted", "Segment", "bars"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """A segment of a bar: where it begins and how long it is, in percent of the widest bar."""
 
     group: Group
@@ -26,7 +26,7 @@ class Bar:
 
     label: str
     value: str
-    parts: Sequence[Part]
+    parts: Sequence[Segment]
     count: int
     note: str = ""
 
@@ -56,9 +56,9 @@ def bars(counted: Sequence[Counted], groups: Sequence[Group]) -> Iterator[Bar]:
             yield Bar(one.label, one.value, list(_parts(parts, widest)), total, one.note)
 
 
-def _parts(counts: Iterable[tuple[Group, int]], widest: int) -> Iterator[Part]:
+def _parts(counts: Iterable[tuple[Group, int]], widest: int) -> Iterator[Segment]:
     start = 0.0
     for group, count in counts:
         width = 100 * count / widest
-        yield Part(group, count, round(start, 3), round(width, 3))
+        yield Segment(group, count, round(start, 3), round(width, 3))
         start += width

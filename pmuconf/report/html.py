@@ -20,7 +20,7 @@ _FLAVORS: Final = 12
 
 
 @dataclass(frozen=True)
-class Row:
+class VmRow:
     """One VM of the table: its record, its group, and the words that the links above the table find it by."""
 
     vm: Mapping[str, Any]
@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Step:
+class ToDo:
     """Something to do, for so many VMs."""
 
     key: str
@@ -80,7 +80,7 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> Row:
+def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> VmRow:
     kinds = [kind for kind in ("drift", "pending", "transient") if vm[kind]]
     found_by = [f"is-{group.key}", *kinds, *steps]
     if vm["decision"] == "undecided":
@@ -91,7 +91,7 @@ def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> Row:
         found_by.append("in-use")
     live, next_boot = vm["live"] or "\N{EN DASH}", vm["next_boot"] or "\N{EN DASH}"
     pmu = live if live == next_boot else f"{live} \N{RIGHTWARDS ARROW} {next_boot}"
-    return Row(vm, group, " ".join(found_by), "" if vm["error"] and live == next_boot else pmu, kinds)
+    return VmRow(vm, group, " ".join(found_by), "" if vm["error"] and live == next_boot else pmu, kinds)
 
 
 def _to_do(vm: Mapping[str, Any], kernel: str) -> list[tuple[str, Sequence[str]]]:
@@ -104,7 +104,7 @@ def _to_do(vm: Mapping[str, Any], kernel: str) -> list[tuple[str, Sequence[str]]
     return [(remedy, causes)] if remedy else []
 
 
-def _steps(vms: Iterable[Mapping[str, Any]], kernel: str) -> list[Step]:
+def _steps(vms: Iterable[Mapping[str, Any]], kernel: str) -> list[ToDo]:
     """What is to be done, with that first which the most VMs wait for."""
     waiting: Counter[str] = Counter()
     causes: dict[str, dict[str, None]] = {}
@@ -113,13 +113,13 @@ def _steps(vms: Iterable[Mapping[str, Any]], kernel: str) -> list[Step]:
             waiting[text] += 1
             causes.setdefault(text, {}).update(dict.fromkeys(removed))
     return [
-        Step(f"step-{at}", text, count, list(causes[text])) for at, (text, count) in enumerate(waiting.most_common())
+        ToDo(f"step-{at}", text, count, list(causes[text])) for at, (text, count) in enumerate(waiting.most_common())
     ]
 
 
-def _flavors(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
+def _flavors(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
     """A bar a flavor, the largest first; what is beyond the twelfth is one bar together."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[VmRow]] = {}
     for row in rows:
         found.setdefault(row.vm["flavor"] or "", []).append(row)
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -132,8 +132,8 @@ def _flavors(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
     return list(bars(shown, groups))
 
 
-def _causes(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
-    found: dict[str, list[Row]] = {}
+def _causes(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
+    found: dict[str, list[VmRow]] = {}
     for row in rows:
         cause = row.vm["cause"] or (row.vm["error"] or {}).get("cause")
         if cause is not None:
@@ -147,9 +147,9 @@ def _causes(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
     return list(bars(shown, groups))
 
 
-def _qemus(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
+def _qemus(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
     """A bar a QEMU that runs a VM, and whether it disables the PMU in KVM."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    found: dict[tuple[str, str, str], list[VmRow]] = {}
     for row in rows:
         qemu = row.vm["qemu"]
         if qemu is not None and row.vm["running"]:
@@ -160,7 +160,7 @@ def _qemus(rows: Sequence[Row], groups: Sequence[Group]) -> list[Bar]:
     return list(bars([_counted(path, "", those, note) for (path, _, note), those in ordered], groups))
 
 
-def _counted(label: str, value: str, rows: Sequence[Row], note: str = "") -> Counted:
+def _counted(label: str, value: str, rows: Sequence[VmRow], note: str = "") -> Counted:
     return Counted(label, value, Counter(row.group.key for row in rows), note)
 
 

@@ -460,8 +460,8 @@ def to_be_changed(chosen: Settings, looked: Iterable[tuple[Listed, Vm]]) -> list
     """The plans for domains that are off policy, and that mode leaves to the service: that of the rule that decides."""
 
     def only(one: Plan) -> Plan:
-        def aim(facts: Domain) -> Goal | None:
-            goal = one.aim(facts)
+        def aim(definition: Domain) -> Goal | None:
+            goal = one.aim(definition)
             return goal if goal is not None and enforced(goal) else None
 
         return replace(one, aim=aim)

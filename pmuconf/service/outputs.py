@@ -18,7 +18,7 @@ from pmuconf.files.replacing import replace_file
 from pmuconf.report.html import page
 from pmuconf.report.prometheus import prometheus_text
 from pmuconf.service.health import Health
-from pmuconf.service.web import Answer, Server
+from pmuconf.service.web import Response, Server
 
 __all__ = ["Outputs"]
 
@@ -100,11 +100,11 @@ class Outputs:
         status = HTTPStatus.OK if answer["status"] == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
         return status, json.dumps(answer, indent=1).encode() + b"\n"
 
-    def answer(self, path: str) -> Answer:
+    def answer(self, path: str) -> Response:
         """What a path leads to."""
         if path == "/metrics":
-            return Answer(HTTPStatus.OK, self.metrics(), CONTENT_TYPE_LATEST)
+            return Response(HTTPStatus.OK, self.metrics(), CONTENT_TYPE_LATEST)
         if path == "/healthz":
             status, body = self.health()
-            return Answer(status, body, "application/json")
-        return Answer(HTTPStatus.NOT_FOUND, b"/metrics and /healthz are here\n")
+            return Response(status, body, "application/json")
+        return Response(HTTPStatus.NOT_FOUND, b"/metrics and /healthz are here\n")

@@ -24,7 +24,7 @@ from typing import Final
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["Answer", "Server"]
+__all__ = ["Response", "Server"]
 
 _READERS: Final = 64
 _READERS_OF_ONE: Final = 32  # from one address
@@ -36,7 +36,7 @@ _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a path leads to."""
 
     status: HTTPStatus
@@ -65,7 +65,7 @@ class Server:
     def __init__(
         self,
         at: tuple[str, int],
-        answer: Callable[[str], Answer],
+        answer: Callable[[str], Response],
         names: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -207,19 +207,19 @@ class Server:
         self._selector.modify(reader.socket, selectors.EVENT_WRITE, reader)
         return True
 
-    def _answered(self, head: bytes | None) -> tuple[str, Answer]:
+    def _answered(self, head: bytes | None) -> tuple[str, Response]:
         if head is None:
-            return "", Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"the request is too long\n")
+            return "", Response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b"the request is too long\n")
         first, *rest = head.decode("latin-1").split("\n")
         words = first.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return "", Answer(HTTPStatus.BAD_REQUEST, b"no request of HTTP/1.0 or 1.1\n")
+            return "", Response(HTTPStatus.BAD_REQUEST, b"no request of HTTP/1.0 or 1.1\n")
         method, target, _ = words
         if method not in ("GET", "HEAD"):
-            return method, Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET and HEAD are allowed\n")
+            return method, Response(HTTPStatus.METHOD_NOT_ALLOWED, b"GET and HEAD are allowed\n")
         hosts = [line.partition(":")[2].strip() for line in rest if line.lower().startswith("host:")]
         if len(hosts) > 1 or not all(map(self._ours, hosts)):
-            return method, Answer(
+            return method, Response(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 b"this host is not known by the name that the Host header has: use its address, or add the name to "
                 b"[service] host_names\n",
@@ -228,7 +228,7 @@ class Server:
             return method, self._answer(target.partition("?")[0])
         except Exception as error:  # a defect, which must not end the thread that answers for health
             text = f"a defect of pmuconf: {type(error).__name__}: {error}\n"
-            return method, Answer(HTTPStatus.INTERNAL_SERVER_ERROR, text.encode(errors="replace"))
+            return method, Response(HTTPStatus.INTERNAL_SERVER_ERROR, text.encode(errors="replace"))
 
     def _ours(self, host: str) -> bool:
         """Whether a Host header names this host: by an address, which no name leads to, or by a name that is known."""

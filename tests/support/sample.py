@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from pmuconf.audit import Finding, Report, Vm, join, judge
+from pmuconf.audit import Report, Unjudged, Vm, join, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
@@ -130,7 +130,7 @@ def sample(
 
     :param asked: whether the fast path is to be judged at all, as it is not where files are read.
     """
-    vms = [*_vms(KINDS), Vm("torn", str(_uuid("torn")), error=Finding("flavor-image-conflict", _TORN))]
+    vms = [*_vms(KINDS), Vm("torn", str(_uuid("torn")), error=Unjudged("flavor-image-conflict", _TORN))]
     vms.sort(key=lambda vm: vm.name)
     if facts is not None:
         live = tuple(_live(kind, name, pid) for pid, (kind, name) in enumerate(_each(KINDS), 4200) if kind.live)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from pmuconf.audit import Finding, Report, Severity, Vm, guest_of, join, judge
+from pmuconf.audit import Report, Severity, Unjudged, Vm, guest_of, join, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule
@@ -175,7 +175,7 @@ def test_every_combination_of_states_and_decision(decision: Decision) -> None:
 def test_a_domain_that_could_not_be_judged_is_a_finding_whatever_it_has(
     live: PmuState | None, next_boot: PmuState | None, saved: PmuState | None
 ) -> None:
-    vm = Vm("web", None, live=live, next_boot=next_boot, saved=saved, error=Finding("xml-syntax", "no XML"))
+    vm = Vm("web", None, live=live, next_boot=next_boot, saved=saved, error=Unjudged("xml-syntax", "no XML"))
     assert (vm.drift, vm.pending, vm.severity) == (False, False, Severity.FINDING)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pmuconf.host.root import Root
 from pmuconf.host.vms.qemu import qemu_of_descriptor
 from pmuconf.host.vms.search import open_inside, root_of, search_of, searches
-from pmuconf.hostfacts import Place, Qemu, Search
+from pmuconf.hostfacts import Qemu, QemuPlace, Search
 
 __all__ = ["installed_qemus", "qemus_of"]
 
@@ -44,7 +44,7 @@ def _of(root: Root, search: Search) -> list[Qemu]:
         os.close(top)
 
 
-def _read(top: int, place: Place) -> Qemu:
+def _read(top: int, place: QemuPlace) -> Qemu:
     """The QEMU at a place, as far as it is the file that the search has found there."""
     try:
         descriptor, real = open_inside(top, place.path)

@@ -14,7 +14,7 @@ from pmuconf.host.identity import uptime
 from pmuconf.host.root import Root
 from pmuconf.host.vms.process import namespace_of, same_program
 from pmuconf.host.vms.search import daemons, place, root_of
-from pmuconf.hostfacts import Evidence, HostFacts, Place, Qemu, Search
+from pmuconf.hostfacts import Evidence, HostFacts, Qemu, QemuPlace, Search
 
 __all__ = ["BELIEVED", "installed_now", "same_file", "unknown"]
 
@@ -82,7 +82,7 @@ def _doubts(facts: HostFacts, root: Root) -> dict[str, str]:
     return doubts
 
 
-def _chosen(one: Place) -> bool:
+def _chosen(one: QemuPlace) -> bool:
     return one.file is not None or bool(one.cause)
 
 

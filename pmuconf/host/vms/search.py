@@ -18,7 +18,7 @@ from typing import Final
 
 from pmuconf.host.root import Root
 from pmuconf.host.vms.process import DELETED, contents, directory_of, file_id, namespace_of, other_threads, start_of
-from pmuconf.hostfacts import Place, Search
+from pmuconf.hostfacts import QemuPlace, Search
 
 __all__ = ["daemons", "open_inside", "place", "root_of", "search_of", "searches"]
 
@@ -91,18 +91,18 @@ def root_of(root: Root, pid: int, started: int) -> int:
         return os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
 
 
-def place(top: int, path: str) -> Place:
+def place(top: int, path: str) -> QemuPlace:
     """What is at the path for a process whose root directory is ``top``."""
     try:
         descriptor, real = open_inside(top, path, os.O_PATH)
     except OSError as error:
-        return Place(path) if error.errno in _ABSENT else Place(path, cause="unreadable")
+        return QemuPlace(path) if error.errno in _ABSENT else QemuPlace(path, cause="unreadable")
     try:
         status = os.fstat(descriptor)
     finally:
         os.close(descriptor)
     startable = stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    return Place(path, file_id(status, real) if startable else None)
+    return QemuPlace(path, file_id(status, real) if startable else None)
 
 
 def open_inside(top: int, path: str, flags: int = os.O_RDONLY) -> tuple[int, str]:
@@ -130,7 +130,7 @@ def open_inside(top: int, path: str, flags: int = os.O_RDONLY) -> tuple[int, str
     return os.open("/".join(done) or ".", flags, dir_fd=top), "/" + "/".join(done)
 
 
-def _until_found(top: int, paths: list[str]) -> Iterator[Place]:
+def _until_found(top: int, paths: list[str]) -> Iterator[QemuPlace]:
     """The places of one search, up to the first where something is; what can't be seen may be it."""
     for path in paths:
         found = place(top, path)

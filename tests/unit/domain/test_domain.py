@@ -108,10 +108,10 @@ def test_the_effective_pmu_of_the_default_is_what_qemu_makes_of_the_cpu_model(
 
 @pytest.mark.parametrize(("kind", "arch"), [("kvm", "aarch64"), ("xen", "x86_64"), ("hvf", "x86_64"), ("kvm", "")])
 def test_outside_x86_kvm_and_qemu_the_effective_pmu_of_the_default_is_not_known(kind: str, arch: str) -> None:
-    facts = read(guest("", "<cpu mode='host-passthrough'/>", kind=kind, arch=arch))
-    assert not facts.x86
-    assert facts.effective_pmu is None
-    assert replace(facts, pmu=PmuState.ON).effective_pmu is PmuState.ON
+    definition = read(guest("", "<cpu mode='host-passthrough'/>", kind=kind, arch=arch))
+    assert not definition.x86
+    assert definition.effective_pmu is None
+    assert replace(definition, pmu=PmuState.ON).effective_pmu is PmuState.ON
 
 
 @pytest.mark.parametrize(("kind", "arch"), [("kvm", "x86_64"), ("kvm", "i686"), ("qemu", "x86_64"), ("qemu", "i686")])
@@ -120,20 +120,20 @@ def test_x86_under_kvm_or_qemu_is_what_the_policy_speaks_of(kind: str, arch: str
 
 
 def test_nova_before_32_does_not_say_extra_specs_image_properties_and_flavor_id() -> None:
-    facts = read(nova_domain("instance-1", version="31.0.0", flavor="m1.small", extra_specs={"hw:pmu": "true"}))
-    assert facts.nova is not None
-    assert facts.nova.flavor == "m1.small"
-    assert facts.nova.flavor_id is UNKNOWN
-    assert facts.nova.extra_specs is UNKNOWN
-    assert facts.nova.image_properties is UNKNOWN
+    definition = read(nova_domain("instance-1", version="31.0.0", flavor="m1.small", extra_specs={"hw:pmu": "true"}))
+    assert definition.nova is not None
+    assert definition.nova.flavor == "m1.small"
+    assert definition.nova.flavor_id is UNKNOWN
+    assert definition.nova.extra_specs is UNKNOWN
+    assert definition.nova.image_properties is UNKNOWN
 
 
 def test_nova_since_32_says_them_even_if_there_are_none() -> None:
-    facts = read(nova_domain("instance-1", version="32.0.0", flavor="m1.small"))
-    assert facts.nova is not None
-    assert isinstance(facts.nova.flavor_id, str)
-    assert facts.nova.extra_specs == {}
-    assert facts.nova.image_properties == {}
+    definition = read(nova_domain("instance-1", version="32.0.0", flavor="m1.small"))
+    assert definition.nova is not None
+    assert isinstance(definition.nova.flavor_id, str)
+    assert definition.nova.extra_specs == {}
+    assert definition.nova.image_properties == {}
 
 
 def test_nova_metadata_is_read_whole() -> None:
@@ -366,22 +366,22 @@ def test_any_text_gives_a_result_or_a_domain_xml_error(text: str, state: PmuStat
     outcome(lambda: read_snapshot(text))
     outcome(lambda: read_libvirt(text))
     assert outcome(lambda: same_but_pmu(text, text)) is not False
-    facts = outcome(lambda: read(text))
+    definition = outcome(lambda: read(text))
     after = outcome(lambda: rewrite(text, state))
-    if isinstance(facts, DomainXmlError):
-        assert facts.cause == "no-name" or str(after) == str(facts)  # a rewrite needs no name
+    if isinstance(definition, DomainXmlError):
+        assert definition.cause == "no-name" or str(after) == str(definition)  # a rewrite needs no name
     else:
-        assert oracle.pmu_state(text) == facts.pmu.value
+        assert oracle.pmu_state(text) == definition.pmu.value
         assert isinstance(after, str)
-        assert read(after) == replace(facts, pmu=state)
+        assert read(after) == replace(definition, pmu=state)
 
 
 @given(any_bytes(), STATES)
 def test_any_bytes_give_a_result_or_a_domain_xml_error(data: bytes, state: PmuState) -> None:
-    facts = outcome(lambda: read(data))
+    definition = outcome(lambda: read(data))
     after = outcome(lambda: rewrite_bytes(data, state, source="domain XML"))
-    if isinstance(facts, DomainXmlError):
-        assert facts.cause == "no-name" or str(after) == str(facts)
+    if isinstance(definition, DomainXmlError):
+        assert definition.cause == "no-name" or str(after) == str(definition)
     else:
         assert isinstance(after, bytes)
-        assert read(after) == replace(facts, pmu=state)
+        assert read(after) == replace(definition, pmu=state)

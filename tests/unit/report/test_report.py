@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import pmuconf
-from pmuconf.audit import Finding, Report, Vm, join, judge
+from pmuconf.audit import Report, Unjudged, Vm, join, judge
 from pmuconf.domain.definition import Domain, Nova, PmuState
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
@@ -35,8 +35,8 @@ VMS = (
     judge(POLICY, next_boot=domain(PmuState.DEFAULT)),
     judge(POLICY, live=domain(PmuState.ON), next_boot=domain(PmuState.OFF), saved=domain(PmuState.ON)),
     judge(POLICY, live=domain(PmuState.ON, "aarch64"), snapshots=[domain(PmuState.OFF)]),
-    Vm("torn", "u", error=Finding("flavor-image-conflict", "they contradict each other")),
-    Vm("gone.xml", None, error=Finding("file-unreadable", "gone.xml: Permission denied")),
+    Vm("torn", "u", error=Unjudged("flavor-image-conflict", "they contradict each other")),
+    Vm("gone.xml", None, error=Unjudged("file-unreadable", "gone.xml: Permission denied")),
     Vm("undecided", "u", decision=Decision.UNDECIDED, rule="perf", reason="unknown", next_boot=PmuState.ON),
     Vm("transient", "u", decision=Decision.OFF, rule="default", reason="", live=PmuState.ON, transient=True),
 )

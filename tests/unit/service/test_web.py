@@ -11,7 +11,7 @@ import pytest
 
 from pmuconf.errors import PmuconfError
 from pmuconf.service import web
-from pmuconf.service.web import Answer, Server
+from pmuconf.service.web import Response, Server
 
 BIG = b"x" * (32 << 20)
 
@@ -25,10 +25,10 @@ class Site:
         self.clients: list[socket.socket] = []
 
     @staticmethod
-    def answer(path: str) -> Answer:
+    def answer(path: str) -> Response:
         if path == "/defect":
             raise ValueError("what it should not")
-        return Answer(HTTPStatus.OK, BIG if path == "/big" else path.encode())
+        return Response(HTTPStatus.OK, BIG if path == "/big" else path.encode())
 
     def connect(self, address: str = "127.0.0.1") -> socket.socket:
         client = socket.socket()
@@ -231,7 +231,7 @@ def test_no_thread_left_is_an_error_with_a_cause(monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_starts_and_ends() -> None:
-    served: Callable[[str], Answer] = Site.answer
+    served: Callable[[str], Response] = Site.answer
     server = Server(("127.0.0.1", 0), served)
     server.start()
     with socket.create_connection(server.address, timeout=30) as client:
