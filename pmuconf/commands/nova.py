@@ -6,25 +6,36 @@ import argparse
 import shlex
 import shutil
 import subprocess
+from typing import Final
 
 from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular
 
-__all__ = ["Check"]
+__all__ = ["NovaCheck"]
 
-_MODULE = "pmuconf_nova.check"
+_NO_PLUGIN, _NO_NOVA = 64, 65  # neither Nova's statuses nor those of Python itself
+_SCRIPT: Final = f"""
+import importlib.util, runpy, sys
+for package, status in (("pmuconf", {_NO_PLUGIN}), ("pmuconf_nova", {_NO_PLUGIN}), ("nova", {_NO_NOVA})):
+    if importlib.util.find_spec(package) is None:
+        sys.exit(status)
+runpy.run_module("pmuconf_nova.check", run_name="__main__", alter_sys=True)
+"""
+"""As python -m pmuconf_nova.check, but a package that is missing has an exit status of its own."""
+_SECONDS: Final = 120
 
 
-class Check(Action):
-    """Say whether this host's Nova would load the compute plugin, and which file has to change if not.
+class NovaCheck(Action):
+    """Check whether this host's Nova would load the compute plugin, and name the file that has to change if not.
 
-    Runs in Nova's own Python, found by nova-compute's first line, or --python. It reads Nova's configuration as
-    nova-compute does, loads the driver, reads the policy, and runs Nova's generator once for a made-up flavor to show
-    the resulting <features>. Nothing is changed. In a container, without this command:
-    docker exec nova_compute python3 -m pmuconf_nova.check
+    The check runs in Nova's own Python, which the first line of nova-compute or --python names. It reads Nova's
+    configuration as nova-compute does, loads the driver and reads the policy. Then it runs Nova's generator for a
+    made-up flavor and shows the <features> of that domain. Nothing is changed.
 
-    Exit status, as of nova-status upgrade check: 0 all well, 1 a warning, 2 a failure, 255 an error.
+    In a container that lacks this command: docker exec nova_compute python3 -m pmuconf_nova.check
+
+    Exit status, as of nova-status upgrade check: 0 no problem, 1 a warning, 2 a failure, 255 an error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -35,7 +46,7 @@ class Check(Action):
             action="append",
             default=[],
             metavar="FILE",
-            help="A file that nova-compute is started with (--config-file there); several in their order.",
+            help="A file that nova-compute reads (its --config-file). Repeat the option for several, in their order.",
         )
         parser.add_argument("--json", action="store_true", help="As JSON.")
         return parser
@@ -43,33 +54,38 @@ class Check(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         interpreter = [args.python] if args.python else _interpreter()
         options = [f"--config-file={path}" for path in args.nova_config_file]
-        command = [*interpreter, "-m", _MODULE, *options, *(["--json"] if args.json else [])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd="/")
-        except OSError as error:
-            raise PmuconfError(f"{interpreter[0]}: {error.strerror}", cause="nova-python") from None
-        except subprocess.TimeoutExpired:
-            raise PmuconfError("Nova's Python did not answer within 120 s", cause="nova-python") from None
-        if "No module named pmuconf" in done.stderr or "No module named 'pmuconf" in done.stderr:
+        if args.json:
+            options.append("--json")
+        check = _run([*interpreter, "-c", _SCRIPT, *options])
+        if check.returncode == _NO_PLUGIN:
             self.app.stdout.write("the plugin is not installed\n")
             self.app.LOG.error(
                 "%s lacks the plugin (nova-plugin-missing). There: pip install --no-deps pmuconf pmuconf-nova",
                 interpreter[0],
             )
             return 2
-        if "No module named 'nova" in done.stderr:
+        if check.returncode == _NO_NOVA:
             raise PmuconfError(
                 f"{interpreter[0]} has no Nova", cause="nova-missing", hint="Name Nova's own Python with --python"
             )
-        if done.returncode not in (0, 1, 2):
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise PmuconfError(f"the check failed in {interpreter[0]}: {last}", cause="nova-check")
-        self.app.stdout.write(done.stdout)
-        return done.returncode
+        if check.returncode not in (0, 1, 2):
+            last_line = (check.stderr.strip().splitlines() or ["there was no message"])[-1]
+            raise PmuconfError(f"the check failed in {interpreter[0]}: {last_line}", cause="nova-check")
+        self.app.stdout.write(check.stdout)
+        return check.returncode
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS, cwd="/")
+    except OSError as error:
+        raise PmuconfError(f"{command[0]}: {error.strerror}", cause="nova-python") from None
+    except subprocess.TimeoutExpired:
+        raise PmuconfError(f"Nova's Python did not answer within {_SECONDS} s", cause="nova-python") from None
 
 
 def _interpreter() -> list[str]:
-    """The Python that runs nova-compute, as the first line of that script names it."""
+    """The Python that runs nova-compute, with its options, from the first line of that script."""
     script = shutil.which("nova-compute")
     if script is None:
         raise PmuconfError(

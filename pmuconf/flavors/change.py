@@ -1,138 +1,224 @@
-"""Changes of flavors in a cloud: one after the other, journalled before they are made, and read back."""
+"""Changes of flavors in a cloud: each is journalled before it is made, and read back where the answer was an error."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status, writer_lock
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors.cloud import Cloud
-from pmuconf.flavors.judge import Flavor, Standing, Verdict, spec_text, state_of
+from pmuconf.flavors.judge import SPEC, Flavor, Judged, Standing, spec_text, state_of
 from pmuconf.hypervisor.driver import Driver
 
-__all__ = ["left", "result", "set_all", "take_back", "writing"]
+__all__ = ["FlavorOutcome", "FlavorResult", "revocable", "set_all", "take_back", "without_change", "writing"]
 
 
-def result(verdict: Verdict, outcome: str, note: str = "", change: int | None = None) -> dict[str, Any]:
-    """What became of a flavor, as a row of the command."""
-    if outcome == Standing.CONFLICT.value:
-        note = "with " + ", ".join(image.name for image in verdict.conflicts)
-    elif outcome == Standing.UNDECIDED.value:
-        note = verdict.ruling.reason
-    new = verdict.ruling.decision.state
-    return {
-        "name": verdict.flavor.name,
-        "id": verdict.flavor.id,
-        "old": verdict.pmu.value,
-        "new": new.value if new else verdict.pmu.value,
-        "rule": verdict.ruling.rule,
-        "outcome": outcome,
-        "note": note,
-        "change": change,
-    }
+class FlavorOutcome(enum.Enum):
+    """What became of a flavor. The first four are the standings of flavors that are left as they are."""
+
+    EXPLICIT = "explicit"
+    CONFLICT = "conflict"
+    KEEP = "keep"
+    UNDECIDED = "undecided"
+    PLANNED = "planned"
+    SET = "set"
+    ALREADY = "already"
+    TAKEN_BACK = "taken-back"
+    CHANGED_SINCE = "changed-since"
+    VANISHED = "vanished"
+    NOT_REACHED = "not-reached"
+    FAILED = "failed"
 
 
-def left(verdict: Verdict) -> str:
-    """Why a flavor is left as it is."""
-    return verdict.standing.value
+@dataclass(frozen=True)
+class FlavorResult:
+    """What became of one flavor.
+
+    :param old: its PMU state before.
+    :param new: its PMU state now, or the one that was planned.
+    :param note: the reason, where there is one.
+    :param change: the number of the change in the journal.
+    """
+
+    id: str
+    name: str
+    old: PmuState
+    new: PmuState
+    rule: str
+    outcome: FlavorOutcome
+    note: str = ""
+    change: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The result as a row of the command's table."""
+        return {
+            "name": self.name,
+            "id": self.id,
+            "old": self.old.value,
+            "new": self.new.value,
+            "rule": self.rule,
+            "outcome": self.outcome.value,
+            "note": self.note,
+            "change": self.change,
+        }
 
 
-def set_all(cloud: Cloud, journal: Journal, verdicts: Sequence[Verdict], limit: int) -> Iterator[dict[str, Any]]:
-    """Set one after the other; what can't be reached any more after a failure is said to be so."""
-    done, stopped = 0, ""
-    for verdict in verdicts:
-        if verdict.standing is not Standing.TO_SET:
-            yield result(verdict, left(verdict))
-        elif stopped or (limit and done >= limit):
-            yield result(verdict, "not-reached", stopped or f"the limit of {limit} changes")
-        else:
-            row = _set_one(cloud, journal, verdict)
-            done += row["outcome"] == "set"
-            stopped = "an earlier one failed" if row["outcome"] == "failed" else ""
-            yield row
+_NO_LONGER_OURS: Final = "it no longer says what pmuconf has set: it stays"
+_LEFT: Final = {
+    Standing.EXPLICIT: FlavorOutcome.EXPLICIT,
+    Standing.CONFLICT: FlavorOutcome.CONFLICT,
+    Standing.KEEP: FlavorOutcome.KEEP,
+    Standing.UNDECIDED: FlavorOutcome.UNDECIDED,
+    Standing.TO_SET: FlavorOutcome.PLANNED,
+}
 
 
-def _set_one(cloud: Cloud, journal: Journal, verdict: Verdict) -> dict[str, Any]:
-    wanted = verdict.ruling.decision.state
-    assert wanted is not None  # to-set says that the policy wants a state
-    flavor = verdict.flavor
-    # The API knows no condition on a change: look again right before it.
-    fresh = cloud.flavor(flavor.id)
-    if fresh is None:
-        return result(verdict, "vanished", "it was deleted meanwhile")
-    if state_of(fresh.extra_specs) is not PmuState.DEFAULT:
-        return result(verdict, "already", "somebody has set it meanwhile")
-    intent = Intent(
-        Kind.APPLY, cloud.identity, flavor.id, flavor.name, PmuState.DEFAULT, wanted, verdict.ruling.rule, ""
-    )
-    (number,) = journal.begin([intent])
-    status: Status | None
-    try:
-        cloud.set_pmu(flavor.id, spec_text(wanted))
-        status, outcome, note = Status.DONE, "set", ""
-    except PmuconfError as error:
-        status, outcome, note = _after_failure(cloud, flavor, wanted), "failed", str(error)
-        outcome = "set" if status is Status.DONE else outcome
-    if status is not None:
-        journal.settle([(number, status, "" if status is Status.DONE else "openstack-error")])
-    return result(verdict, outcome, note, number)
+def without_change(judged: Judged) -> FlavorResult:
+    """The result of a flavor that is not changed: what is planned for it, or why it is left as it is."""
+    note = ""
+    if judged.standing is Standing.CONFLICT:
+        note = "with " + ", ".join(image.name for image in judged.conflicts)
+    elif judged.standing is Standing.UNDECIDED:
+        note = judged.ruling.reason
+    return _result(judged, _LEFT[judged.standing], note)
 
 
-def _after_failure(cloud: Cloud, flavor: Flavor, wanted: PmuState) -> Status | None:
-    """What became of a change whose answer was an error: look. None if that fails too; the next run settles it."""
-    try:
-        now = cloud.flavor(flavor.id)
-    except PmuconfError:
-        return None
-    return Status.DONE if now is not None and state_of(now.extra_specs) is wanted else Status.ABANDONED
+def set_all(cloud: Cloud, journal: Journal, flavors: Sequence[Judged], limit: int) -> Iterator[FlavorResult]:
+    """Set hw:pmu of each flavor that is to be set, until a change fails or the limit is reached.
+
+    :param limit: of changes; 0: none.
+    """
+    changes, reason_to_stop = 0, ""
+    for judged in flavors:
+        if judged.standing is not Standing.TO_SET:
+            yield without_change(judged)
+            continue
+        if limit and changes >= limit:
+            reason_to_stop = reason_to_stop or f"the limit of {limit} changes"
+        if reason_to_stop:
+            yield _result(judged, FlavorOutcome.NOT_REACHED, reason_to_stop)
+            continue
+        result = _set(cloud, journal, judged)
+        changes += result.outcome is FlavorOutcome.SET
+        if result.outcome is FlavorOutcome.FAILED:
+            reason_to_stop = "an earlier one failed"
+        yield result
 
 
-def take_back(cloud: Cloud, journal: Journal, entry: Entry, *, dry_run: bool) -> dict[str, Any]:
-    """Undo one change of a flavor, where the flavor still has the value that the change set."""
-    row: dict[str, Any] = {
-        "name": entry.name,
-        "id": entry.uuid,
-        "old": entry.new.value,
-        "new": entry.old.value,
-        "rule": "rollback",
-        "note": "",
-        "change": None,
-    }
-    now = cloud.flavor(entry.uuid)
-    if now is None:
-        return {**row, "outcome": "vanished", "note": "the flavor is gone"}
-    if now.extra_specs.get("hw:pmu") != spec_text(entry.new):
-        return {**row, "outcome": "changed-since", "note": "it no longer says what pmuconf has set: it stays"}
+def revocable(cloud: Cloud, journal: Journal, names: Sequence[str] | None) -> list[Entry]:
+    """The changes of flavors of this cloud that can be taken back, newest first.
+
+    :param names: names or ids of flavors; None: all flavors.
+    :raises PmuconfError: no-such-change, for a name without any.
+    """
+    entries = [
+        entry
+        for entry in journal.entries()
+        if entry.uri == cloud.identity and entry.status is Status.DONE
+        if entry.kind is Kind.APPLY and not entry.undone
+        if names is None or entry.name in names or entry.uuid in names
+    ]
+    for name in names or ():
+        if not any(name in (entry.name, entry.uuid) for entry in entries):
+            raise PmuconfError(
+                f"the journal has no change of flavor {name!r} that could be taken back", cause="no-such-change"
+            )
+    return entries
+
+
+def take_back(cloud: Cloud, journal: Journal, entry: Entry, *, dry_run: bool) -> FlavorResult:
+    """Unset hw:pmu of a flavor, if it still has the value that the change set."""
+
+    def result(outcome: FlavorOutcome, note: str = "", number: int | None = None) -> FlavorResult:
+        return FlavorResult(entry.uuid, entry.name, entry.new, entry.old, "rollback", outcome, note, number)
+
+    flavor = cloud.flavor(entry.uuid)
+    if flavor is None:
+        return result(FlavorOutcome.VANISHED, "the flavor is gone")
+    if flavor.extra_specs.get(SPEC) != spec_text(entry.new):
+        return result(FlavorOutcome.CHANGED_SINCE, _NO_LONGER_OURS)
     if dry_run:
-        return {**row, "outcome": "planned"}
+        return result(FlavorOutcome.PLANNED)
     intent = Intent(Kind.ROLLBACK, entry.uri, entry.uuid, entry.name, entry.new, entry.old, "rollback", "", (entry.id,))
-    (row["change"],) = journal.begin([intent])
-    try:
-        cloud.unset_pmu(entry.uuid)
-        status: Status | None = Status.DONE
-    except PmuconfError as error:
-        status, row["note"] = _after_failure(cloud, now, PmuState.DEFAULT), str(error)
-    if status is not None:
-        journal.settle([(row["change"], status, "" if status is Status.DONE else "openstack-error")])
-    return {**row, "outcome": "taken-back" if status is Status.DONE else "failed"}
+    number, status, note = _journalled(
+        cloud, journal, intent, flavor, PmuState.DEFAULT, lambda: cloud.unset_pmu(entry.uuid)
+    )
+    return result(FlavorOutcome.TAKEN_BACK if status is Status.DONE else FlavorOutcome.FAILED, note, number)
 
 
 @contextmanager
-def writing(cloud: Cloud, chosen: Settings, warn: Callable[..., None]) -> Iterator[Journal]:
-    """The journal, held by us alone, with nothing of this cloud left in flight."""
+def writing(cloud: Cloud, chosen: Settings, warn: Callable[[str], None]) -> Iterator[Journal]:
+    """The journal for the only writer, once what earlier runs left in flight in this cloud is settled.
+
+    :param warn: is given a sentence for each settled change, and for entries that are too old to be kept.
+    """
     with writer_lock(chosen.journal), Journal.open(chosen.journal, create=True) as journal:
         dropped = journal.retire(chosen.retention_days)
         if dropped:
-            warn("the journal dropped %d changes older than %d days", dropped, chosen.retention_days)
+            warn(f"the journal dropped {dropped} changes older than {chosen.retention_days} days")
         for entry in journal.in_flight(Driver(cloud.identity)):
             flavor = cloud.flavor(entry.uuid)
-            made = flavor is not None and state_of(flavor.extra_specs) is entry.new
-            journal.settle([(entry.id, Status.DONE if made else Status.ABANDONED, "interrupted")])
-            warn(
-                "an earlier run was interrupted: its change of flavor %r was %smade", entry.name, "" if made else "not "
-            )
+            is_made = flavor is not None and state_of(flavor.extra_specs) is entry.new
+            journal.settle([(entry.id, Status.DONE if is_made else Status.ABANDONED, "interrupted")])
+            outcome = "made" if is_made else "not made"
+            warn(f"an earlier run was interrupted: its change of flavor {entry.name!r} was {outcome}")
         yield journal
+
+
+def _result(judged: Judged, outcome: FlavorOutcome, note: str = "", change: int | None = None) -> FlavorResult:
+    new = judged.ruling.decision.state or judged.pmu
+    return FlavorResult(
+        judged.flavor.id, judged.flavor.name, judged.pmu, new, judged.ruling.rule, outcome, note, change
+    )
+
+
+def _set(cloud: Cloud, journal: Journal, judged: Judged) -> FlavorResult:
+    """Set hw:pmu of one flavor. The API knows no condition on a change, so the flavor is read right before it."""
+    wanted = judged.ruling.decision.state
+    assert wanted is not None  # to-set says that the policy wants a state
+    flavor = cloud.flavor(judged.flavor.id)
+    if flavor is None:
+        return _result(judged, FlavorOutcome.VANISHED, "it was deleted meanwhile")
+    if state_of(flavor.extra_specs) is not PmuState.DEFAULT:
+        return _result(judged, FlavorOutcome.ALREADY, "somebody has set it meanwhile")
+    rule = judged.ruling.rule
+    intent = Intent(Kind.APPLY, cloud.identity, flavor.id, judged.flavor.name, PmuState.DEFAULT, wanted, rule, "")
+    number, status, note = _journalled(
+        cloud, journal, intent, flavor, wanted, lambda: cloud.set_pmu(flavor.id, spec_text(wanted))
+    )
+    return _result(judged, FlavorOutcome.SET if status is Status.DONE else FlavorOutcome.FAILED, note, number)
+
+
+def _journalled(
+    cloud: Cloud, journal: Journal, intent: Intent, flavor: Flavor, wanted: PmuState, change: Callable[[], None]
+) -> tuple[int, Status | None, str]:
+    """Make a change between its two entries in the journal: its number, how it ended, and the error if there was one.
+
+    The API's answer may be an error though the change was made, so the flavor is read again then. If that fails too,
+    the status is None: the change stays in flight, and the next run settles it.
+    """
+    (number,) = journal.begin([intent])
+    status: Status | None = Status.DONE
+    note = ""
+    try:
+        change()
+    except PmuconfError as error:
+        status, note = _status_after_error(cloud, flavor, wanted), str(error)
+    if status is not None:
+        journal.settle([(number, status, "" if status is Status.DONE else "openstack-error")])
+    return number, status, note
+
+
+def _status_after_error(cloud: Cloud, flavor: Flavor, wanted: PmuState) -> Status | None:
+    try:
+        current = cloud.flavor(flavor.id)
+    except PmuconfError:
+        return None
+    is_made = current is not None and state_of(current.extra_specs) is wanted
+    return Status.DONE if is_made else Status.ABANDONED

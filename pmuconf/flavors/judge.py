@@ -1,7 +1,7 @@
-"""Flavors: which make an explicit choice, which the policy decides, and where that would stand in an image's way. Pure.
+"""Which flavors choose a PMU state, which of them the policy decides, and which images would conflict then. Pure.
 
-A flavor's ``hw:pmu`` is an explicit choice for every server that is built or resized with it from then on; servers keep
-the copy of the flavor that they were built with. Nova refuses a flavor and an image that contradict each other.
+A flavor's ``hw:pmu`` is an explicit choice for every server that is built or resized with it from then on. A server
+keeps the copy of the flavor that it was built with. Nova refuses a flavor and an image that contradict each other.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
-__all__ = ["SPEC", "Embedded", "Flavor", "Image", "Standing", "Verdict", "audit", "spec_text", "state_of"]
+__all__ = ["SPEC", "Embedded", "ExplicitImage", "Flavor", "Judged", "Standing", "judge", "spec_text", "state_of"]
 
 SPEC: Final = "hw:pmu"
+"""The extra spec with which a flavor chooses."""
 
 
 @dataclass(frozen=True)
 class Flavor:
-    """A flavor as the API has it; ``projects`` may use it, None if all may."""
+    """A flavor of the API. Only ``projects`` may use it; None: all projects may."""
 
     id: str
     name: str
@@ -30,8 +31,8 @@ class Flavor:
 
 
 @dataclass(frozen=True)
-class Image:
-    """An image that makes an explicit choice; ``owner`` alone may use it, None if others may too."""
+class ExplicitImage:
+    """An image whose hw_pmu chooses. Only ``owner`` may use it; None: other projects may too."""
 
     id: str
     name: str
@@ -41,7 +42,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The copy of a flavor in a server, and the image that the server was built from."""
+    """A server's copy of its flavor, and the id of the image that the server was built from."""
 
     flavor: str
     extra_specs: Mapping[str, str]
@@ -59,61 +60,80 @@ class Standing(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One flavor.
+class Judged:
+    """A flavor, judged by the policy.
 
-    :param pmu: what it says now; DEFAULT if nothing.
-    :param ruling: of the policy.
-    :param conflicts: the images with which its use would be refused once it is set.
-    :param servers: that were built with a flavor of this name.
-    :param older: those of them whose copy has not what the flavor has, or is to have.
+    :param pmu: the flavor's own choice; DEFAULT if it makes none.
+    :param conflicts: the images that Nova would refuse to use with the flavor once it is set.
+    :param servers: the number of servers that were built with a flavor of this name.
+    :param older: the number of those servers whose copy has another state than the flavor has, or is to have.
     """
 
     flavor: Flavor
     pmu: PmuState
     ruling: Ruling
     standing: Standing
-    conflicts: tuple[Image, ...] = ()
+    conflicts: tuple[ExplicitImage, ...] = ()
     servers: int = 0
     older: int = 0
 
+    def record(self) -> dict[str, Any]:
+        """The judgement as a row of the command's table."""
+        return {
+            "name": self.flavor.name,
+            "id": self.flavor.id,
+            "public": self.flavor.projects is None,
+            "pmu": self.pmu.value,
+            "decision": self.ruling.decision.value,
+            "rule": self.ruling.rule,
+            "reason": self.ruling.reason,
+            "standing": self.standing.value,
+            "conflicts": [image.name for image in self.conflicts],
+            "servers": self.servers,
+            "older_copies": self.older,
+        }
+
 
 def state_of(extra_specs: Mapping[str, str]) -> PmuState:
-    """What extra specs say, as Nova reads them; DEFAULT if nothing."""
+    """The state that extra specs choose, as Nova reads them; DEFAULT if they choose none."""
     choice = explicit_choice({SPEC: extra_specs[SPEC]} if SPEC in extra_specs else {}, {})
     return PmuState.DEFAULT if choice is None else choice[0]
 
 
 def spec_text(state: PmuState) -> str:
-    """The value of hw:pmu that says it, in the form that the API validates since microversion 2.86."""
+    """The value of hw:pmu for a state, in the form that the API accepts since microversion 2.86."""
     return {PmuState.ON: "true", PmuState.OFF: "false"}[state]
 
 
-def audit(
+def judge(
     policy: Policy,
     flavors: Iterable[Flavor],
-    images: Sequence[Image],
+    images: Sequence[ExplicitImage],
     servers: Iterable[Embedded],
     *,
     only_used: bool = False,
-) -> list[Verdict]:
-    """Judge every flavor.
+) -> list[Judged]:
+    """Every flavor, judged by the policy.
 
     A rule that reads a project, an image or a domain leaves a flavor undecided: its servers may differ in that.
 
-    :param images: those that make an explicit choice.
-    :param only_used: an image is in the way of the flavors of servers that were built from it only; else of every
-        flavor that somebody may use with it.
+    :param only_used: an image conflicts only with the flavors of servers that were built from it. By default, it
+        conflicts with every flavor that somebody may use with it.
     """
     by_name: dict[str, list[Embedded]] = {}
     for server in servers:
         by_name.setdefault(server.flavor, []).append(server)
-    return [_verdict(policy, flavor, images, by_name.get(flavor.name, []), only_used) for flavor in flavors]
+    return [_judged(policy, flavor, images, by_name.get(flavor.name, []), only_used=only_used) for flavor in flavors]
 
 
-def _verdict(
-    policy: Policy, flavor: Flavor, images: Sequence[Image], servers: Sequence[Embedded], only_used: bool
-) -> Verdict:
+def _judged(
+    policy: Policy,
+    flavor: Flavor,
+    images: Sequence[ExplicitImage],
+    servers: Sequence[Embedded],
+    *,
+    only_used: bool,
+) -> Judged:
     subject = Subject(
         virt_type="kvm",
         arch="x86_64",
@@ -127,22 +147,28 @@ def _verdict(
     )
     ruling, pmu = decide(policy, subject), state_of(flavor.extra_specs)
     wanted = ruling.decision.state or pmu
-    used = {server.image for server in servers}
-    in_the_way = tuple(
-        image
-        for image in images
-        if wanted not in (PmuState.DEFAULT, image.pmu) and (image.id in used if only_used else _together(flavor, image))
-    )
-    if pmu is not PmuState.DEFAULT:
-        standing = Standing.EXPLICIT
-    elif ruling.decision.state is None:
-        standing = Standing.UNDECIDED if ruling.decision is Decision.UNDECIDED else Standing.KEEP
-    else:
-        standing = Standing.CONFLICT if in_the_way else Standing.TO_SET
+    conflicts: tuple[ExplicitImage, ...] = ()
+    if wanted is not PmuState.DEFAULT:
+        used = {server.image for server in servers}
+        conflicts = tuple(
+            image
+            for image in images
+            if image.pmu is not wanted and (image.id in used if only_used else _together(flavor, image))
+        )
     older = sum(state_of(server.extra_specs) is not wanted for server in servers)
-    return Verdict(flavor, pmu, ruling, standing, in_the_way, len(servers), older)
+    return Judged(flavor, pmu, ruling, _standing(pmu, ruling.decision, conflicts), conflicts, len(servers), older)
 
 
-def _together(flavor: Flavor, image: Image) -> bool:
-    """Whether there may be somebody who can use both."""
+def _standing(pmu: PmuState, decision: Decision, conflicts: Sequence[ExplicitImage]) -> Standing:
+    if pmu is not PmuState.DEFAULT:
+        return Standing.EXPLICIT
+    if decision is Decision.UNDECIDED:
+        return Standing.UNDECIDED
+    if decision.state is None:
+        return Standing.KEEP
+    return Standing.CONFLICT if conflicts else Standing.TO_SET
+
+
+def _together(flavor: Flavor, image: ExplicitImage) -> bool:
+    """Whether some project may use both."""
     return flavor.projects is None or image.owner is None or image.owner in flavor.projects

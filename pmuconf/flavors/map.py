@@ -21,13 +21,13 @@ _VERSION: Final = 1
 
 
 class FlavorMap:
-    """The extra specs of flavors by name, for domains whose metadata does not have them (Nova before 32)."""
+    """The extra specs of flavors by name, for domains whose metadata has none (Nova before 32)."""
 
     def __init__(self, flavors: Iterable[Flavor]) -> None:
         self._by_name = {flavor.name: flavor for flavor in flavors}
 
     def dump(self) -> str:
-        """As the text of a file that load() reads."""
+        """The text of a file that load() reads."""
         flavors = [
             {"name": flavor.name, "id": flavor.id, "extra_specs": dict(flavor.extra_specs)}
             for flavor in self._by_name.values()
@@ -36,7 +36,7 @@ class FlavorMap:
 
     @classmethod
     def load(cls, path: Path) -> FlavorMap:
-        """Read such a file.
+        """The map in a file.
 
         :raises PmuconfError: flavors-unreadable, flavors-broken.
         """
@@ -51,11 +51,14 @@ class FlavorMap:
             raise PmuconfError(
                 f"{path} is no flavor map: {error}",
                 cause="flavors-broken",
-                hint="Write it with: pmuconf flavors export --output FILE",
+                hint="Write it again with: pmuconf flavors export --output FILE",
             ) from None
 
     def fill(self, domain: Domain) -> Domain:
-        """The domain with what its flavor has now; unchanged where its own metadata says it, or the map does not."""
+        """The domain with the extra specs that its flavor has now.
+
+        The same domain, if its metadata has extra specs, or if the map lacks its flavor.
+        """
         nova = domain.nova
         if nova is None or nova.extra_specs is not UNKNOWN or nova.flavor not in self._by_name:
             return domain
