@@ -1,6 +1,6 @@
 """Every cause code of pmuconf that no other table has: what it means, by topic. docs/causes.md is made from it.
 
-The causes of a VM's fast path are in fastpath.CASES, and those of a kernel's verdict in host.guard.
+The causes of a VM's fast path are in fastpath.cases, and those of a kernel's verdict in host.guard.
 
 A code is stable: scripts and alerts compare it. Its sentence may change.
 """

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from pmuconf.policy import Decision
 
 if TYPE_CHECKING:  # which asks for remedies itself
-    from pmuconf.fastpath import Guest, InKernel
+    from pmuconf.fastpath.guest import Guest
+    from pmuconf.fastpath.inkernel import InKernel
     from pmuconf.hostfacts import HostFacts
 
 __all__ = ["options_remedy", "power_cycle", "remedies"]

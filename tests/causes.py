@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.causes import CAUSES, Topic
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 
 __all__ = ["guard_causes", "markdown"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pmuconf.causes import CAUSES
 from pmuconf.errors import PmuconfError
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from tests.causes import guard_causes
 
 

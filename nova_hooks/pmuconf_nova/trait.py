@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pmuconf import fastpath
 from pmuconf.errors import PmuconfError
+from pmuconf.fastpath import verdict as fastpath
 from pmuconf.host import factsfile
 from pmuconf.host.root import Root
 

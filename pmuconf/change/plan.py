@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pmuconf.audit import Vm
+from pmuconf.audit.vm import Vm
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
 from pmuconf.remedy import options_remedy, power_cycle

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from pmuconf.access import connect
-from pmuconf.audit import Vm, look
+from pmuconf.audit.look import look
+from pmuconf.audit.vm import Vm
 from pmuconf.change.journal import Entry, Journal, Kind, Status
 from pmuconf.change.make import Limits, apply
 from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned

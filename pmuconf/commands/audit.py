@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit import Report, Severity, Vm, audit, audit_files
+from pmuconf.audit.look import audit, audit_files
+from pmuconf.audit.report import Report
+from pmuconf.audit.vm import Severity, Vm
 from pmuconf.commands.base import Table, add_connect, settings, warning
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.fastpath import FastPath
+from pmuconf.fastpath.cases import FastPath
 from pmuconf.flavors.map import FlavorMap
 from pmuconf.mediated import start_hazard
 from pmuconf.policy import Decision

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Iterator
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit import Report, Vm, audit
+from pmuconf.audit.look import audit
+from pmuconf.audit.report import Report
+from pmuconf.audit.vm import Vm
 from pmuconf.commands.audit import add_host_facts, add_sample
 from pmuconf.commands.base import Action, add_connect, settings, warning
 from pmuconf.errors import PmuconfError

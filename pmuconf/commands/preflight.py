@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit import Vm, audit, guest_of
+from pmuconf.audit.look import audit
+from pmuconf.audit.vm import Vm, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
 from pmuconf.domain import definition as domain
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import DomainVanished, PmuconfError
-from pmuconf.fastpath import Guest, loses_pmu
+from pmuconf.fastpath.guest import Guest
+from pmuconf.fastpath.inkernel import loses_pmu
 from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import pmuconf
-from pmuconf.fastpath import CASES, FastPath
+from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.absent import Absent, severity
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, Worth
 from pmuconf.fleet.files import Problem

@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-from pmuconf.fastpath import CASES, FastPath
+from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
 from pmuconf.hostfacts import Evidence, Verdict

@@ -15,7 +15,9 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 from pmuconf.domain.definition import Domain, Nova, PmuState
-from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer
+from pmuconf.fastpath.cases import CASES, FastPath
+from pmuconf.fastpath.guest import Guest
+from pmuconf.fastpath.verdict import Answer, answer
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from pmuconf.fleet.hostreport import HostReport, Outlook, explicit
 from pmuconf.fleet.outlook import Change, Needs
 

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import pmuconf
-from pmuconf.audit import Report, Vm
-from pmuconf.fastpath import FastPath
+from pmuconf.audit.report import Report
+from pmuconf.audit.vm import Vm
+from pmuconf.fastpath.cases import FastPath
 from pmuconf.hostfacts import GuardFinding, HostFacts, Qemu
 from pmuconf.policy import Decision, Policy
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
 from pmuconf.report.plain import printable

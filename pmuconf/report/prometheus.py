@@ -15,7 +15,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import KernelPmu, Verdict
 from pmuconf.report.plain import printable
 

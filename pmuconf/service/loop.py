@@ -16,7 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from pmuconf.audit import Report, Vm, asks_host, join, look
+from pmuconf.audit.look import look
+from pmuconf.audit.report import Report, asks_host, join
+from pmuconf.audit.vm import Vm
 from pmuconf.change.make import Limits, apply
 from pmuconf.change.plan import Goal, Outcome, Plan, Result, plan
 from pmuconf.change.settle import writing

@@ -18,7 +18,7 @@ import libvirt
 from lxml import etree
 
 from pmuconf import conf, policy
-from pmuconf.audit import audit, look
+from pmuconf.audit.look import audit, look
 from pmuconf.change import journal, plan
 from pmuconf.change import make as change
 from pmuconf.change.settle import settle

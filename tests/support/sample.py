@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from pmuconf.audit import Report, Unjudged, Vm, join, judge
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import Unjudged, Vm, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule

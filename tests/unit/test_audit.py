@@ -7,7 +7,8 @@ from itertools import product
 
 import pytest
 
-from pmuconf.audit import Report, Severity, Unjudged, Vm, guest_of, join, judge
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import Severity, Unjudged, Vm, guest_of, judge
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy, Rule

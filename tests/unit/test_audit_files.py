@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.audit import Report, Severity, audit_files
+from pmuconf.audit.look import audit_files
+from pmuconf.audit.report import Report
+from pmuconf.audit.vm import Severity
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.policy import Policy

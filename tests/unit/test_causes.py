@@ -12,7 +12,7 @@ import pytest
 
 import pmuconf
 from pmuconf.causes import CAUSES, Topic
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from tests.causes import guard_causes, markdown
 
 TREE: Final = Path(pmuconf.__file__).resolve().parents[1]

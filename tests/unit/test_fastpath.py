@@ -13,7 +13,10 @@ from itertools import product
 import pytest
 
 from pmuconf.domain.definition import Domain, Nova, PmuState
-from pmuconf.fastpath import CASES, Answer, FastPath, Guest, answer, delivers, in_kernel_pmu, loses_pmu
+from pmuconf.fastpath.cases import CASES, FastPath
+from pmuconf.fastpath.guest import Guest
+from pmuconf.fastpath.inkernel import in_kernel_pmu, loses_pmu
+from pmuconf.fastpath.verdict import Answer, answer, delivers
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
 

@@ -12,7 +12,8 @@ import pmuconf
 from tests.unit.processes import python
 
 PURE = (
-    *("change/aftermath", "change/history", "fastpath", "fleet/outlook", "hostfacts", "mediated", "policy", "remedy"),
+    *("change/aftermath", "change/history", "fleet/outlook", "hostfacts", "mediated", "policy", "remedy"),
+    *("fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
     *("domain/cpu", "domain/definition", "domain/difference", "domain/rewriting", "domain/xmltext"),
 )
 ALLOWED = {
@@ -39,7 +40,10 @@ ALLOWED = {
         "pmuconf.domain.definition",
         "pmuconf.errors",
         "pmuconf.hostfacts",
-        "pmuconf.fastpath",
+        "pmuconf.fastpath.cases",
+        "pmuconf.fastpath.guest",
+        "pmuconf.fastpath.inkernel",
+        "pmuconf.fastpath.verdict",
         "pmuconf.change.history",
         "pmuconf.policy",
         "pmuconf.remedy",
@@ -172,7 +176,7 @@ print(told)
 
 
 def test_an_audit_of_files_needs_neither_libvirt_nor_a_journal() -> None:
-    modules = loaded("import pmuconf.audit, pmuconf.report.document")
+    modules = loaded("import pmuconf.audit.look, pmuconf.report.document")
     assert not modules & {"libvirt", "sqlite3", "pmuconf.hypervisor.hypervisor", "pmuconf.change.journal", "cliff"}
 
 

@@ -78,7 +78,7 @@ def main():
     file = module.params["host_facts"]
     with telling(module):
         from pmuconf.access import surveyor
-        from pmuconf.fastpath import delivers
+        from pmuconf.fastpath.verdict import delivers
         from pmuconf.report.document import host_record
 
         facts = surveyor(None if file is None else Path(file))()

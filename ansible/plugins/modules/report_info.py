@@ -92,7 +92,7 @@ def main():
         module.fail_json(msg=f"sample: {asked['sample']} is no time between 0 and 3600 seconds", cause="usage")
     with telling(module):
         from pmuconf.access import connect, surveyor
-        from pmuconf.audit import audit
+        from pmuconf.audit.look import audit
         from pmuconf.fleet.hostreport import of_document
         from pmuconf.fleet.steps import power_cycles
         from pmuconf.report.document import document

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pmuconf.audit import Severity, Vm, join, judge
+from pmuconf.audit.report import join
+from pmuconf.audit.vm import Severity, Vm, judge
 from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
 from pmuconf.domain import definition as reading
 from pmuconf.domain.definition import PmuState, read, read_libvirt

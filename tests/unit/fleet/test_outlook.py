@@ -9,9 +9,12 @@ from itertools import chain, combinations, product
 
 import pytest
 
-from pmuconf.audit import Report, join, judge
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import judge
 from pmuconf.domain.definition import Domain, PmuState
-from pmuconf.fastpath import CASES, FastPath, Guest, answer
+from pmuconf.fastpath.cases import CASES, FastPath
+from pmuconf.fastpath.guest import Guest
+from pmuconf.fastpath.verdict import answer
 from pmuconf.fleet.hostreport import of_document
 from pmuconf.fleet.outlook import Change, HostState, Needs, VmState, guest_of, host_of, needed
 from pmuconf.fleet.steps import power_cycles

@@ -14,7 +14,8 @@ import pytest
 
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.fastpath import Guest, in_kernel_pmu
+from pmuconf.fastpath.guest import Guest
+from pmuconf.fastpath.inkernel import in_kernel_pmu
 from pmuconf.host.factsfile import VERSION, dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root

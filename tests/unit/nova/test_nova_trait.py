@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pmuconf_nova.trait import delivers
 
-from pmuconf import fastpath
+from pmuconf.fastpath import verdict as fastpath
 from pmuconf.host import factsfile
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.kvm import read_kvm

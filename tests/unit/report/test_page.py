@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lxml import html
 
 import pmuconf
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.report.html import page
 from pmuconf.report.plain import printable

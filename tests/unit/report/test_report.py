@@ -14,7 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import pmuconf
-from pmuconf.audit import Report, Unjudged, Vm, join, judge
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import Unjudged, Vm, judge
 from pmuconf.domain.definition import Domain, Nova, PmuState
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import pmuconf
-from pmuconf.fastpath import CASES
+from pmuconf.fastpath.cases import CASES
 from pmuconf.report.csv import COLUMNS, csv_text
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, fast_path_group, policy_group
 from pmuconf.report.plain import printable

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf import conf
-from pmuconf.audit import judge
+from pmuconf.audit.vm import judge
 from pmuconf.conf import Mode, ServiceSettings
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.errors import PmuconfError

@@ -12,7 +12,7 @@ from typing import Optional
 
 import pytest
 
-from pmuconf.fastpath import delivers
+from pmuconf.fastpath.verdict import delivers
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import boot_id, kvm_build_id, loads, parameters
 from pmuconf.host.kvm import read_kvm

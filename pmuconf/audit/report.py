@@ -1,0 +1,85 @@
+"""The audit of one host: its VMs joined with what was found of the host. Pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+
+from pmuconf.audit.vm import Severity, Vm, guest_of
+from pmuconf.domain.definition import PmuState
+from pmuconf.fastpath.verdict import answer
+from pmuconf.hostfacts import HostFacts, KernelPmu, LiveVm, Qemu
+from pmuconf.policy import Decision
+
+__all__ = ["Report", "asks_host", "join"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The audit of one host; source is the libvirt URI or what was read instead.
+
+    ``facts`` are those of the host, None where it was not asked: no VM of it runs under KVM, it is another host, or
+    files were read.
+    """
+
+    source: str
+    vms: tuple[Vm, ...]
+    facts: HostFacts | None = None
+    host: str = field(default_factory=socket.gethostname)
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of its domains."""
+        return max((vm.severity for vm in self.vms), default=Severity.OK)
+
+
+def join(vms: Sequence[Vm], facts: HostFacts | None, *, whole: bool = True) -> tuple[Vm, ...]:
+    """The same VMs with their processes and with the verdict on their fast path. Pure.
+
+    :param facts: of the host that they are on, None if it can't be looked at from here.
+    :param whole: they are all that the host has.
+    """
+    processes: dict[str, list[LiveVm]] = {}
+    for process in facts.vms if facts is not None else ():
+        if process.uuid:
+            processes.setdefault(process.uuid, []).append(process)
+    found = [_with(vm, _only(processes.get(vm.uuid or "none", ()))) for vm in vms]
+    needing = _needing(found, facts) if whole and facts is not None else None
+    guests = [(vm, guest_of(vm)) for vm in found]
+    return tuple(
+        vm if guest is None else replace(vm, answer=answer(facts, guest, needing=needing)) for vm, guest in guests
+    )
+
+
+def _with(vm: Vm, process: LiveVm | None) -> Vm:
+    """The VM with its process: what that was started with decides what the running guest has."""
+    if process is not None and vm.domain is not None and vm.next_domain is not None:
+        emulator = vm.next_domain.emulator
+        if emulator != vm.domain.emulator:  # of that file nothing is known
+            process = replace(process, next_qemu=Qemu(emulator or "", None, None, "another-emulator"))
+    if process is None or process.pmu_property is None or vm.live is None:
+        return replace(vm, process=process)
+    return replace(vm, process=process, effective_pmu=PmuState.ON if process.pmu_property else PmuState.OFF)
+
+
+def _only(processes: Sequence[LiveVm]) -> LiveVm | None:
+    """The process of a domain, if there is exactly one that says so."""
+    return processes[0] if len(processes) == 1 else None
+
+
+def _needing(vms: Sequence[Vm], facts: HostFacts) -> int:
+    """How many VMs have a PMU that no policy takes from them, those of others than libvirt included."""
+    ours = {vm.process.pid for vm in vms if vm.process is not None}
+    kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in vms)
+    others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in facts.vms)
+    return kept + others
+
+
+def asks_host(vms: Iterable[Vm]) -> bool:
+    """Whether any VM runs under KVM, so that the host's facts say something about it."""
+    return any(
+        vm.domain is not None and vm.live is not None and vm.domain.x86 and vm.domain.virt_type == "kvm" for vm in vms
+    )
