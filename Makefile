@@ -22,7 +22,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab soak churn contention picture causes sample sample-nova clean
+        bench-lab soak churn contention picture architecture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -100,6 +100,10 @@ churn: $(VENV)/test
 contention: $(VENV)/test
 	$(BIN)/python -m tests.contention edits --count 8000
 	$(BIN)/python -m tests.contention reboots --count 20000
+
+# The pictures of docs/architecture.md, drawn from the imports; a test fails when they are stale.
+architecture: $(VENV)/test
+	$(BIN)/python -m tests.house docs
 
 # The page of cause codes, made from what the code declares; a test fails when it is stale.
 causes: $(VENV)/test
