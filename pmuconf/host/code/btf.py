@@ -11,12 +11,12 @@ from __future__ import annotations
 import bisect
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.host.code.offsets import Member
 
-__all__ = ["MAX_BTF", "Btf", "Member"]
+__all__ = ["MAX_BTF", "Btf"]
 
 MAX_BTF: Final = 32 << 20
 """The largest BTF that is read, in bytes: that of a distribution's kernel has 5 to 12 MB."""
@@ -40,15 +40,6 @@ _MAX_NAMED: Final = 64
 """How many structures of one name there may be: of a kernel's, fewer than ten."""
 _MAX_LOOKS: Final = 2_000_000
 """How many places are looked at in all: for a kernel, some thousands."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """Where a member is in its structure, in bytes from its start; ``size`` is None where BTF does not say."""
-
-    offset: int
-    size: int | None
-    type_id: int
 
 
 class Btf:

@@ -21,8 +21,8 @@ from elftools.dwarf.die import DIE
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.btf import Member
 from pmuconf.host.code.elf import RELA, SYMBOL
+from pmuconf.host.code.offsets import Member
 from pmuconf.host.code.sections import Section, Sections
 
 __all__ = ["Dwarf"]

@@ -18,8 +18,8 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import MAX_BTF, Btf
 from pmuconf.host.code.image import Beside, Image
 from pmuconf.host.code.live import Kallsyms, Kcore, LiveText
+from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.unpack import Budget, unpacked
-from pmuconf.host.guard.state import Offsets
 from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
 from pmuconf.host.livepatch import livepatches_of_kvm, replacement
 from pmuconf.host.names import (

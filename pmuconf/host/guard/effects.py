@@ -9,17 +9,17 @@ from typing import Any, Final
 import capstone
 from capstone import x86_const as x86
 
+from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.state import (
     MURKY,
+    Base,
     Fact,
     Flags,
     Loaded,
     Number,
-    Offsets,
     Pointer,
-    Root,
+    Question,
     State,
-    Subject,
     Truth,
     Value,
 )
@@ -116,20 +116,20 @@ class Effects:
         if isinstance(place, Number):
             return Loaded(place.value) if size == 8 else None
         if isinstance(place, Pointer):
-            if place.root is Root.STACK:
+            if place.base is Base.STACK:
                 return state.load(place.offset, size)
-            if place.root is Root.VCPU:
+            if place.base is Base.VCPU:
                 if place.offset == offsets.kvm and size == 8:
                     self.loads.add(insn.address)
-                    return Pointer(Root.KVM, 0)
+                    return Pointer(Base.KVM, 0)
                 if place.offset == offsets.counting and size == 8:
-                    return Truth(Fact(Subject.COUNTING, False), Fact(Subject.COUNTING, True))
+                    return Truth(Fact(Question.COUNTING, False), Fact(Question.COUNTING, True))
                 return None
             if offsets.enable_pmu is not None and place.offset <= offsets.enable_pmu < place.offset + size:
                 self.tests.add(insn.address)
                 if size > 1:
                     return MURKY
-                zero, nonzero = Fact(Subject.ENABLE, False), Fact(Subject.ENABLE, True)
+                zero, nonzero = Fact(Question.ENABLE, False), Fact(Question.ENABLE, True)
                 return Truth(zero, nonzero, width=1, small=True, boolean=True)
             return None
         if operand.mem.segment in (x86.X86_REG_FS, x86.X86_REG_GS):
@@ -139,7 +139,7 @@ class Effects:
         if offsets.enable_pmu is not None and (disp <= offsets.enable_pmu < disp + size) and disp:
             return MURKY
         base = state.registers.get(insn.reg_name(operand.mem.base)) if operand.mem.base else None
-        inside_vm = isinstance(base, Pointer) and base.root is Root.KVM
+        inside_vm = isinstance(base, Pointer) and base.base is Base.KVM
         return MURKY if inside_vm or isinstance(base, Truth) else None
 
     def _write(self, insn: capstone.CsInsn, operand: Any, value: Value, state: State) -> bool:
@@ -148,11 +148,11 @@ class Effects:
             _set(insn.reg_name(operand.reg), value, state)
             return False
         place = self.address(insn, operand, state)
-        if isinstance(place, Pointer) and place.root is Root.STACK:
+        if isinstance(place, Pointer) and place.base is Base.STACK:
             state.store(place.offset, value, operand.size)
             return False
         base = state.registers.get(insn.reg_name(operand.mem.base)) if operand.mem.base else None
-        if isinstance(base, Pointer) and base.root is Root.STACK:  # an array on the stack, at an unknown index
+        if isinstance(base, Pointer) and base.base is Base.STACK:  # an array on the stack, at an unknown index
             state.forget_stack(base.offset + operand.mem.disp)
             return False
         if not isinstance(place, Pointer):  # nobody knows where: also to a place on the stack, if one is known outside
@@ -302,7 +302,7 @@ class Effects:
                 return truth
             return None if truth.boolean else MURKY
         facts = [v.nonzero for v in truths if v.nonzero is not None]
-        fact = next((f for f in facts if f.subject is Subject.ENABLE), facts[0] if facts else None)
+        fact = next((f for f in facts if f.question is Question.ENABLE), facts[0] if facts else None)
         return Truth(None, fact, first.size, small=any(v.small for v in truths))
 
     def _do_test(self, insn: capstone.CsInsn, state: State) -> bool:
@@ -338,7 +338,7 @@ class Effects:
         return False
 
     def _note(self, insn: capstone.CsInsn, value: Truth) -> None:
-        if any(fact is not None and fact.subject is Subject.ENABLE for fact in (value.zero, value.nonzero)):
+        if any(fact is not None and fact.question is Question.ENABLE for fact in (value.zero, value.nonzero)):
             self.tests.add(insn.address)
 
     def _other(self, insn: capstone.CsInsn, state: State) -> bool:
@@ -357,7 +357,7 @@ class Effects:
         for operand in insn.operands:
             if operand.type == x86.X86_OP_MEM and _writes(insn, operand):
                 place = self.address(insn, operand, state)
-                if insn.mnemonic.startswith("rep") and isinstance(place, Pointer) and place.root is Root.STACK:
+                if insn.mnemonic.startswith("rep") and isinstance(place, Pointer) and place.base is Base.STACK:
                     state.forget_stack(place.offset)
                 outside = self._write(insn, operand, value, state) or outside
         changed_too = ("rax",) if "cmpxchg" in insn.mnemonic else ()  # the decoder does not say so
@@ -382,7 +382,7 @@ def _writes(insn: capstone.CsInsn, operand: Any) -> bool:
 
 def _add(value: Value, amount: int) -> Value:
     if isinstance(value, Pointer):
-        return Pointer(value.root, _signed(value.offset + amount))
+        return Pointer(value.base, _signed(value.offset + amount))
     return Number((value.value + amount) & _MASK) if isinstance(value, Number) else None
 
 
@@ -443,7 +443,7 @@ def _set(name: str, value: Value, state: State) -> None:
             value = None
         if value is None and isinstance(before, Truth) and size < 4 and not _covered(before, size):
             value = MURKY
-    if isinstance(value, Pointer) and value.root is Root.STACK and whole != "rsp":
+    if isinstance(value, Pointer) and value.base is Base.STACK and whole != "rsp":
         # Behind a frame pointer lies nothing of this function's; any other address may be gone from in both ways.
         place = value.offset if whole == "rbp" and value == state.registers.get("rsp") else _ANYWHERE
         state.exposed = place if state.exposed is None else min(state.exposed, place)

@@ -21,8 +21,9 @@ import capstone
 from capstone import x86_const as x86
 
 from pmuconf.host.code.image import Image
+from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.effects import CONDITIONS, Effects
-from pmuconf.host.guard.state import SCRATCH, Loaded, Offsets, Pointer, Root, State
+from pmuconf.host.guard.state import SCRATCH, Base, Loaded, Pointer, State
 from pmuconf.host.names import (
     HOOKS,
     INSTRUMENTATION,
@@ -112,7 +113,7 @@ def walk(
     """
     walker = _Walker(image, offsets, copy, callee_works, watched)
     walker.switches = image.switches if switched else {}
-    state = State(registers={"rdi": Pointer(Root.VCPU, 0), "rsp": Pointer(Root.STACK, 0)})
+    state = State(registers={"rdi": Pointer(Base.VCPU, 0), "rsp": Pointer(Base.STACK, 0)})
     walker.function(entry, state, 0, inside=False)
     found = walker.found
     found.tests, found.loads = walker.effects.tests, walker.effects.loads
@@ -248,7 +249,7 @@ class _Path:
         for operand in insn.operands:
             if operand.type == x86.X86_OP_MEM:
                 place = self.walker.effects.address(insn, operand, state)
-                if isinstance(place, Pointer) and place.root is Root.VCPU and within[0] <= place.offset <= within[1]:
+                if isinstance(place, Pointer) and place.base is Base.VCPU and within[0] <= place.offset <= within[1]:
                     writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
                     self._event(Kind.WORK if writes else Kind.TOUCH, insn.address, state, "inlined")
 
@@ -354,7 +355,7 @@ class _Path:
         return [_called(state)]
 
     def _callee(self, at: int, target: int, state: State) -> list[State]:
-        if state.registers.get("rdi") != Pointer(Root.VCPU, 0) and self.walker.copy:
+        if state.registers.get("rdi") != Pointer(Base.VCPU, 0) and self.walker.copy:
             self._unresolved(at, state, "other-vcpu")
         elif state.enabled:
             self._event(Kind.CALL, at, state)
@@ -378,7 +379,7 @@ class _Path:
         depth = inner.depth
         if depth is None:
             return []
-        inner.registers["rsp"] = Pointer(Root.STACK, depth - 8)
+        inner.registers["rsp"] = Pointer(Base.STACK, depth - 8)
         inner.store(depth - 8, None, 8)
         after = []
         for left in self.walker.function(target, inner, self.depth + 1, inside):

@@ -16,15 +16,14 @@ __all__ = [
     "ARGUMENTS",
     "MURKY",
     "SCRATCH",
+    "Base",
     "Fact",
     "Flags",
     "Loaded",
     "Number",
-    "Offsets",
     "Pointer",
-    "Root",
+    "Question",
     "State",
-    "Subject",
     "Truth",
     "Value",
 ]
@@ -34,7 +33,7 @@ SCRATCH: Final = ("rax", *ARGUMENTS, "r10", "r11")
 """What a function may change, by the System V ABI."""
 
 
-class Root(enum.Enum):
+class Base(enum.Enum):
     """What a pointer points into."""
 
     VCPU = "vcpu"
@@ -42,7 +41,7 @@ class Root(enum.Enum):
     STACK = "stack"
 
 
-class Subject(enum.Enum):
+class Question(enum.Enum):
     """What is zero or not: the guard's byte, or the bitmap of the early-out."""
 
     ENABLE = "kvm->arch.enable_pmu"
@@ -51,9 +50,9 @@ class Subject(enum.Enum):
 
 @dataclass(frozen=True)
 class Fact:
-    """The subject was found non-zero, or zero."""
+    """The question was found non-zero, or zero."""
 
-    subject: Subject
+    question: Question
     nonzero: bool
 
 
@@ -61,7 +60,7 @@ class Fact:
 class Pointer:
     """Points so many bytes behind the start of something."""
 
-    root: Root
+    base: Base
     offset: int
 
 
@@ -133,24 +132,6 @@ class Flags:
         return met, unmet, False
 
 
-@dataclass(frozen=True)
-class Offsets:
-    """Where the members are, in bytes; None: the structure has no such member.
-
-    :param kvm: ``kvm`` in struct kvm_vcpu.
-    :param enable_pmu: ``arch.enable_pmu`` in struct kvm.
-    :param pmu: first and last byte of ``arch.pmu`` in struct kvm_vcpu.
-    :param counting: ``arch.pmu.pmc_counting_instructions`` in struct kvm_vcpu.
-    :param protected: whether struct kvm has ``arch.has_protected_pmu``.
-    """
-
-    kvm: int
-    enable_pmu: int | None
-    pmu: tuple[int, int] | None = None
-    counting: int | None = None
-    protected: bool = False
-
-
 @dataclass
 class State:
     """All that is known at one point. A register or stack slot that is not listed is unknown."""
@@ -172,13 +153,13 @@ class State:
     def depth(self) -> int | None:
         """Where the stack pointer is, None if that was lost."""
         pointer = self.registers.get("rsp")
-        return pointer.offset if isinstance(pointer, Pointer) and pointer.root is Root.STACK else None
+        return pointer.offset if isinstance(pointer, Pointer) and pointer.base is Base.STACK else None
 
     def learn(self, fact: Fact | None) -> None:
-        """Take note of a fact; the newest of a subject counts."""
+        """Take note of a fact; the newest of a question counts."""
         if fact is None:
             return
-        if fact.subject is Subject.ENABLE:
+        if fact.question is Question.ENABLE:
             self.enabled = fact.nonzero
         else:
             self.counting = fact.nonzero

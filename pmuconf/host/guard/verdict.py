@@ -15,9 +15,9 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular, read_descriptor
 from pmuconf.host.code.btf import MAX_BTF, Btf
 from pmuconf.host.code.image import Image
+from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.running import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
 from pmuconf.host.guard.paths import PADDING, Event, Kind, Walk, walk
-from pmuconf.host.guard.state import Offsets
 from pmuconf.host.names import FUNCTION, VENDORS, is_callee, may_be_copy, replaces, vendors_among
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, Verdict

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.btf import Btf, Member
+from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.offsets import Member
 
 
 class Builder:
