@@ -52,7 +52,7 @@ def audit(
     facts = None
     if survey is not None:
         facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
-        vms = join(vms, facts, whole=not names)
+        vms = join(vms, facts)
     if before is not None:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
         after, seconds = hypervisor.exits(), time.monotonic() - begin
@@ -63,7 +63,7 @@ def audit(
                 f"the exits of domain {name!r} were not counted: its QEMU does not answer (qemu-silent). "
                 f"'virsh domcontrol {name}' shows since when"
             )
-    return Report(hypervisor.uri, vms, facts)
+    return Report(hypervisor.uri, vms, facts, whole=not names)
 
 
 def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, seconds: float) -> float | None:
@@ -123,7 +123,7 @@ def look(
         return None
     except PmuconfError as error:
         if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "domain-timeout"):  # its alone
-            return Vm(listed.name, listed.uuid, error=Unjudged(error.cause, error.message))
+            return Vm(listed.name, listed.uuid, error=Unjudged.of(error))
         raise
 
 
@@ -144,5 +144,5 @@ def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Doma
     except OSError as error:
         return Vm(path.name, None, error=Unjudged("file-unreadable", f"{path}: {error.strerror}"))
     except DomainXmlError as error:
-        return Vm(path.name, None, error=Unjudged(error.cause, error.message))
+        return Vm(path.name, None, error=Unjudged.of(error))
     return judge(policy, live=definition) if definition.running else judge(policy, next_boot=definition)

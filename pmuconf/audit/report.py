@@ -6,7 +6,9 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 
+from pmuconf.audit.remedy import Remedy, remedies
 from pmuconf.audit.vm import Severity, Vm, guest_of
 from pmuconf.domain.definition import PmuState
 from pmuconf.fastpath.verdict import answer
@@ -21,7 +23,7 @@ class Report:
     """The audit of one host; source is the libvirt URI or what was read instead.
 
     ``facts`` are those of the host, None where it was not asked: no VM of it runs under KVM, it is another host, or
-    files were read.
+    files were read. ``whole`` says that the VMs are all that the host has.
     """
 
     source: str
@@ -29,29 +31,43 @@ class Report:
     facts: HostFacts | None = None
     host: str = field(default_factory=socket.gethostname)
     at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    whole: bool = True
 
     @property
     def severity(self) -> Severity:
         """The worst of its domains."""
         return max((vm.severity for vm in self.vms), default=Severity.OK)
 
+    def remedies(self, vm: Vm) -> tuple[Remedy, ...]:
+        """What is to be done about one of its VMs, in the order in which to do it; empty if it is as wanted."""
+        return remedies(vm, self.facts, self._needing)
 
-def join(vms: Sequence[Vm], facts: HostFacts | None, *, whole: bool = True) -> tuple[Vm, ...]:
+    @cached_property
+    def _needing(self) -> int | None:
+        """How many VMs of the host have a PMU that no policy takes from them; None: unknown.
+
+        VMs of others than libvirt count too.
+        """
+        if self.facts is None or not self.whole:
+            return None
+        ours = {vm.process.pid for vm in self.vms if vm.process is not None}
+        kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in self.vms)
+        others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in self.facts.vms)
+        return kept + others
+
+
+def join(vms: Sequence[Vm], facts: HostFacts | None) -> tuple[Vm, ...]:
     """The same VMs with their processes and with the verdict on their fast path. Pure.
 
     :param facts: of the host that they are on, None if it can't be looked at from here.
-    :param whole: they are all that the host has.
     """
     processes: dict[str, list[LiveVm]] = {}
     for process in facts.vms if facts is not None else ():
         if process.uuid:
             processes.setdefault(process.uuid, []).append(process)
-    found = [_with(vm, _only(processes.get(vm.uuid or "none", ()))) for vm in vms]
-    needing = _needing(found, facts) if whole and facts is not None else None
-    guests = [(vm, guest_of(vm)) for vm in found]
-    return tuple(
-        vm if guest is None else replace(vm, answer=answer(facts, guest, needing=needing)) for vm, guest in guests
-    )
+    seen = [_with(vm, _only(processes.get(vm.uuid or "none", ()))) for vm in vms]
+    guests = [(vm, guest_of(vm)) for vm in seen]
+    return tuple(vm if guest is None else replace(vm, answer=answer(facts, guest)) for vm, guest in guests)
 
 
 def _with(vm: Vm, process: LiveVm | None) -> Vm:
@@ -68,14 +84,6 @@ def _with(vm: Vm, process: LiveVm | None) -> Vm:
 def _only(processes: Sequence[LiveVm]) -> LiveVm | None:
     """The process of a domain, if there is exactly one that says so."""
     return processes[0] if len(processes) == 1 else None
-
-
-def _needing(vms: Sequence[Vm], facts: HostFacts) -> int:
-    """How many VMs have a PMU that no policy takes from them, those of others than libvirt included."""
-    ours = {vm.process.pid for vm in vms if vm.process is not None}
-    kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in vms)
-    others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in facts.vms)
-    return kept + others
 
 
 def asks_host(vms: Iterable[Vm]) -> bool:

@@ -6,14 +6,17 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from pmuconf.domain.definition import Domain, PmuState
+from pmuconf.drift import drifts, guest_waits, image_waits, stuck
+from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.guest import Guest, overridden
 from pmuconf.fastpath.verdict import Answer
 from pmuconf.hostfacts import LiveVm
 from pmuconf.policy import Decision, FlavorImageConflict, Policy, Ruling, Subject, decide
 
-__all__ = ["Severity", "Unjudged", "Vm", "guest_of", "judge"]
+__all__ = ["Severity", "Status", "Unjudged", "Vm", "guest_of", "judge"]
 
 
 class Severity(enum.IntEnum):
@@ -24,12 +27,42 @@ class Severity(enum.IntEnum):
     FINDING = 2
 
 
+class Status(enum.Enum):
+    """How a VM stands with the policy: of all that holds, the gravest."""
+
+    ERROR = "error"
+    DRIFT = "drift"
+    OVERRIDDEN = "overridden"
+    PENDING = "pending"
+    STUCK = "stuck"
+    """It runs with another state than the policy wants, and has no next boot: transient, or a dump of a guest."""
+    UNDECIDED = "undecided"
+    OK = "ok"
+
+
+_SEVERITIES: Final = {
+    Status.ERROR: Severity.FINDING,
+    Status.DRIFT: Severity.FINDING,
+    Status.OVERRIDDEN: Severity.FINDING,
+    Status.PENDING: Severity.WARNING,
+    Status.STUCK: Severity.WARNING,
+    Status.UNDECIDED: Severity.WARNING,
+    Status.OK: Severity.OK,
+}
+
+
 @dataclass(frozen=True)
 class Unjudged:
-    """Why a domain could not be judged: a cause code and a sentence."""
+    """Why a domain could not be judged: a cause code, a sentence, and what to do next, where that is known."""
 
     cause: str
     message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: PmuconfError) -> Unjudged:
+        """The same as an error says it."""
+        return cls(error.cause, error.message, error.hint)
 
 
 @dataclass(frozen=True)
@@ -68,9 +101,8 @@ class Vm:
 
     @property
     def drift(self) -> bool:
-        """The next boot differs from the decision."""
-        wanted = self._wanted
-        return wanted is not None and self.next_boot not in (None, wanted)
+        """The next boot is not what the policy wants."""
+        return drifts(self.decision, self.next_boot)
 
     @property
     def pending(self) -> bool:
@@ -79,12 +111,16 @@ class Vm:
         return wanted is not None and self.next_boot is wanted and self.waits(wanted)
 
     def waits(self, wanted: PmuState) -> bool:
-        """Whether its live or saved state is another, and a new start brings that state, once it is written."""
-        if self.saved not in (None, wanted):
-            return True
-        if self.live is None or self.domain is None:
-            return self.live not in (None, wanted)
-        return self.domain.awaits(self.next_domain, wanted)
+        """Whether the guest or the saved image has another state than ``wanted``, once that is written."""
+        return self.image_waits(wanted) or self.guest_waits(wanted)
+
+    def guest_waits(self, wanted: PmuState) -> bool:
+        """Whether the running guest has another state, and a new start brings ``wanted``, once that is written."""
+        return guest_waits(wanted, self.live, self.domain, self.next_domain)
+
+    def image_waits(self, wanted: PmuState) -> bool:
+        """Whether the saved image, from which the next start goes on, has another state."""
+        return image_waits(wanted, self.saved)
 
     @property
     def obeyed(self) -> bool | None:
@@ -118,17 +154,25 @@ class Vm:
         return guest_of(self)
 
     @property
+    def status(self) -> Status:
+        """How the VM stands with the policy, whatever the verdict on its fast path is."""
+        if self.error is not None:
+            return Status.ERROR
+        if self.drift:
+            return Status.DRIFT
+        if self.overridden:
+            return Status.OVERRIDDEN
+        if self.pending:
+            return Status.PENDING
+        if stuck(self.decision, self.live, self.next_boot):
+            return Status.STUCK
+        return Status.UNDECIDED if self.decision is Decision.UNDECIDED else Status.OK
+
+    @property
     def severity(self) -> Severity:
-        """2 for drift and what can't be judged, 1 for what waits for someone, 0 for as wanted."""
-        if self.drift or self.error is not None or self.overridden:
-            return Severity.FINDING
-        if self.answer is not None and self.answer.severity == Severity.FINDING:
-            return Severity.FINDING
-        stuck = self.next_boot is None and self._wanted not in (None, self.live)
-        slow = self.answer is not None and self.answer.severity == Severity.WARNING
-        if self.pending or stuck or slow or self.decision is Decision.UNDECIDED:
-            return Severity.WARNING
-        return Severity.OK
+        """The graver of what the status and what the verdict on the fast path deserve."""
+        verdict = Severity.OK if self.answer is None else Severity(self.answer.severity)
+        return max(_SEVERITIES[self.status], verdict)
 
     @property
     def _wanted(self) -> PmuState | None:
@@ -188,4 +232,4 @@ def _ruling(policy: Policy, definition: Domain) -> tuple[Ruling | None, Unjudged
     try:
         return decide(policy, Subject.of_domain(definition)), None
     except FlavorImageConflict as conflict:
-        return None, Unjudged(conflict.cause, str(conflict.message))
+        return None, Unjudged.of(conflict)

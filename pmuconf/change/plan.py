@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from pmuconf.audit.remedy import EXPLAIN, options_remedy, power_cycle
 from pmuconf.audit.vm import Vm
 from pmuconf.domain.definition import Domain, PmuState
+from pmuconf.fastpath.cases import CASES
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
-from pmuconf.remedy import options_remedy, power_cycle
 
 if TYPE_CHECKING:
     from pmuconf.change.journal import Entry
@@ -61,7 +62,7 @@ _BY_CAUSE: Final = {
 _REMEDIES: Final = {
     Outcome.TRANSIENT: "the tool that starts it must ask for the PMU state",
     Outcome.OBSERVED: "[policy] nova_domains = enforce, or better the plugin pmuconf-nova, or hw:pmu in the flavor",
-    Outcome.UNDECIDED: "'pmuconf policy explain' says what the policy lacks",
+    Outcome.UNDECIDED: EXPLAIN,
     Outcome.BUSY: "run it again when nobody else edits it",
     Outcome.NOT_REACHED: "run it again",
 }
@@ -139,7 +140,9 @@ class Result:
     def remedy(self) -> str:
         """What brings it further; empty where nothing is left to do."""
         if self.cause in ("cpu-overridden", "next-boot-unknown"):
-            return options_remedy(self.cause, Decision.ON if self.new is PmuState.ON else Decision.OFF)
+            return options_remedy(
+                CASES[self.cause].remedies[0], Decision.ON if self.new is PmuState.ON else Decision.OFF
+            )
         first = _BY_CAUSE.get(self.cause, "").format(self)
         then = power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
         return "; ".join(filter(None, (first, then)))

@@ -12,7 +12,7 @@ from typing import Any
 from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit, audit_files
 from pmuconf.audit.report import Report
-from pmuconf.audit.vm import Severity, Vm
+from pmuconf.audit.vm import Status, Vm
 from pmuconf.commands.base import Table, add_connect, settings, warning
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
@@ -20,7 +20,6 @@ from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.cases import FastPath
 from pmuconf.flavors.map import FlavorMap
 from pmuconf.mediated import start_hazard
-from pmuconf.policy import Decision
 from pmuconf.report.document import record, summary, worth
 from pmuconf.report.groups import KINDS
 
@@ -37,12 +36,12 @@ class Audit(Table):
 
     Where a VM runs under KVM, this host's kernel, KVM and QEMU processes are looked at too: in_kernel_pmu is what KVM
     holds (enabled or disabled); fast_path whether KVM spares the VM the PMU's work at its exits; cause why, or why
-    not; remedy (-c, or 'pmuconf explain VM') what would change it. As root, who may read kernel memory, that is
+    not; remedies (-c, or 'pmuconf explain VM') what would change it. As root, who may read kernel memory, that is
     observed; else it is inferred, or unknown.
 
     status: ok; drift (the next boot is not what the policy wants: pmuconf apply); pending (the next boot is right,
     the running guest or its saved image not yet: stop and start it); overridden (the next boot is right, but options
-    in <qemu:commandline> decide what the guest gets: see remedy); transient (runs, has no next boot);
+    in <qemu:commandline> decide what the guest gets: see remedies); transient (runs, has no next boot);
     undecided (a rule needs what can't be known here); slow, partial or unknown (on policy, but see fast_path).
 
     Exit status: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
@@ -52,7 +51,7 @@ class Audit(Table):
     columns: Sequence[str] = (
         *("name", "uuid", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
         *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "running"),
-        *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
+        *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
         *("qemu", "exits_per_second", "error", "status"),
     )
     brief: Sequence[str] = (
@@ -90,7 +89,7 @@ class Audit(Table):
             self.brief = (*self.brief, *self._joined)
         if args.sample:
             self.brief = (*self.brief, "exits_per_second")
-        return [{**record(vm), "status": _status(vm)} for vm in vms]
+        return [{**record(report, vm), "status": _status(vm)} for vm in vms]
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -212,21 +211,18 @@ def _seconds(text: str) -> float:
 
 
 def _status(vm: Vm) -> str:
+    """The word of the column status: of what the policy has to say, else of the verdict on the fast path."""
     if vm.error is not None:
         return vm.error.cause
-    if vm.drift:
-        return "drift"
-    if vm.overridden:
-        return "overridden"
-    if vm.pending:
-        return "pending"
+    if vm.status in (Status.DRIFT, Status.OVERRIDDEN, Status.PENDING):
+        return str(vm.status.value)
     if vm.transient:
         return "transient"
-    if vm.decision is Decision.UNDECIDED:
+    if vm.status is Status.UNDECIDED:
         return "undecided"
     if vm.answer is not None and vm.answer.severity:
-        return {FastPath.NO: "slow"}.get(vm.answer.fast_path, vm.answer.fast_path.value)
-    return "ok" if vm.severity is Severity.OK else "pending"
+        return "slow" if vm.answer.fast_path is FastPath.NO else vm.answer.fast_path.value
+    return "pending" if vm.status is Status.STUCK else "ok"  # a dump of a guest tells of no next boot
 
 
 def _sentence(report: Report) -> str:

@@ -220,7 +220,8 @@ def _shown(value: Any, formatter: str) -> Any:
     if isinstance(value, Mapping):
         value = value["cause"] if "cause" in value else value["path"]
     if isinstance(value, (list, tuple)):
-        value = " ".join(value)
+        texts = [item["text"] if isinstance(item, Mapping) else item for item in value]
+        value = ("; " if any(isinstance(item, Mapping) for item in value) else " ").join(texts)
     if isinstance(value, float):
         value = round(value, 1)
     if formatter == "csv":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit
+from pmuconf.audit.remedy import needless
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Vm
 from pmuconf.commands.audit import add_host_facts, add_sample
@@ -62,6 +63,7 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
     yield f"{vm.name}: {manager}{flavor}, {'running' if vm.live else 'not running'}, {vm.uuid}"
     if vm.error is not None:
         yield f"can't be judged: {vm.error.message} ({vm.error.cause})"
+        yield _what_to_do(report, vm)
         return
     decision = vm.decision.value if vm.decision else "-"
     yield f"policy: {decision}, by {vm.rule}" + (f": {vm.reason}" if vm.reason else "")
@@ -84,6 +86,7 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
         yield f"QEMU: {process.qemu.path}, process {process.pid}, {what} ({process.qemu.cause})"
     answer, facts = vm.answer, report.facts
     if answer is None:
+        yield _what_to_do(report, vm)
         return
     if vm.live is not None:
         in_use = process.in_use if process else None
@@ -105,7 +108,12 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
         word = "saved" if value is not None and value["saved_per_second"] else "could be saved"
         upper = f", at most {gain:,} cycles a second {word}" if gain else ""
         yield f"exits: {vm.exits_per_second:,.0f} a second{upper}"
-    yield f"what to do: {answer.remedy or 'nothing'}"
+    yield _what_to_do(report, vm)
+
+
+def _what_to_do(report: Report, vm: Vm) -> str:
+    steps = "; ".join(remedy.text for remedy in report.remedies(vm))
+    return f"what to do: {steps or f'nothing: {needless(vm)}'}"
 
 
 def _off_policy(vm: Vm) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit
+from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Vm, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
@@ -83,7 +84,7 @@ class PreflightQemu(Table):
                     path = _emulator(hypervisor, vm, chosen)
                     found = with_proof(qemu_of_file(path), known) if path else None
                     guest = replace(guest, next_qemu=found)
-                rows.append(self._row(vm, guest, loses_pmu(facts, guest, qemu)))
+                rows.append(self._row(report, vm, guest, loses_pmu(facts, guest, qemu)))
         does = "may disable the PMU in KVM or not: 'pmuconf host --prove-qemu' finds out"
         if qemu.disables is not None:
             does = "disables the PMU in KVM" if qemu.disables else "leaves the PMU enabled in KVM"
@@ -96,11 +97,11 @@ class PreflightQemu(Table):
         self.closing.append(f"{lost} of {len(rows)} VMs would lose their PMU, {users} of them use it now")
         return [row for row in rows if args.all or row["loses"] != "no"]
 
-    def _row(self, vm: Vm, guest: Guest, loses: bool | None) -> dict[str, Any]:
+    def _row(self, report: Report, vm: Vm, guest: Guest, loses: bool | None) -> dict[str, Any]:
         self.status = max(self.status, {True: 2, None: 1, False: 0}[loses])
         how = "migration, restore, cold start" if guest.running else "cold start"
         return {
-            **record(vm),
+            **record(report, vm),
             "loses": {True: "yes", None: "unknown", False: "no"}[loses],
             "by": "" if loses is False else how,
         }

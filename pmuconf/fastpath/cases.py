@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CASES", "WANTED", "Case", "FastPath"]
+__all__ = ["CASES", "WANTED", "Basis", "Case", "FastPath", "RemedyKind"]
 
 
 class FastPath(enum.Enum):
@@ -18,49 +18,137 @@ class FastPath(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class Basis(enum.Enum):
+    """The facts that a verdict stands on; its evidence is that of the weakest of them."""
+
+    LIBVIRT = "what libvirt says, which is observed"
+    KERNEL = "the verdict on the kernel"
+    PMU = "the VM's PMU in the kernel"
+    BOTH = "the verdict on the kernel and the VM's PMU in the kernel"
+    NOTHING = "nothing: it is unknown"
+
+
+class RemedyKind(enum.Enum):
+    """What has to be done about a cause; pmuconf.audit.remedy has the words for each.
+
+    The kinds that begin with NONE need nothing: their value is the reason.
+    """
+
+    NONE_FAST = "it has the fast path"
+    NONE_OUTSIDE = "there are no exits of an x86 guest that KVM runs"
+    NONE_WANTED = "it has the PMU that the policy wants or leaves to it"
+    APPLY = "write the state that the policy wants"
+    EXPLAIN = "see what the policy lacks"
+    FIND_OUT = "find out what KVM holds"
+    IMAGE = "give up the saved image"
+    KERNEL = "another kernel, or a look at this one"
+    OPTIONS = "take out the options that decide about the PMU"
+    OPTIONS_UNKNOWN = "take out the options that may decide about the PMU"
+    PMU_CERTAIN = "a PMU that is off makes the verdict certain"
+    PMU_OFF = "its PMU must be off in KVM"
+    POWER_CYCLE = "a new start"
+    QEMU = "another QEMU"
+    READ_PARAMETER = "read a parameter of KVM"
+    REDEFINE = "a new definition by the tool that starts it"
+    RUN_THERE = "run pmuconf on its host"
+    WRITE = "write what is so by default"
+
+    @property
+    def needless(self) -> bool:
+        """Whether nothing has to be done."""
+        return self.name.startswith("NONE_")
+
+
 @dataclass(frozen=True)
 class Case:
-    """One cause: its answer, the sentence for a person, and the exit status that a VM in it deserves."""
+    """One cause.
+
+    :param message: the sentence for a person.
+    :param severity: the exit status that a VM in this case deserves.
+    :param basis: the facts whose evidence the verdict has.
+    :param remedies: what has to be done about it, in this order.
+    """
 
     fast_path: FastPath
     message: str
     severity: int
+    basis: Basis
+    remedies: tuple[RemedyKind, ...]
 
 
-_YES, _PARTIAL, _NO, _UNKNOWN = FastPath.YES, FastPath.PARTIAL, FastPath.NO, FastPath.UNKNOWN
+def _yes(message: str, basis: Basis = Basis.BOTH, remedy: RemedyKind = RemedyKind.NONE_FAST) -> Case:
+    return Case(FastPath.YES, message, 0, basis, (remedy,))
+
+
+def _outside(message: str, severity: int = 0, remedy: RemedyKind = RemedyKind.NONE_OUTSIDE) -> Case:
+    return Case(FastPath.NO, message, severity, Basis.LIBVIRT, (remedy,))
+
+
+def _no(message: str, severity: int, remedy: RemedyKind, basis: Basis = Basis.BOTH) -> Case:
+    return Case(FastPath.NO, message, severity, basis, (remedy,))
+
+
+def _unknown(message: str, *remedies: RemedyKind) -> Case:
+    return Case(FastPath.UNKNOWN, message, 1, Basis.NOTHING, remedies)
+
 
 CASES: Final = {
-    "no-call": Case(_YES, "this kernel does nothing for the PMU there", 0),
-    "guarded-disabled": Case(_YES, "its PMU is disabled in the kernel, which asks before it counts", 0),
-    "guard-in-callee": Case(_YES, "its PMU is disabled in the kernel, and the function that counts asks first", 0),
-    "disabled-by-parameter": Case(_YES, "kvm.enable_pmu=N: the PMU of every VM is disabled in the kernel", 0),
-    "disabled-by-default": Case(_YES, "no state is written; this QEMU disables the PMU of such a CPU model", 0),
-    "migrated-in": Case(_YES, "it came by migration or restore, to a QEMU that disables its PMU in the kernel", 0),
-    "early-out-disabled": Case(_YES, "its PMU is disabled in the kernel, which returns while nothing counts", 0),
-    "early-out-idle": Case(_YES, "its PMU is there but counts nothing now, so the kernel returns at once", 0),
-    "mediated-pmu": Case(_NO, "it has a PMU, and KVM switches the hardware's counters at its exits, idle or not", 2),
-    "partial-guard": Case(_PARTIAL, "the kernel asks in one place, copies of the code elsewhere do not", 1),
-    "not-x86": Case(_NO, "it is no x86 VM", 0),
-    "not-kvm": Case(_NO, "KVM does not run it", 0),
-    "not-running": Case(_NO, "it is not running", 0),
-    "saved-image": Case(_NO, "its saved image brings another PMU state back at the next start", 1),
-    "pmu-on-by-policy": Case(_NO, "it has a PMU, as the policy wants", 0),
-    "pmu-kept": Case(_NO, "it has a PMU, and the policy leaves it as it is", 0),
-    "undecided": Case(_NO, "it has a PMU, and the policy could not decide", 1),
-    "kernel-unguarded": Case(_NO, "the kernel does the PMU's work for every VM", 2),
-    "qemu-keeps-pmu": Case(_NO, "it must not have a PMU, but its QEMU leaves the PMU enabled in KVM", 2),
-    "qemu-upgraded": Case(_NO, "it still runs under an older QEMU, which leaves the PMU enabled in KVM", 1),
-    "qemu-did-not": Case(_NO, "its QEMU should have disabled the PMU in KVM and did not", 2),
-    "transient": Case(_NO, "it is transient: only a new definition can take its PMU away", 1),
-    "cpu-overridden": Case(_NO, "its <pmu> is without effect: other options of its QEMU decide about the PMU", 2),
-    "next-boot-unknown": Case(_NO, "it has a PMU, and it is not known whether its next boot has one", 1),
-    "drift": Case(_NO, "its next boot is not what the policy wants", 2),
-    "pending-power-cycle": Case(_NO, "its next boot is right, the running guest still has a PMU", 1),
-    "kernel-unknown": Case(_UNKNOWN, "it is not known what this kernel does", 1),
-    "pmu-unknown": Case(_UNKNOWN, "it is not known whether its PMU is disabled in the kernel", 1),
-    "depends-on-guest": Case(_UNKNOWN, "the kernel returns early only while this guest counts nothing", 1),
-    "mediated-unknown": Case(_UNKNOWN, "it has a PMU, and it is not known whether KVM switches counters for it", 1),
-    "remote-host": Case(_UNKNOWN, "it runs on another host, whose kernel can't be looked at from here", 1),
+    "no-call": _yes("this kernel does nothing for the PMU there", Basis.KERNEL),
+    "guarded-disabled": _yes("its PMU is disabled in the kernel, which asks before it counts"),
+    "guard-in-callee": _yes("its PMU is disabled in the kernel, and the function that counts asks first"),
+    "disabled-by-parameter": _yes("kvm.enable_pmu=N: the PMU of every VM is disabled in the kernel"),
+    "disabled-by-default": _yes(
+        "no state is written; this QEMU disables the PMU of such a CPU model", remedy=RemedyKind.WRITE
+    ),
+    "migrated-in": _yes("it came by migration or restore, to a QEMU that disables its PMU in the kernel"),
+    "early-out-disabled": _yes("its PMU is disabled in the kernel, which returns while nothing counts"),
+    "early-out-idle": _yes("its PMU is there but counts nothing now, so the kernel returns at once", Basis.KERNEL),
+    "mediated-pmu": _no(
+        "it has a PMU, and KVM switches the hardware's counters at its exits, idle or not",
+        2,
+        RemedyKind.PMU_OFF,
+        Basis.PMU,
+    ),
+    "partial-guard": Case(
+        FastPath.PARTIAL,
+        "the kernel asks in one place, copies of the code elsewhere do not",
+        1,
+        Basis.BOTH,
+        (RemedyKind.KERNEL,),
+    ),
+    "not-x86": _outside("it is no x86 VM"),
+    "not-kvm": _outside("KVM does not run it"),
+    "not-running": _outside("it is not running"),
+    "saved-image": _outside("its saved image brings another PMU state back at the next start", 1, RemedyKind.IMAGE),
+    "pmu-on-by-policy": _no("it has a PMU, as the policy wants", 0, RemedyKind.NONE_WANTED),
+    "pmu-kept": _no("it has a PMU, and the policy leaves it as it is", 0, RemedyKind.NONE_WANTED),
+    "undecided": _no("it has a PMU, and the policy could not decide", 1, RemedyKind.EXPLAIN),
+    "kernel-unguarded": _no("the kernel does the PMU's work for every VM", 2, RemedyKind.KERNEL, Basis.KERNEL),
+    "qemu-keeps-pmu": _no("it must not have a PMU, but its QEMU leaves the PMU enabled in KVM", 2, RemedyKind.QEMU),
+    "qemu-upgraded": _no(
+        "it still runs under an older QEMU, which leaves the PMU enabled in KVM", 1, RemedyKind.POWER_CYCLE
+    ),
+    "qemu-did-not": _no("its QEMU should have disabled the PMU in KVM and did not", 2, RemedyKind.POWER_CYCLE),
+    "transient": _no("it is transient: only a new definition can take its PMU away", 1, RemedyKind.REDEFINE),
+    "cpu-overridden": _no(
+        "its <pmu> is without effect: other options of its QEMU decide about the PMU", 2, RemedyKind.OPTIONS
+    ),
+    "next-boot-unknown": _no(
+        "it has a PMU, and it is not known whether its next boot has one", 1, RemedyKind.OPTIONS_UNKNOWN
+    ),
+    "drift": _no("its next boot is not what the policy wants", 2, RemedyKind.APPLY),
+    "pending-power-cycle": _no("its next boot is right, the running guest still has a PMU", 1, RemedyKind.POWER_CYCLE),
+    "kernel-unknown": _unknown("it is not known what this kernel does", RemedyKind.KERNEL),
+    "pmu-unknown": _unknown("it is not known whether its PMU is disabled in the kernel", RemedyKind.FIND_OUT),
+    "depends-on-guest": _unknown(
+        "the kernel returns early only while this guest counts nothing", RemedyKind.PMU_CERTAIN
+    ),
+    "mediated-unknown": _unknown(
+        "it has a PMU, and it is not known whether KVM switches counters for it",
+        RemedyKind.READ_PARAMETER,
+        RemedyKind.PMU_CERTAIN,
+    ),
+    "remote-host": _unknown("it runs on another host, whose kernel can't be looked at from here", RemedyKind.RUN_THERE),
 }
 """Every cause there is, by its code."""
 

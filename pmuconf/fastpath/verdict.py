@@ -1,4 +1,4 @@
-"""Whether a VM has the fast path, why, and what would change it: host facts, domain facts and live facts, joined.
+"""Whether a VM has the fast path, and why: host facts, domain facts and live facts, joined.
 
 Pure. KVM spares a VM the PMU's work at an exit if the VM's PMU is disabled in the kernel (``kvm->arch.enable_pmu`` is
 false) and the kernel asks for that; or if there is no such work (before 5.17); or, since 6.18, as long as nothing of
@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.fastpath.cases import CASES, WANTED, FastPath
+from pmuconf.drift import drifts
+from pmuconf.fastpath.cases import CASES, WANTED, Basis, FastPath
 from pmuconf.fastpath.guest import Guest, overridden
 from pmuconf.fastpath.inkernel import WHY_UNKNOWN, InKernel, in_kernel_pmu
 from pmuconf.hostfacts import Evidence, HostFacts, KernelPmu, Verdict
 from pmuconf.policy import Decision
-from pmuconf.remedy import remedies
 
 __all__ = ["Answer", "answer", "delivers"]
 
@@ -29,7 +29,6 @@ class Answer:
     :param cause: the first of ``causes``, a key of CASES.
     :param causes: all that stand in the way, in the order in which to remove them; for a yes, the reason alone.
     :param evidence: of the weakest fact that the verdict stands on; for unknown, none.
-    :param remedy: what would change it, in the manager's own words; empty where nothing is to be done.
     :param wanted_on: the policy wants a PMU here, or leaves the one that is there.
     """
 
@@ -37,7 +36,6 @@ class Answer:
     causes: tuple[str, ...]
     evidence: Evidence
     message: str
-    remedy: str
     in_kernel: InKernel
     wanted_on: bool = False
 
@@ -51,11 +49,10 @@ class Answer:
         return 0 if self.wanted_on else CASES[self.cause].severity
 
 
-def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) -> Answer:
+def answer(host: HostFacts | None, guest: Guest) -> Answer:
     """Judge one VM.
 
     :param host: None: the VM's host can't be looked at from here.
-    :param needing: how many VMs of the host keep a PMU: what speaks against a module parameter for all. None: unknown.
     """
     held = in_kernel_pmu(host, guest)
     causes = _causes(host, guest, held)
@@ -68,9 +65,8 @@ def answer(host: HostFacts | None, guest: Guest, *, needing: int | None = None) 
     return Answer(
         fast_path=case.fast_path,
         causes=causes,
-        evidence=_evidence(case.fast_path, causes[0], host, held),
+        evidence=_evidence(case.basis, host, held),
         message=message,
-        remedy="; ".join(remedies(causes, host, guest, held, needing)),
         in_kernel=held,
         wanted_on=guest.decision is Decision.ON or any(cause in WANTED for cause in causes),
     )
@@ -182,7 +178,7 @@ def _in_the_way(guest: Guest) -> tuple[str, ...]:
         causes += _what_off_does(guest)
     if guest.next_boot is None and has_pmu is not False:
         causes.append("transient")
-    elif guest.next_boot not in (PmuState.OFF, None):
+    elif drifts(guest.decision, guest.next_boot):
         causes.append("drift")
     return tuple(causes)
 
@@ -195,18 +191,16 @@ def _what_off_does(guest: Guest) -> tuple[str, ...]:
     return ("cpu-overridden",) if guest.heeded is False else ("next-boot-unknown",)
 
 
-def _evidence(verdict: FastPath, cause: str, host: HostFacts | None, held: InKernel) -> Evidence:
-    """That of the weakest fact that this verdict needs."""
-    if cause in ("not-x86", "not-kvm", "not-running", "saved-image"):
-        return Evidence.OBSERVED  # by libvirt
-    if verdict is FastPath.UNKNOWN or host is None:
+def _evidence(basis: Basis, host: HostFacts | None, held: InKernel) -> Evidence:
+    """That of the weakest fact that the verdict stands on."""
+    if basis is Basis.LIBVIRT:
+        return Evidence.OBSERVED
+    if basis is Basis.NOTHING or host is None:
         return Evidence.NONE
-    if cause in ("no-call", "kernel-unguarded") or host.guard.verdict is Verdict.UNGUARDED:
+    if basis is Basis.PMU:
+        return held.evidence
+    if basis is Basis.KERNEL or host.guard.verdict is Verdict.UNGUARDED:
         return host.guard.evidence  # whatever the VM's PMU is
-    if cause == "early-out-idle":
-        return host.guard.evidence  # what counts is observed, or it is not this case
-    if cause == "mediated-pmu":
-        return held.evidence  # whatever the kernel does beside
     return host.guard.evidence.weaker(held.evidence)
 
 

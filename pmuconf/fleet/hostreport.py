@@ -38,7 +38,7 @@ _WORDS: Final = (
     ),
 )
 _words = itemgetter(*_WORDS)
-_TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message", "remedy")
+_TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message")
 _texts = itemgetter(*_TEXTS)
 _TEXT_TYPES: Final = {str, type(None)}
 _MANY: Final = 1 << 53
@@ -177,6 +177,8 @@ def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
         _text(error["cause"], "error's cause")
         _text(error["message"], "error's message")
     disables = [None if qemu is None else _qemu(qemu) for qemu in (record["qemu"], record["next_qemu"])]
+    for remedy in record["remedies"]:
+        _text(remedy["text"], "a remedy's text")
     causes = record["causes"]
     if not isinstance(causes, list):
         raise ValueError("causes is no list")

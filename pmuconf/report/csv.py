@@ -15,7 +15,7 @@ COLUMNS: Final = (
     *("host", "generated_at", "name", "uuid", "flavor", "nova", "running", "transient"),
     *("live", "next_boot", "saved", "snapshots", "effective_pmu"),
     *("decision", "rule", "reason", "drift", "pending"),
-    *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
+    *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
     *("qemu_path", "qemu_build_id", "qemu_disables_pmu", "exits_per_second", "error_cause", "error_message"),
     *(
         "project",
@@ -26,7 +26,7 @@ COLUMNS: Final = (
         "may_be_recreated",
         "severity",
     ),
-    *("next_effective_pmu", "pmu_obeyed"),
+    *("next_effective_pmu", "pmu_obeyed", "overridden"),
 )
 """The header. New columns come at the end, so that whoever counts columns is not misled."""
 
@@ -58,7 +58,9 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record whose mappings have become keys of their own."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
-        if isinstance(value, Mapping):
+        if key == "remedies":
+            flat[key] = "; ".join(remedy["text"] for remedy in value)
+        elif isinstance(value, Mapping):
             flat.update({f"{key}_{inner}": what for inner, what in value.items()})
         else:
             flat[key] = value

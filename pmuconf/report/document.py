@@ -39,12 +39,12 @@ def document(report: Report, policy: Policy) -> dict[str, Any]:
         "host_facts": None if report.facts is None else _host(report.facts, report),
         "summary": summary(report),
         "worth": worth(report),
-        "domains": [record(vm) for vm in report.vms],
+        "domains": [record(report, vm) for vm in report.vms],
     }
 
 
-def record(vm: Vm) -> dict[str, Any]:
-    """One domain."""
+def record(report: Report, vm: Vm) -> dict[str, Any]:
+    """One domain of a report."""
     return {
         "name": vm.name,
         "uuid": vm.uuid,
@@ -65,7 +65,9 @@ def record(vm: Vm) -> dict[str, Any]:
         "transient": vm.transient,
         "nova": vm.nova,
         "running": vm.live is not None,
+        "overridden": vm.overridden,
         **_fast_path(vm),
+        "remedies": [{"text": remedy.text, "causes": list(remedy.causes)} for remedy in report.remedies(vm)],
         "error": vm.error and {"cause": vm.error.cause, "message": vm.error.message},
         "severity": int(vm.severity),
     }
@@ -131,7 +133,6 @@ def _fast_path(vm: Vm) -> dict[str, Any]:
         "causes": list(answer.causes) if answer else [],
         "evidence": answer and answer.evidence.value,
         "message": answer and answer.message,
-        "remedy": answer and answer.remedy,
         "cpu_has_pmu": process.pmu_property if process else None,
         "may_be_recreated": vm.may_be_recreated,
         "qemu": process and process.qemu and _qemu(process.qemu),

@@ -74,18 +74,10 @@ def policy_group(record: Mapping[str, Any]) -> str:
     """The key of the group in BY_POLICY of a domain's record."""
     if record["error"] is not None:
         return "error"
-    if record["drift"] or _overridden(record):
+    if record["drift"] or record["overridden"]:
         return "kernel"
     if record["pending"]:
         return "change"
     if record["transient"] and record["decision"] in ("on", "off") and record["live"] != record["decision"]:
         return "qemu"
     return "unknown" if record["decision"] == "undecided" else "fast"
-
-
-def _overridden(record: Mapping[str, Any]) -> bool:
-    """The state that the policy wants is written, and options of QEMU give the guest another PMU."""
-    wanted = record["decision"]
-    if record.get("pmu_obeyed", True) is not False or wanted not in ("on", "off"):
-        return False
-    return bool(record["next_boot"] == wanted != record["next_effective_pmu"])

@@ -51,10 +51,9 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     judged = any(vm["fast_path"] is not None for vm in vms)
     groups, group_of = (BY_FAST_PATH, fast_path_group) if judged else (BY_POLICY, policy_group)
     by_key = {group.key: group for group in groups}
-    kernel = document["host_facts"]["guard"]["remedy"] if document["host_facts"] else ""
-    steps = _steps(vms, kernel)
+    steps = _steps(vms)
     step_of = {step.text: step.key for step in steps}
-    rows = [_row(vm, by_key[group_of(vm)], [step_of[text] for text, _ in _to_do(vm, kernel)]) for vm in vms]
+    rows = [_row(vm, by_key[group_of(vm)], [step_of[remedy["text"]] for remedy in vm["remedies"]]) for vm in vms]
     counts = Counter(row.group.key for row in rows)
     running = [vm for vm in vms if vm["running"]]
     return {
@@ -94,24 +93,15 @@ def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> VmRow:
     return VmRow(vm, group, " ".join(found_by), "" if vm["error"] and live == next_boot else pmu, kinds)
 
 
-def _to_do(vm: Mapping[str, Any], kernel: str) -> list[tuple[str, Sequence[str]]]:
-    """What is to be done for a VM, and the causes that it removes; what its kernel needs is a step of its own."""
-    remedy, causes = vm["remedy"] or "", vm["causes"]
-    if kernel and remedy == kernel:
-        return [(kernel, causes[:1])]
-    if kernel and remedy.startswith(f"{kernel}; "):
-        return [(kernel, causes[:1]), (remedy[len(kernel) + 2 :], causes[1:])]
-    return [(remedy, causes)] if remedy else []
-
-
-def _steps(vms: Iterable[Mapping[str, Any]], kernel: str) -> list[ToDo]:
-    """What is to be done, with that first which the most VMs wait for."""
+def _steps(vms: Iterable[Mapping[str, Any]]) -> list[ToDo]:
+    """What is to be done: first the steps that the most VMs wait for."""
     waiting: Counter[str] = Counter()
     causes: dict[str, dict[str, None]] = {}
     for vm in vms:
-        for text, removed in _to_do(vm, kernel):
+        for remedy in vm["remedies"]:
+            text = remedy["text"]
             waiting[text] += 1
-            causes.setdefault(text, {}).update(dict.fromkeys(removed))
+            causes.setdefault(text, {}).update(dict.fromkeys(remedy["causes"]))
     return [
         ToDo(f"step-{at}", text, count, list(causes[text])) for at, (text, count) in enumerate(waiting.most_common())
     ]

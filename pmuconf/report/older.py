@@ -33,8 +33,23 @@ def current(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _domain(record: Any) -> Any:
+    """A record of version 1. Its remedy was one text, whatever there was to do."""
     record = _renamed(record, "remade", "may_be_recreated")
-    return {**_LATER, **record} if isinstance(record, Mapping) else record
+    if not isinstance(record, Mapping):
+        return record
+    later = {**_LATER, **record}
+    remedy, causes = later.pop("remedy", None), later.get("causes")
+    later.setdefault("remedies", [{"text": remedy, "causes": causes}] if remedy else [])
+    later.setdefault("overridden", _overridden(later))
+    return later
+
+
+def _overridden(record: Mapping[str, Any]) -> bool:
+    """Whether the state that the policy wants is written, and options of QEMU give the guest another PMU."""
+    wanted = record.get("decision")
+    if record["pmu_obeyed"] is not False or wanted not in ("on", "off"):
+        return False
+    return bool(record.get("next_boot") == wanted != record["next_effective_pmu"])
 
 
 def _renamed(record: Any, old: str, new: str) -> Any:

@@ -149,4 +149,6 @@ def of_version_1(document: Mapping[str, Any]) -> dict[str, Any]:
         old["worth"]["to_win_per_second"] = old["worth"].pop("savable_per_second")
     for record in old["domains"]:
         record["remade"] = record.pop("may_be_recreated")
+        record["remedy"] = "; ".join(remedy["text"] for remedy in record.pop("remedies"))
+        del record["overridden"]
     return old

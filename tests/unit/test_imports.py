@@ -12,8 +12,8 @@ import pmuconf
 from tests.unit.processes import python
 
 PURE = (
-    *("change/aftermath", "change/history", "fleet/outlook", "hostfacts", "mediated", "policy", "remedy"),
-    *("fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
+    *("change/aftermath", "change/history", "fleet/outlook", "hostfacts", "mediated", "policy", "drift"),
+    *("audit/remedy", "audit/vm", "fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
     *("domain/cpu", "domain/definition", "domain/difference", "domain/rewriting", "domain/xmltext"),
 )
 ALLOWED = {
@@ -46,7 +46,8 @@ ALLOWED = {
         "pmuconf.fastpath.verdict",
         "pmuconf.change.history",
         "pmuconf.policy",
-        "pmuconf.remedy",
+        "pmuconf.audit.vm",
+        "pmuconf.drift",
         "pmuconf.domain.xmltext",
     ),
 }

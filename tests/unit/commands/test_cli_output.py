@@ -21,7 +21,7 @@ from tests.unit.processes import ENVIRONMENT, PMUCONF
 KEYS = [
     *("name", "uuid", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
     *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "running"),
-    *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedy"),
+    *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
     *("qemu", "exits_per_second", "error", "status"),
 ]
 BRIEF = [*KEYS[:1], *KEYS[2:10], "status"]

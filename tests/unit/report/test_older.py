@@ -10,12 +10,24 @@ from pmuconf.report.document import VERSION
 from pmuconf.report.older import VERSIONS, current
 from tests.support.fleet import host, of_version_1
 
-DOCUMENT = host("guarded", "h", 30, random.Random(3))
+DOCUMENT = host("unguarded", "h", 60, random.Random(3))
 
 
 def test_a_report_of_version_1_is_read_as_a_current_one() -> None:
     assert DOCUMENT["worth"]["savable_per_second"]
-    assert current(of_version_1(DOCUMENT)) == DOCUMENT
+    read = current(of_version_1(DOCUMENT))
+    for record, now in zip(read["domains"], DOCUMENT["domains"]):
+        assert {**record, "remedies": now["remedies"]} == now
+    assert {**read, "domains": DOCUMENT["domains"]} == DOCUMENT
+
+
+def test_the_remedy_of_version_1_is_one_step() -> None:
+    """Nobody splits it: what it is made of is not known."""
+    read = current(of_version_1(DOCUMENT))["domains"]
+    assert any(len(now["remedies"]) > 1 for now in DOCUMENT["domains"])
+    for record, now in zip(read, DOCUMENT["domains"]):
+        text = "; ".join(remedy["text"] for remedy in now["remedies"])
+        assert record["remedies"] == ([{"text": text, "causes": now["causes"]}] if text else [])
 
 
 def test_a_current_report_stays_as_it_is() -> None:

@@ -157,7 +157,7 @@ def test_the_head_of_the_document() -> None:
 
 
 def test_the_record_of_a_domain() -> None:
-    assert record(VMS[2]) == {
+    assert record(REPORT, VMS[2]) == {
         "name": "web",
         "uuid": "1b4e28ba-2fa1-11d2-883f-0016d3cca427",
         "flavor": None,
@@ -169,6 +169,7 @@ def test_the_record_of_a_domain() -> None:
         "effective_pmu": "on",
         "next_effective_pmu": "off",
         "pmu_obeyed": True,
+        "overridden": False,
         "decision": "off",
         "rule": "default",
         "reason": "no rule matches",
@@ -184,29 +185,39 @@ def test_the_record_of_a_domain() -> None:
         "causes": [],
         "evidence": None,
         "message": None,
-        "remedy": None,
         "cpu_has_pmu": None,
         "may_be_recreated": None,
         "qemu": None,
         "next_qemu": None,
         "exits_per_second": None,
+        "remedies": [
+            {
+                "text": "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU",
+                "causes": ["pending"],
+            },
+            {
+                "text": "start it from the image and then stop and start it, or give the image up "
+                "(virsh managedsave-remove)",
+                "causes": ["pending"],
+            },
+        ],
         "error": None,
         "severity": 1,
     }
 
 
 def test_the_record_of_a_domain_whose_host_was_looked_at() -> None:
-    given = record(JOINED.vms[8])
+    given = record(JOINED, JOINED.vms[8])
     assert given["in_kernel_pmu"] == "disabled"
     assert given["pmu_in_use"] is False
     assert (given["fast_path"], given["cause"], given["causes"]) == ("yes", "guarded-disabled", ["guarded-disabled"])
-    assert (given["evidence"], given["remedy"]) == ("observed", "")
+    assert (given["evidence"], given["remedies"]) == ("observed", [])
     assert given["qemu"] == {"path": QEMU.path, "build_id": "00ff", "disables_pmu": True}
     assert (given["next_qemu"], given["cpu_has_pmu"]) == (None, False)
     nova = replace(FAST, domain=replace(domain(PmuState.OFF), nova=Nova("m1", None, "4e2a", {}, {})))
-    assert record(nova)["project"] == "4e2a"
+    assert record(JOINED, nova)["project"] == "4e2a"
     assert given["exits_per_second"] == 1000.5
-    assert record(JOINED.vms[9])["cause"] == "pmu-unknown"  # there is no process with its UUID
+    assert record(JOINED, JOINED.vms[9])["cause"] == "pmu-unknown"  # there is no process with its UUID
 
 
 def test_what_the_host_has_besides() -> None:
@@ -234,7 +245,7 @@ def test_what_it_is_worth() -> None:
 
 
 def test_the_record_of_what_could_not_be_judged() -> None:
-    made = record(VMS[5])
+    made = record(REPORT, VMS[5])
     assert made["error"] == {"cause": "file-unreadable", "message": "gone.xml: Permission denied"}
     assert {made[key] for key in ("uuid", "live", "next_boot", "decision", "rule", "effective_pmu")} == {None}
 

@@ -236,6 +236,7 @@ def test_every_cause_is_in_a_group() -> None:
 def test_the_groups_of_the_policy() -> None:
     def group(**more: object) -> str:
         base = {"error": None, "drift": False, "pending": False, "transient": False, "decision": "off", "live": "off"}
+        base["overridden"] = False
         key = policy_group({**base, **more})
         return next(one.name for one in BY_POLICY if one.key == key)
 
