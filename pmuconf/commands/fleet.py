@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -18,17 +18,14 @@ from pmuconf.commands.base import Action
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
 from pmuconf.files.replacing import replace_file, replacing
-from pmuconf.fleet.absent import severity
-from pmuconf.fleet.campaign import campaign
-from pmuconf.fleet.campaign import document as plan_document
+from pmuconf.fleet.campaign import campaign, plan_document
 from pmuconf.fleet.csv import host_text, vm_rows
-from pmuconf.fleet.diff import diff
-from pmuconf.fleet.diff import document as diff_document
-from pmuconf.fleet.document import Fleet, document
+from pmuconf.fleet.diff import diff, diff_document
+from pmuconf.fleet.document import document
 from pmuconf.fleet.files import Problem
 from pmuconf.fleet.hostreport import HostReport
-from pmuconf.fleet.hosts import Hosts, cores, gather
-from pmuconf.fleet.report import fleet
+from pmuconf.fleet.hosts import cores, gather
+from pmuconf.fleet.report import Fleet, fleet
 from pmuconf.fleet.table import diff_table, table
 from pmuconf.report.csv import COLUMNS, csv_lines
 
@@ -37,22 +34,23 @@ __all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]
 FORMATS = ("table", "json", "csv", "html")
 _T = TypeVar("_T")
 _MAX_NAMES = 16 << 20
+_SHOWN = 10
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 class FleetReport(Action):
-    """Join the reports of many hosts: who has the fast path, who has not, and what few steps would change most.
+    """Join the reports of many hosts: how many VMs have the fast path, and which few steps would help the most others.
 
-    Reads only files that 'pmuconf report -f json' wrote on the hosts; something else brings them here (docs/fleet.md).
+    Reads only files that 'pmuconf report -f json' wrote on the hosts. Something else collects them (docs/fleet.md).
 
-      table  what matters, on a screen
-      json   everything there is, versioned (docs/fleet-report.schema.json)
-      csv    one row a domain as 'pmuconf report -f csv' has it, or with --rows hosts one a host
-      html   one page that needs only a browser; with --host-pages a folder, with a page for each host
+      table  the most important figures, for a screen
+      json   everything, versioned (docs/fleet-report.schema.json)
+      csv    one row a VM as 'pmuconf report -f csv' has it; with --rows hosts, one row a host
+      html   one page that needs only a browser; with --host-pages, a folder with a page for each host
 
-    A step brings those VMs that have nothing else in their way: one that needs a kernel, a QEMU and a power cycle
-    counts for the three together. What could be saved is an upper bound, over the VMs whose exits were counted
-    (--sample on the hosts); where none was, it is left out.
+    A step counts the VMs that wait for nothing else. A VM that needs a kernel, a QEMU and a power cycle counts for the
+    three together. The cycles that could be saved are an upper bound, over the VMs whose exits were counted (--sample
+    on the hosts). They are left out if no exits were counted.
 
     Examples:
 
@@ -61,22 +59,22 @@ class FleetReport(Action):
       pmuconf fleet report collected/ --expect @inventory.txt --stale 24h -f json -o fleet.json
 
     Exit status: 0 all as wanted; 1 something waits or can't be known, or a host is absent or its report stale; 2 drift,
-    the slow path, or a file that can't be used. In these three cases the report is whole, and all files that can be
-    used are in it. 255 error, such as no report at all: nothing is written.
+    the slow path, or a file that can't be used. In these three cases the report has all files that can be used. 255
+    error, such as no report at all: nothing is written.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        add_files(parser)
+        _add_files(parser)
         parser.add_argument("-f", "--format", choices=FORMATS, default="table", help="The default is table.")
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
         parser.add_argument(
             "--host-pages",
             action="store_true",
-            help="With -f html: -o is a folder, which gets index.html and hosts/NAME.html, the page of each host.",
+            help="With -f html: write index.html and hosts/NAME.html, the page of each host, to the folder of -o.",
         )
         parser.add_argument(
-            "--rows", choices=("vms", "hosts"), help="With -f csv: a row a domain (default), or one a host."
+            "--rows", choices=("vms", "hosts"), help="With -f csv: one row a VM (default), or one row a host."
         )
         parser.add_argument(
             "--top",
@@ -93,39 +91,52 @@ class FleetReport(Action):
             raise PmuconfError("--rows is for -f csv", cause="usage")
         if args.host_pages and (args.format != "html" or args.output is None):
             raise PmuconfError("--host-pages is for -f html, with a folder to write to: -o DIR", cause="usage")
-        html = _html() if args.format == "html" else None  # first: what can't be written is read for nothing
-        found = gather(args.paths, args.jobs)
-        broken: list[Problem] = []
-        if args.format == "csv" and args.rows != "hosts":
-            with _output(self, args.output) as file:
-                file.write(csv_lines([COLUMNS]))
-                made = join(found, args, vm_rows, file.write)
-        elif html is not None and args.host_pages:
-            folder = _folder(args.output / html.HOSTS)
-            made = join(found, args, partial(_host_page, folder), broken.extend)
-            made = replace(made, problems=[*made.problems, *broken])
-            replace_file(args.output / "index.html", html.page(document(made, args.top), pages=True))
+        if args.host_pages:
+            joined = self._pages(args)
+        elif args.format == "csv" and args.rows != "hosts":
+            joined = self._vm_rows(args)
         else:
-            made = join(found, args)
-            record = document(made, args.top)
-            with _output(self, args.output) as file:
-                file.write(_text(args.format, record) if html is None else html.page(record))
-        tell(self, made.problems)
-        return made.severity
+            joined = self._one_file(args)
+        _warn(self, joined.problems)
+        return joined.severity
+
+    def _one_file(self, args: argparse.Namespace) -> Fleet:
+        html = _html() if args.format == "html" else None  # fails before any report is read
+        joined = _join(args)
+        record = document(joined, args.top)
+        with _output(self, args.output) as file:
+            file.write(_text(args.format, record) if html is None else html.page(record))
+        return joined
+
+    def _vm_rows(self, args: argparse.Namespace) -> Fleet:
+        """Write the rows of each host as soon as its report is read."""
+        with _output(self, args.output) as file:
+            file.write(csv_lines([COLUMNS]))
+            return _join(args, vm_rows, file.write)
+
+    def _pages(self, args: argparse.Namespace) -> Fleet:
+        """Write the page of each host as soon as its report is read, and the fleet's page after all of them."""
+        html = _html()
+        without_page: list[Problem] = []
+        folder = _folder(args.output / html.HOSTS)
+        joined = _join(args, partial(_host_page, folder), without_page.extend)
+        joined = replace(joined, problems=[*joined.problems, *without_page])
+        replace_file(args.output / "index.html", html.page(document(joined, args.top), pages=True))
+        return joined
 
 
 class FleetDiff(Action):
-    """Show what changed between two collections of reports: hosts, and VMs that gained or lost the fast path.
+    """Show the difference between two collections of reports: hosts, and VMs that gained or lost the fast path.
 
-    A VM is known by its UUID, so that one that moved to another host is compared too. A host of which one of the
-    collections has no report that can be used has neither come nor gone, nor have its VMs: it is named as unheard.
+    A VM is known by its UUID, so a VM that moved to another host is compared too. A host is shown as unheard if one of
+    the collections has no usable report of it: neither the host nor its VMs have come or gone.
 
     Example:
 
       pmuconf fleet diff monday/ tuesday/
 
-    Exit status: 0 otherwise; 1 a host went or was not heard of; 2 a VM lost the fast path, or a file can't be used.
-    255 error.
+    Exit status: 2 a VM lost the fast path, or a file can't be used; 1 a host went or is unheard; otherwise 0. 255
+    error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -139,29 +150,29 @@ class FleetDiff(Action):
             type=_count,
             default=1000,
             metavar="N",
-            help="List N of the VMs that changed, those first that lost the fast path (1000); 0 lists all.",
+            help="List N of the VMs that changed, beginning with those that lost the fast path (1000); 0 lists all.",
         )
         _add_jobs(parser)
         return parser
 
     def take_action(self, args: argparse.Namespace) -> int:
         old, new = (gather([path], args.jobs) for path in (args.old, args.new))
-        made = diff(old, new, now=datetime.now(timezone.utc), jobs=args.jobs)
-        tell(self, made.problems)
-        record = diff_document(made, args.top)
+        difference = diff(old, new, now=datetime.now(timezone.utc), jobs=args.jobs)
+        _warn(self, difference.problems)
+        record = diff_document(difference, args.top)
         with _output(self, args.output) as file:
-            file.write(json.dumps(record, indent=1) + "\n" if args.format == "json" else diff_table(record))
-        return made.severity
+            file.write(_json(record) if args.format == "json" else diff_table(record))
+        return difference.severity
 
 
 class FleetPlan(Action):
-    """Write what would bring VMs onto the fast path as a plan that a playbook carries out in waves (docs/fleet.md).
+    """Write a plan that brings VMs onto the fast path, for a playbook that carries it out in waves (docs/fleet.md).
 
-    Steps stand in the order in which they are best done: first those that, alone or a few together, bring the most VMs.
-    Each names its hosts or VMs, what their manager is to be asked for, and the steps that must come before it.
+    The steps that bring the most VMs, alone or a few together, come first. Each step names its hosts or VMs, the
+    request to their manager, and the steps that must come before it.
 
-    To resume a campaign, gather the reports again and make the plan anew: what is done is in it no more, and what is
-    left has the same ids. Hosts that are absent, or whose report is stale, are left out and named.
+    To resume a campaign, gather the reports again and make the plan anew: it lacks what is done, and what is left keeps
+    its ids. Hosts that are absent, or whose report is stale, are left out and named.
 
     Examples:
 
@@ -174,7 +185,7 @@ class FleetPlan(Action):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        add_files(parser)
+        _add_files(parser)
         parser.add_argument(
             "--limit",
             type=_names,
@@ -187,14 +198,13 @@ class FleetPlan(Action):
         return parser
 
     def take_action(self, args: argparse.Namespace) -> int:
-        found = gather(args.paths, args.jobs).limited(args.limit)
+        hosts = gather(args.paths, args.jobs).limited(args.limit)
         now = datetime.now(timezone.utc)
-        made = campaign(found, now=now, jobs=args.jobs, expected=args.expect, stale_after=args.stale)
-        tell(self, made.problems)
+        planned = campaign(hosts, now=now, jobs=args.jobs, expected=args.expect, stale_after=args.stale)
+        _warn(self, planned.problems)
         with _output(self, args.output) as file:
-            file.write(json.dumps(plan_document(made, args.wave_size), indent=1) + "\n")
-        left_out = severity(made.problems, made.absent, made.stale)
-        return 2 if made.steps else left_out
+            file.write(_json(plan_document(planned, args.wave_size)))
+        return planned.severity
 
 
 @contextmanager
@@ -207,24 +217,29 @@ def _output(command: Action, path: Path | None) -> Iterator[TextIO]:
             yield file
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """Add what to read, and who should be among it."""
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the files to be read, and the hosts that should be among them."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="DIR|FILE", help="Reports; a folder gives its *.json and *.json.gz."
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="DIR|FILE",
+        help="Reports; of a folder, all files whose names end in .json or .json.gz.",
     )
     parser.add_argument(
         "--expect",
         type=_names,
         default=[],
         metavar="NAME,...|@FILE",
-        help="Hosts that should be there, by their names in the inventory: who is not is named. A file has one a line.",
+        help="Hosts that should have a report, by their names in the inventory; a file has one name a line. Hosts "
+        "without one are named.",
     )
     parser.add_argument(
         "--stale",
         type=_age,
         default="24h",
         metavar="AGE",
-        help="Name the hosts whose report is older (24h; 30m, 7d, ...); 0: none is too old.",
+        help="Name the hosts whose report is older (24h; 30m, 7d, ...); 0: no report is too old.",
     )
     _add_jobs(parser)
 
@@ -233,23 +248,33 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=_some, default=cores(), metavar="N", help="Read with N processes (one a core).")
 
 
-def join(
-    found: Hosts,
+def _ignore(result: object) -> None:
+    """Take a result that nobody needs."""
+
+
+def _join(
     args: argparse.Namespace,
     each: Callable[[HostReport], _T] | None = None,
-    take: Callable[[_T], object] = lambda made: None,
+    take: Callable[[_T], object] = _ignore,
 ) -> Fleet:
-    """The fleet that the arguments of add_files() name; ``each`` and ``take`` are those of fleet()."""
-    now = datetime.now(timezone.utc)
-    return fleet(found, now=now, jobs=args.jobs, expected=args.expect, stale_after=args.stale, each=each, take=take)
+    """The fleet of the files that the arguments name. ``each`` and ``take`` are those of fleet()."""
+    return fleet(
+        gather(args.paths, args.jobs),
+        now=datetime.now(timezone.utc),
+        jobs=args.jobs,
+        expected=args.expect,
+        stale_after=args.stale,
+        each=each,
+        take=take,
+    )
 
 
-def tell(command: Action, problems: Any) -> None:
-    """Say what was wrong with files on standard error; of many, how many there are."""
-    for one in sorted(problems)[:10]:
-        command.app.LOG.warning("%s: %s (%s)", one.path, one.message, one.cause)
-    if len(problems) > 10:
-        command.app.LOG.warning("and %d more files: the report names them", len(problems) - 10)
+def _warn(command: Action, problems: Sequence[Problem]) -> None:
+    """Show the first problems with files on standard error, and how many more there are."""
+    for problem in sorted(problems)[:_SHOWN]:
+        command.app.LOG.warning("%s: %s (%s)", problem.path, problem.message, problem.cause)
+    if len(problems) > _SHOWN:
+        command.app.LOG.warning("and %d more files: the report names them", len(problems) - _SHOWN)
 
 
 def _html() -> ModuleType:
@@ -273,7 +298,7 @@ def _folder(path: Path) -> Path:
 
 
 def _host_page(folder: Path, report: HostReport) -> list[Problem]:
-    """Write it, in the process that has the report; what is wrong with it is wrong with its page alone."""
+    """Write the page of a host, in the process that read its report. A failure concerns this page alone."""
     try:
         _html().write_host(folder, report)
     except PmuconfError as error:
@@ -283,12 +308,14 @@ def _host_page(folder: Path, report: HostReport) -> list[Problem]:
     return []
 
 
-def _text(form: str, made: dict[str, Any]) -> str:
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _text(form: str, record: Mapping[str, Any]) -> str:
     if form == "json":
-        return json.dumps(made, indent=1) + "\n"
-    if form == "csv":
-        return host_text(made)
-    return table(made)
+        return _json(record)
+    return host_text(record) if form == "csv" else table(record)
 
 
 def _count(text: str) -> int:
@@ -298,15 +325,16 @@ def _count(text: str) -> int:
 
 
 def _some(text: str) -> int:
-    if not _count(text):
+    count = _count(text)
+    if count == 0:
         raise argparse.ArgumentTypeError("at least 1")
-    return _count(text)
+    return count
 
 
 def _age(text: str) -> timedelta | None:
-    matched = re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII)
     if text == "0":
         return None
+    matched = re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII)
     if matched is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no age such as 24h, 30m or 7d")
     return timedelta(**{_UNITS[matched[2]]: int(matched[1])})

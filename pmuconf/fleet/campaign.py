@@ -1,7 +1,7 @@
-"""The plan of a campaign: docs/fleet-plan.schema.json. What is to be done, to whom, in which order, in waves.
+"""The plan of a campaign: what has to be done on which hosts and VMs, in which order, in waves.
 
-Made anew from new reports it leaves out what was done: there is no state to keep. Unlike the report it grows with the
-VMs, for it names each that something has to be done to.
+A plan that is made anew from new reports leaves out what was done, so there is no state to keep. Unlike the report, it
+grows with the number of VMs: it names each VM that something has to be done to.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pmuconf
-from pmuconf.fleet.absent import Absent, absent, stale
-from pmuconf.fleet.aggregate import Aggregate, HostRow, of_host
+from pmuconf.fleet.absent import AbsentHost, absent_hosts, severity, stale_hosts
+from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, of_host
 from pmuconf.fleet.files import Problem
 from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, over
@@ -23,23 +23,27 @@ from pmuconf.fleet.ranking import by_step, rounds
 from pmuconf.fleet.report import no_reports
 from pmuconf.fleet.steps import Step, steps_of
 
-__all__ = ["FORMAT", "VERSION", "Campaign", "campaign", "document"]
+__all__ = ["FORMAT", "VERSION", "Campaign", "campaign", "plan_document"]
 
 FORMAT: Final = "pmuconf-fleet-plan"
 VERSION: Final = 1
 
-Vm = tuple["str | None", str]
-"""UUID and name."""
+
+class NamedVm(NamedTuple):
+    """A VM that something has to be done to."""
+
+    uuid: str | None
+    name: str
 
 
 @dataclass
 class HostPart:
-    """What a host has to do with the campaign: how many of its VMs wait for each step, and who they are."""
+    """One host's part in the campaign: how many of its VMs wait for each step, and which VMs."""
 
     name: str
     inventory_name: str
     waiting: Counter[Step] = field(default_factory=Counter)
-    vms: dict[Step, list[Vm]] = field(default_factory=dict)
+    vms: dict[Step, list[NamedVm]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Campaign:
     """All that a plan is made of.
 
     :param steps: in the order in which they are best done.
-    :param hosts: those that something has to be done on, by name.
+    :param hosts: the hosts that something has to be done on, by name.
     """
 
     at: datetime
@@ -55,118 +59,121 @@ class Campaign:
     hosts: Sequence[HostPart]
     aggregate: Aggregate
     problems: Sequence[Problem]
-    absent: Sequence[Absent]
+    absent: Sequence[AbsentHost]
     stale: Sequence[HostRow]
+
+    @property
+    def severity(self) -> int:
+        """The exit status: 2 if something is to be done, otherwise that of the files and of the hosts left out."""
+        return 2 if self.steps else severity(self.problems, self.absent, self.stale)
 
 
 def campaign(
     hosts: Hosts, *, now: datetime, jobs: int = 1, expected: Iterable[str] = (), stale_after: timedelta | None = None
 ) -> Campaign:
-    """Read all reports and find out what has to be done. Hosts that are absent or stale are left out, and named.
+    """The campaign that follows from all reports. Hosts that are absent or stale are left out, and named.
 
     :raises PmuconfError: no-reports; worker-lost.
     """
-    every = Aggregate()
+    aggregates: dict[str, Aggregate] = {}
     parts: dict[str, HostPart] = {}
     problems = list(hosts.problems)
-    aggregates: dict[str, Aggregate] = {}
     for worked in over(hosts, planned, jobs):
         problems += worked.problems
-        for made, part in worked.result:
-            aggregates[part.name] = made
+        for aggregate, part in worked.result:
+            aggregates[part.name] = aggregate
             parts[part.name] = part
-    rows = {name: made.hosts[name] for name, made in aggregates.items()}
+    rows = {name: aggregate.hosts[name] for name, aggregate in aggregates.items()}
     if not rows:
         raise no_reports(problems)
-    missing = absent(rows, hosts.markers, problems, expected)
-    old = stale(rows.values(), now, stale_after)
-    gone = {one.host.casefold() for one in missing} | {row.name.casefold() for row in old}
+    absent = absent_hosts(rows, hosts.markers, problems, expected)
+    stale = stale_hosts(rows.values(), now, stale_after)
+    left_out = {host.host.casefold() for host in absent} | {row.name.casefold() for row in stale}
+    whole = Aggregate()
     for name, row in rows.items():
-        if not {name.casefold(), row.inventory_name.casefold()} & gone:
-            every.add(aggregates[name])
-    done = [parts[name] for name in sorted(every.hosts) if parts[name].waiting]
-    return Campaign(now, _ordered(every.waiting), done, every, problems, missing, old)
+        if not {name.casefold(), row.inventory_name.casefold()} & left_out:
+            whole.add(aggregates[name])
+    with_steps = [parts[name] for name in sorted(whole.hosts) if parts[name].waiting]
+    return Campaign(now, _ordered(whole.waiting), with_steps, whole, problems, absent, stale)
 
 
 def planned(reports: Iterator[HostReport]) -> list[tuple[Aggregate, HostPart]]:
-    """The parts of some hosts."""
+    """The aggregate and the part of each host."""
     return [(of_host(report), _part(report)) for report in reports]
 
 
-def document(made: Campaign, wave_size: int) -> dict[str, Any]:
-    """The plan, ready for json.dump().
+def plan_document(campaign: Campaign, wave_size: int) -> dict[str, Any]:
+    """The plan as JSON has it: docs/fleet-plan.schema.json.
 
     :param wave_size: hosts a wave.
     """
-    gains = by_step(made.aggregate.waiting)
+    gains = by_step(campaign.aggregate.waiting)
     return {
         "format": FORMAT,
         "version": VERSION,
         "generator": f"pmuconf {pmuconf.__version__}",
-        "generated_at": made.at.isoformat(timespec="seconds"),
-        "hosts": len(made.aggregate.hosts),
+        "generated_at": campaign.at.isoformat(timespec="seconds"),
+        "hosts": len(campaign.aggregate.hosts),
         "wave_size": wave_size,
-        "left_out": _left_out(made),
-        "steps": [
-            {
-                "id": step.id,
-                "kind": step.kind.value,
-                "what": step.what,
-                "after": [before.id for before in step.behind],
-                "vms_alone": gains[step][0].vms,
-                "vms_waiting": gains[step][1].vms,
-                "waves": list(_waves(step, made.hosts, wave_size)),
-            }
-            for step in made.steps
-        ],
+        "left_out": _left_out(campaign),
+        "steps": [_step(step, gains[step], campaign.hosts, wave_size) for step in campaign.steps],
     }
 
 
 def _part(report: HostReport) -> HostPart:
     part = HostPart(report.name, report.inventory_name)
-    for record, outlook in zip(report.domains, report.outlooks):
-        steps = steps_of(report, record, outlook)
-        for step in steps:
+    for vm in report.vms:
+        for step in steps_of(report, vm):
             if step.kind is Change.SETTLE:
                 continue
             part.waiting[step] += 1
             if not step.on_hosts:
-                part.vms.setdefault(step, []).append((record["uuid"], record["name"]))
+                part.vms.setdefault(step, []).append(NamedVm(vm.uuid, vm.name))
     return part
 
 
-def _ordered(waiting: Mapping[tuple[Step, ...], Any]) -> list[Step]:
-    """Round by round; what the rounds don't reach behind them, that first which most wait for."""
-    steps = [step for one in rounds(waiting) for step in one.steps]
-    chosen = set(steps)
-    rest = [step for step in by_step(waiting) if step not in chosen]
+def _ordered(waiting: Mapping[tuple[Step, ...], Gain]) -> list[Step]:
+    """The steps round by round. Behind them those that no round takes, by kind, and the most awaited first."""
+    in_rounds = [step for round_ in rounds(waiting) for step in round_.steps]
+    others = [step for step in by_step(waiting) if step not in set(in_rounds)]
     order = list(Change)
-    return steps + sorted(rest, key=lambda step: order.index(step.kind))
+    return in_rounds + sorted(others, key=lambda step: order.index(step.kind))
 
 
-def _waves(step: Step, hosts: Iterable[HostPart], size: int) -> Iterator[dict[str, Any]]:
-    those = [part for part in hosts if step in part.waiting]
-    for at in range(0, len(those), size):
+def _step(step: Step, gains: tuple[Gain, Gain], hosts: Iterable[HostPart], wave_size: int) -> dict[str, Any]:
+    alone, together = gains
+    return {
+        "id": step.id,
+        "kind": step.kind.value,
+        "what": step.description,
+        "after": [earlier.id for earlier in step.behind],
+        "vms_alone": alone.vms,
+        "vms_waiting": together.vms,
+        "waves": list(_waves(step, [part for part in hosts if step in part.waiting], wave_size)),
+    }
+
+
+def _waves(step: Step, hosts: Sequence[HostPart], size: int) -> Iterator[dict[str, Any]]:
+    for number, first in enumerate(range(0, len(hosts), size), 1):
         yield {
-            "number": at // size + 1,
-            "hosts": [
-                {
-                    "host": part.name,
-                    "inventory_name": part.inventory_name,
-                    "waiting": part.waiting[step],
-                    "vms": [
-                        {"uuid": uuid, "name": name, "verb": step.subject[0]} for uuid, name in part.vms.get(step, ())
-                    ],
-                }
-                for part in those[at : at + size]
-            ],
+            "number": number,
+            "hosts": [_host(step, part) for part in hosts[first : first + size]],
         }
 
 
-def _left_out(made: Campaign) -> list[dict[str, Any]]:
-    absent_hosts = [{"host": one.host, "cause": one.cause, "message": one.message} for one in made.absent]
-    old = [
+def _host(step: Step, part: HostPart) -> dict[str, Any]:
+    return {
+        "host": part.name,
+        "inventory_name": part.inventory_name,
+        "waiting": part.waiting[step],
+        "vms": [{"uuid": vm.uuid, "name": vm.name, "verb": step.subject[0]} for vm in part.vms.get(step, ())],
+    }
+
+
+def _left_out(campaign: Campaign) -> list[dict[str, Any]]:
+    absent = [{"host": host.host, "cause": host.cause, "message": host.message} for host in campaign.absent]
+    stale = [
         {"host": row.name, "cause": "report-stale", "message": f"its report is of {row.at.isoformat()}"}
-        for row in made.stale
+        for row in campaign.stale
     ]
-    return absent_hosts + old
+    return absent + stale

@@ -1,4 +1,4 @@
-"""The fleet as CSV: a row a domain, as the host's own CSV has it, or a row a host."""
+"""The fleet as CSV: one row a VM, as in the CSV of a host, or one row a host."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ HOST_COLUMNS: Final = (
     *("vms", "running", "fast", *(f"group_{group.key}" for group in BY_FAST_PATH)),
     *("counted_vms", "saved_per_second", "savable_per_second", "cause", "message"),
 )
-"""The header. New columns come at the end. ``status`` is the exit status that the host's own report makes."""
+"""The header. New columns come at the end. ``status`` is the exit status of the host's own report."""
 
 
 def vm_rows(report: HostReport) -> str:
-    """The rows of one host's domains; their header is report.csv.COLUMNS."""
-    return csv_rows(report.data)
+    """The rows of one host's VMs; their header is report.csv.COLUMNS."""
+    return csv_rows(report.document)
 
 
 def host_text(document: Mapping[str, Any]) -> str:
-    """A fleet document's hosts with their header: those with a report, then those without."""
-    rows = [_row(one) for one in document["hosts"]]
-    known = {one["host"] for one in document["hosts"]}
-    rows += [one for one in document["absent"] if one["host"] not in known]
+    """The hosts of a fleet document with their header: those with a report, then those without."""
+    rows = [_row(host) for host in document["hosts"]]
+    with_report = {host["host"] for host in document["hosts"]}
+    rows += [host for host in document["absent"] if host["host"] not in with_report]
     return csv_lines([HOST_COLUMNS]) + csv_lines([row.get(column) for column in HOST_COLUMNS] for row in rows)
 
 
-def _row(one: Mapping[str, Any]) -> dict[str, Any]:
-    worth = one["worth"] or {}
+def _row(host: Mapping[str, Any]) -> dict[str, Any]:
+    worth = host["worth"] or {}
     return {
-        **one,
-        "status": one["severity"],
-        "qemus": [f"{qemu['path']}:{qemu['build_id'] or ''}" for qemu in one["qemus"]],
-        **{f"group_{key}": number for key, number in one["groups"].items()},
+        **host,
+        "status": host["severity"],
+        "qemus": [f"{qemu['path']}:{qemu['build_id'] or ''}" for qemu in host["qemus"]],
+        **{f"group_{key}": number for key, number in host["groups"].items()},
         "counted_vms": worth.get("vms"),
         "saved_per_second": worth.get("saved_per_second"),
         "savable_per_second": worth.get("savable_per_second"),

@@ -1,7 +1,8 @@
-"""What changed between two collections of reports: docs/fleet.md.
+"""The difference between two collections of reports: docs/fleet.md.
 
-Hosts are compared one by one and let go; what is kept are the VMs that left a host or came to one, until it is known
-whether they moved. A host that was not heard of in one of the collections has neither come nor gone, nor have its VMs.
+Hosts are compared one by one and let go. What is kept are the VMs that left a host or arrived at one, until it is known
+whether they moved. A host that one of the collections knows of without a usable report is unheard: neither the host nor
+its VMs have come or gone.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ import pmuconf
 from pmuconf.fleet.absent import DOUBTFUL, HARMLESS, severity
 from pmuconf.fleet.files import Head, Problem, inventory_name
 from pmuconf.fleet.hostreport import HostReport
-from pmuconf.fleet.hosts import Hosts, Pair, pairs
+from pmuconf.fleet.hosts import HostPair, Hosts, pairs
 from pmuconf.fleet.report import no_reports
-from pmuconf.fleet.steps import kernel_of, qemu_of
 
-__all__ = ["FORMAT", "VERSION", "Difference", "diff", "document"]
+__all__ = ["FORMAT", "VERSION", "FleetDifference", "diff", "diff_document"]
 
 FORMAT: Final = "pmuconf-fleet-diff"
 VERSION: Final = 1
+_CHANGES: Final = ("lost", "gained", "moved")
+_LEFT, _ARRIVED = 0, 1
+_ON_ONE_SIDE: Final = ("gone", "came")
+"""What has become of a VM that only one collection has: of one that left a host, and of one that arrived."""
 
 
-class Seen(NamedTuple):
+class VmOnHost(NamedTuple):
     """A VM in one of the collections."""
 
     uuid: str | None
@@ -37,16 +41,21 @@ class Seen(NamedTuple):
     cause: str | None
     running: bool
 
+    @property
+    def key(self) -> str:
+        """The VM's identity on its host: its UUID, or its name if it has none."""
+        return self.uuid or f"name {self.name}"
 
-class Moved(NamedTuple):
-    """A VM in both."""
 
-    old: Seen
-    new: Seen
+class VmInBoth(NamedTuple):
+    """A VM in both collections."""
+
+    old: VmOnHost
+    new: VmOnHost
 
     @property
     def change(self) -> str:
-        """gained or lost the fast path, or moved to another host without either; empty if none of these."""
+        """One of gained and lost (the fast path); otherwise moved (to another host); otherwise empty."""
         before, now = self.old.fast_path == "yes", self.new.fast_path == "yes"
         if before != now:
             return "gained" if now else "lost"
@@ -54,8 +63,8 @@ class Moved(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HostFacts:
-    """What is compared of a host."""
+class Compared:
+    """The part of a host's report that is compared."""
 
     verdict: str | None
     kernel: tuple[str, str]
@@ -63,12 +72,13 @@ class HostFacts:
 
 
 @dataclass
-class Part:
+class Changes:
     """What changed on some hosts.
 
-    :param counts: VMs that are as they were (``same``), or gained, lost, moved, came, went (``gone``), or are on a host
-        that was not heard of (``unheard``).
-    :param causes: of what was gained and lost: the change, the cause before, the cause now.
+    :param counts: VMs that gained, lost, moved, came, are as they were (``same``), are gone (``gone``), or are on an
+        unheard host (``unheard``).
+    :param causes: VMs that gained or lost the fast path, by the change, the cause before and the cause now.
+    :param left: VMs that left a host, and may be found on another; so do ``arrived``.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -76,192 +86,216 @@ class Part:
     came: list[str] = field(default_factory=list)
     went: list[str] = field(default_factory=list)
     unheard: list[str] = field(default_factory=list)
-    changed: list[tuple[str, HostFacts, HostFacts]] = field(default_factory=list)
-    rows: list[Moved] = field(default_factory=list)
-    left: list[Seen] = field(default_factory=list)
-    arrived: list[Seen] = field(default_factory=list)
+    changed: list[tuple[str, Compared, Compared]] = field(default_factory=list)
+    vms: list[VmInBoth] = field(default_factory=list)
+    left: list[VmOnHost] = field(default_factory=list)
+    arrived: list[VmOnHost] = field(default_factory=list)
 
-    def met(self, old: Seen, new: Seen) -> None:
-        """A VM is in both collections."""
-        both = Moved(old, new)
-        self.counts[both.change or "same"] += 1
-        if both.change:
-            self.rows.append(both)
-        if both.change in ("gained", "lost"):
-            self.causes[both.change, old.cause or "", new.cause or ""] += 1
+    def add_vm(self, old: VmOnHost, new: VmOnHost) -> None:
+        """Count a VM that is in both collections."""
+        vm = VmInBoth(old, new)
+        self.counts[vm.change or "same"] += 1
+        if vm.change:
+            self.vms.append(vm)
+        if vm.change in ("gained", "lost"):
+            self.causes[vm.change, old.cause or "", new.cause or ""] += 1
+
+    def add(self, other: Changes) -> None:
+        """Add the changes on other hosts, but for their VMs that left or arrived."""
+        self.counts.update(other.counts)
+        self.causes.update(other.causes)
+        self.came += other.came
+        self.went += other.went
+        self.unheard += other.unheard
+        self.changed += other.changed
+        self.vms += other.vms
 
 
 @dataclass(frozen=True)
-class Difference:
-    """All that changed, in ``part``."""
+class FleetDifference:
+    """All that changed."""
 
     at: datetime
-    part: Part
+    changes: Changes
     problems: Sequence[Problem]
 
     @property
     def severity(self) -> int:
-        """2 if a VM lost the fast path or a file can't be used, 1 if hosts went or were not heard of."""
-        files = severity(self.problems, (), ())
-        return 2 if self.part.counts["lost"] else max(files, 1 if self.part.went or self.part.unheard else 0)
+        """2 if a VM lost the fast path or a file can't be used, 1 if a host went or is unheard, otherwise 0."""
+        if self.changes.counts["lost"]:
+            return 2
+        hosts = 1 if self.changes.went or self.changes.unheard else 0
+        return max(severity(self.problems, (), ()), hosts)
 
 
-def diff(old: Hosts, new: Hosts, *, now: datetime, jobs: int = 1) -> Difference:
-    """Compare two collections.
+def diff(old: Hosts, new: Hosts, *, now: datetime, jobs: int = 1) -> FleetDifference:
+    """The difference between two collections.
 
     :raises PmuconfError: no-reports; worker-lost.
     """
     for collection in (old, new):
         if not collection.reports:
-            raise no_reports(list(collection.problems))
+            raise no_reports(collection.problems)
     problems = [*old.problems, *new.problems]
-    whole = Part()
-    waiting: tuple[dict[str, Seen], dict[str, Seen]] = ({}, {})
+    whole = Changes()
+    migration = _Migration(whole)
     for worked in pairs(old, new, partial(compared, _silent(old), _silent(new)), jobs):
         problems += worked.problems
-        part = worked.result
-        whole.counts.update(part.counts)
-        whole.causes.update(part.causes)
-        for name in ("came", "went", "unheard", "changed", "rows"):
-            getattr(whole, name).extend(getattr(part, name))
-        for side, those in enumerate((part.left, part.arrived)):
-            for seen in those:
-                _meet(whole, waiting, side, seen)
-    unheard = set(whole.unheard)
-    for side, alone in enumerate(waiting):
-        for seen in alone.values():
-            whole.counts["unheard" if seen.host in unheard else _ALONE[side]] += 1
-    return Difference(now, whole, problems)
+        whole.add(worked.result)
+        for vm in worked.result.left:
+            migration.meet(_LEFT, vm)
+        for vm in worked.result.arrived:
+            migration.meet(_ARRIVED, vm)
+    migration.end()
+    return FleetDifference(now, whole, problems)
 
 
-def compared(silent_old: frozenset[str], silent_new: frozenset[str], several: Iterable[Pair]) -> Part:
+class _Migration:
+    """VMs that left a host or arrived at one, and have not been found in the other collection yet."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._waiting: tuple[dict[str, VmOnHost], dict[str, VmOnHost]] = ({}, {})
+
+    def meet(self, side: int, vm: VmOnHost) -> None:
+        """Count a VM of one side, together with the same VM of the other side if that is known already."""
+        if not vm.uuid:  # a name alone does not say that a VM on another host is the same
+            self._changes.counts[_ON_ONE_SIDE[side]] += 1
+            return
+        other = self._waiting[1 - side].pop(vm.uuid, None)
+        if other is not None:
+            old, new = (vm, other) if side == _LEFT else (other, vm)
+            self._changes.add_vm(old, new)
+            return
+        earlier = self._waiting[side].setdefault(vm.uuid, vm)
+        if earlier is not vm:
+            # A definition stays behind where a VM ran before it migrated. The one that runs is the VM.
+            if vm.running and not earlier.running:
+                self._waiting[side][vm.uuid] = vm
+            self._changes.counts[_ON_ONE_SIDE[side]] += 1
+
+    def end(self) -> None:
+        """Count the VMs that only one collection has."""
+        unheard = set(self._changes.unheard)
+        for side, waiting in enumerate(self._waiting):
+            for vm in waiting.values():
+                self._changes.counts["unheard" if vm.host in unheard else _ON_ONE_SIDE[side]] += 1
+
+
+def compared(silent_old: frozenset[str], silent_new: frozenset[str], hosts: Iterable[HostPair]) -> Changes:
     """What changed on some hosts.
 
-    :param silent_old: hosts that the old collection knows of without a report that can be used, as _silent() has them.
+    :param silent_old: the hosts that the old collection knows of without a usable report; see _silent().
     """
-    part = Part()
-    for pair in several:
-        names = {name.casefold() for one in (*pair.old_heads, *pair.new_heads) for name in _names(one)}
+    changes = Changes()
+    for pair in hosts:
+        names = {name.casefold() for head in (*pair.old_heads, *pair.new_heads) for name in _names(head)}
         if pair.old is not None and pair.new is not None:
-            _compare(pair.name, pair.old, pair.new, part)
+            _compare(pair.name, pair.old, pair.new, changes)
         elif pair.new is not None:
-            (part.unheard if pair.old_heads or names & silent_old else part.came).append(pair.name)
-            part.arrived += _seen(pair.new)
+            known_before = bool(pair.old_heads) or bool(names & silent_old)
+            (changes.unheard if known_before else changes.came).append(pair.name)
+            changes.arrived += _vms(pair.new)
         elif pair.old is not None:
-            (part.unheard if pair.new_heads or names & silent_new else part.went).append(pair.name)
-            part.left += _seen(pair.old)
+            known_now = bool(pair.new_heads) or bool(names & silent_new)
+            (changes.unheard if known_now else changes.went).append(pair.name)
+            changes.left += _vms(pair.old)
         else:
-            part.unheard.append(pair.name)
-    return part
-
-
-def document(made: Difference, top: int = 0) -> dict[str, Any]:
-    """All that changed, ready for json.dump(): counts first.
-
-    :param top: how many VMs to list; 0: all. They are counted all.
-    """
-    part = made.part
-    rows = sorted(part.rows, key=lambda one: (_CHANGES.index(one.change), one.new.host, one.new.name, one.old.host))
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "generator": f"pmuconf {pmuconf.__version__}",
-        "generated_at": made.at.isoformat(timespec="seconds"),
-        "severity": made.severity,
-        "vms": {change: part.counts[change] for change in (*_CHANGES, "same", *_ALONE, "unheard")},
-        "causes": [
-            {"change": change, "old": old or None, "new": new or None, "vms": number}
-            for (change, old, new), number in sorted(part.causes.items(), key=lambda item: (-item[1], item[0]))
-        ],
-        "hosts": {
-            "came": sorted(part.came),
-            "went": sorted(part.went),
-            "unheard": sorted(part.unheard),
-            "changed": [
-                {"host": name, **_changes(old, new)} for name, old, new in sorted(part.changed, key=lambda one: one[0])
-            ],
-        },
-        "files": [
-            {"path": one.path, "cause": one.cause, "message": one.message, "host": one.host or None}
-            for one in sorted(made.problems)
-        ],
-        "listed": [_row(one) for one in (rows[:top] if top else rows)],
-        "not_listed": len(rows) - len(rows[:top]) if top else 0,
-    }
-
-
-_CHANGES: Final = ("lost", "gained", "moved")
-_ALONE: Final = ("gone", "came")
+            changes.unheard.append(pair.name)
+    return changes
 
 
 def _silent(hosts: Hosts) -> frozenset[str]:
-    """Names of hosts that a collection knows of, without a file about them whose beginning can be read."""
-    named = {one.host for one in hosts.problems if one.cause not in (*HARMLESS, *DOUBTFUL) and one.host}
-    return frozenset(name.casefold() for name in named | set(hosts.markers))
+    """The names of hosts that a collection knows of only from a marker, or from a file that can't be used."""
+    unusable = {problem.host for problem in hosts.problems if problem.cause not in (*HARMLESS, *DOUBTFUL)}
+    return frozenset(name.casefold() for name in unusable | set(hosts.markers) if name)
 
 
 def _names(head: Head) -> tuple[str, str]:
     return head.host, inventory_name(head.path)
 
 
-def _meet(whole: Part, waiting: tuple[dict[str, Seen], dict[str, Seen]], side: int, seen: Seen) -> None:
-    """A VM that left a host (side 0), or came to one (side 1): with what the other side knows of it, it has moved."""
-    other = waiting[1 - side].pop(seen.uuid, None) if seen.uuid else None
-    if other is not None:
-        whole.met(*((seen, other) if side == 0 else (other, seen)))
-        return
-    if seen.uuid and seen.uuid not in waiting[side]:
-        waiting[side][seen.uuid] = seen
-        return
-    earlier = waiting[side].get(seen.uuid or "")
-    if earlier is not None and seen.running and not earlier.running:  # a definition stays behind where it ran before
-        waiting[side][earlier.uuid or ""] = seen
-    whole.counts[_ALONE[side]] += 1
-
-
-def _compare(name: str, old: HostReport, new: HostReport, part: Part) -> None:
-    before, now = _facts(old), _facts(new)
+def _compare(name: str, old: HostReport, new: HostReport, changes: Changes) -> None:
+    before, now = _compared(old), _compared(new)
     if before != now:
-        part.changed.append((name, before, now))
-    left = {seen.uuid or f"name {seen.name}": seen for seen in _seen(old)}
-    for seen in _seen(new):
-        was = left.pop(seen.uuid or f"name {seen.name}", None)
-        if was is None:
-            part.arrived.append(seen)
+        changes.changed.append((name, before, now))
+    left = {vm.key: vm for vm in _vms(old)}
+    for vm in _vms(new):
+        old_vm = left.pop(vm.key, None)
+        if old_vm is None:
+            changes.arrived.append(vm)
         else:
-            part.met(was, seen)
-    part.left += left.values()
+            changes.add_vm(old_vm, vm)
+    changes.left += left.values()
 
 
-def _facts(report: HostReport) -> HostFacts:
-    found = {qemu_of(record[which]) for record in report.domains for which in ("qemu", "next_qemu") if record[which]}
-    verdict = None if report.state is None else report.state.verdict
-    return HostFacts(verdict, kernel_of(report), tuple(sorted(found)))
+def _compared(report: HostReport) -> Compared:
+    qemus = {qemu.file for vm in report.vms for qemu in (vm.qemu, vm.next_qemu) if qemu is not None}
+    verdict = None if report.host is None else report.host.state.verdict
+    return Compared(verdict, report.kernel, tuple(sorted(qemus)))
 
 
-def _seen(report: HostReport) -> Iterator[Seen]:
-    for record, outlook in zip(report.domains, report.outlooks):
-        yield Seen(record["uuid"], record["name"], report.name, outlook.fast_path, outlook.cause, outlook.running)
+def _vms(report: HostReport) -> Iterator[VmOnHost]:
+    for vm in report.vms:
+        outlook = vm.outlook
+        yield VmOnHost(vm.uuid, vm.name, report.name, outlook.fast_path, outlook.cause, outlook.running)
 
 
-def _changes(old: HostFacts, new: HostFacts) -> dict[str, Any]:
-    """Only what differs."""
-    found: dict[str, Any] = {}
-    if old.verdict != new.verdict:
-        found["verdict"] = {"old": old.verdict, "new": new.verdict}
-    if old.kernel != new.kernel:
-        found["kernel"] = {"old": " ".join(filter(None, old.kernel)), "new": " ".join(filter(None, new.kernel))}
-    if old.qemus != new.qemus:
-        sides = {"old": old.qemus, "new": new.qemus}
-        found["qemus"] = {side: [" ".join(filter(None, one)) for one in qemus] for side, qemus in sides.items()}
-    return found
+def diff_document(difference: FleetDifference, top: int = 0) -> dict[str, Any]:
+    """The difference as JSON has it: counts first.
 
-
-def _row(one: Moved) -> dict[str, Any]:
-    sides = {"old": one.old, "new": one.new}
+    :param top: how many VMs to list; 0: all. All are counted.
+    """
+    changes = difference.changes
+    vms = sorted(changes.vms, key=lambda vm: (_CHANGES.index(vm.change), vm.new.host, vm.new.name, vm.old.host))
+    listed = vms[:top] if top else vms
     return {
-        "change": one.change,
-        "uuid": one.new.uuid,
-        "name": one.new.name,
+        "format": FORMAT,
+        "version": VERSION,
+        "generator": f"pmuconf {pmuconf.__version__}",
+        "generated_at": difference.at.isoformat(timespec="seconds"),
+        "severity": difference.severity,
+        "vms": {change: changes.counts[change] for change in (*_CHANGES, "same", *_ON_ONE_SIDE, "unheard")},
+        "causes": [
+            {"change": change, "old": old or None, "new": new or None, "vms": number}
+            for (change, old, new), number in sorted(changes.causes.items(), key=lambda item: (-item[1], item[0]))
+        ],
+        "hosts": {
+            "came": sorted(changes.came),
+            "went": sorted(changes.went),
+            "unheard": sorted(changes.unheard),
+            "changed": [
+                {"host": name, **_host_changes(old, new)}
+                for name, old, new in sorted(changes.changed, key=lambda change: change[0])
+            ],
+        },
+        "files": [problem.record() for problem in sorted(difference.problems)],
+        "listed": [_vm_record(vm) for vm in listed],
+        "not_listed": len(vms) - len(listed),
+    }
+
+
+def _host_changes(old: Compared, new: Compared) -> dict[str, Any]:
+    """What differs, and nothing else."""
+    differing: dict[str, Any] = {}
+    if old.verdict != new.verdict:
+        differing["verdict"] = {"old": old.verdict, "new": new.verdict}
+    if old.kernel != new.kernel:
+        differing["kernel"] = {"old": _words(old.kernel), "new": _words(new.kernel)}
+    if old.qemus != new.qemus:
+        differing["qemus"] = {"old": [*map(_words, old.qemus)], "new": [*map(_words, new.qemus)]}
+    return differing
+
+
+def _words(texts: tuple[str, str]) -> str:
+    return " ".join(filter(None, texts))
+
+
+def _vm_record(vm: VmInBoth) -> dict[str, Any]:
+    sides = {"old": vm.old, "new": vm.new}
+    return {
+        "change": vm.change,
+        "uuid": vm.new.uuid,
+        "name": vm.new.name,
         **{side: {"host": seen.host, "fast_path": seen.fast_path, "cause": seen.cause} for side, seen in sides.items()},
     }

@@ -1,4 +1,4 @@
-"""The fleet as data: docs/fleet-report.schema.json. What is long is cut to the most, and the rest is counted."""
+"""The fleet as data: docs/fleet-report.schema.json. Long lists are cut to the entries with the most VMs."""
 
 from __future__ import annotations
 
@@ -6,53 +6,37 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pmuconf
 from pmuconf.fastpath.cases import CASES, FastPath
-from pmuconf.fleet.absent import Absent, severity
-from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, Worth
-from pmuconf.fleet.files import Problem
+from pmuconf.fleet.absent import AbsentHost
+from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow
+from pmuconf.fleet.hostreport import CountedExits, ReportedQemu
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
+from pmuconf.fleet.report import Fleet
 from pmuconf.fleet.steps import Step
 from pmuconf.hostfacts import Verdict
 from pmuconf.report.groups import BY_FAST_PATH, KINDS
 
-__all__ = ["FORMAT", "VERSION", "Fleet", "document", "host_record"]
+__all__ = ["FORMAT", "VERSION", "document"]
 
 FORMAT: Final = "pmuconf-fleet-report"
 VERSION: Final = 2
 _Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True)
-class Fleet:
-    """All that is known of a fleet when its files have been read.
-
-    :param stale_after: seconds; None: no report is too old.
-    """
-
-    aggregate: Aggregate
-    at: datetime
-    problems: Sequence[Problem] = ()
-    absent: Sequence[Absent] = ()
-    stale: Sequence[HostRow] = ()
-    stale_after: int | None = None
-
-    @property
-    def severity(self) -> int:
-        """The exit status: the worst of the VMs, of the files, and of the hosts that are missing."""
-        return max(self.aggregate.severity, severity(self.problems, self.absent, self.stale))
-
-
 def document(fleet: Fleet, top: int = 0) -> dict[str, Any]:
-    """The whole, ready for json.dump().
+    """The fleet, ready for json.dump().
 
     :param top: how many flavors, projects, kernels, QEMUs and steps to list; 0: all.
     """
-    made = fleet.aggregate
-    rows = sorted(made.hosts.values(), key=lambda row: row.name)
-    chosen = rounds(made.waiting)
+    aggregate = fleet.aggregate
+    rows = sorted(aggregate.hosts.values(), key=lambda row: row.name)
+    chosen = rounds(aggregate.waiting)
+    kernels = _by_host(rows, lambda row: (*row.kernel, row.verdict))
+    flavors = _by_vm(aggregate.flavors)
+    projects = _by_vm(aggregate.projects)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -63,29 +47,25 @@ def document(fleet: Fleet, top: int = 0) -> dict[str, Any]:
         "summary": _summary(fleet, rows),
         "worth": _worth(rows),
         "verdicts": _verdicts(rows),
-        "kernels": _cut(_by(rows, lambda row: (*row.kernel, row.verdict)), top, _kernel),
-        "qemus": _cut(_tally(made.qemus), top, lambda key: {**_qemu(key), "hosts": made.qemu_hosts[key]}),
-        "causes": _cut(_tally(made.causes), 0, _cause)["listed"],
-        "flavors": _cut(_tally(made.flavors), top, lambda name: {"flavor": name or None}),
-        "projects": _cut(_tally(made.projects), top, lambda name: {"project": name or None}),
-        "steps": _steps(made, chosen, top),
-        "rounds": [_round(one) for one in chosen],
+        "kernels": _cut(kernels, top, _kernel),
+        "qemus": _cut(_by_vm(aggregate.qemus), top, lambda qemu: {**_qemu(qemu), "hosts": aggregate.qemu_hosts[qemu]}),
+        "causes": _cut(_by_vm(aggregate.causes), 0, _cause)["listed"],
+        "flavors": _cut(flavors, top, lambda name: {"flavor": name or None}),
+        "projects": _cut(projects, top, lambda name: {"project": name or None}),
+        "steps": _steps(aggregate, chosen, top),
+        "rounds": [_round(round_) for round_ in chosen],
         "to_settle": [
             {"cause": cause, "message": CASES[cause].message, "hosts": gain.hosts, "vms": gain.vms}
-            for cause, gain in to_settle(made.waiting).items()
+            for cause, gain in to_settle(aggregate.waiting).items()
         ],
-        "absent": [_absent(one) for one in fleet.absent],
+        "absent": [_absent(host) for host in fleet.absent],
         "stale": [{"host": row.name, "generated_at": _time(row.at)} for row in fleet.stale],
-        "files": [
-            {"path": one.path, "cause": one.cause, "message": one.message, "host": one.host or None}
-            for one in sorted(fleet.problems)
-        ],
-        "hosts": [host_record(row) for row in rows],
+        "files": [problem.record() for problem in sorted(fleet.problems)],
+        "hosts": [_host(row) for row in rows],
     }
 
 
-def host_record(row: HostRow) -> dict[str, Any]:
-    """One host."""
+def _host(row: HostRow) -> dict[str, Any]:
     groups = dict(row.groups)
     return {
         "host": row.name,
@@ -96,17 +76,17 @@ def host_record(row: HostRow) -> dict[str, Any]:
         "release": row.kernel[0] or None,
         "build_id": row.kernel[1] or None,
         "enable_pmu": row.enable_pmu,
-        "qemus": [_qemu(key) for key in row.qemus],
+        "qemus": [_qemu(qemu) for qemu in row.qemus],
         "vms": row.vms,
         "running": row.running,
         "fast": row.fast,
         "groups": {group.key: groups.get(group.key, 0) for group in BY_FAST_PATH},
-        "worth": None if row.worth is None else _worth_record(row.worth),
+        "worth": None if row.exits is None else _exits(row.exits),
     }
 
 
 def _summary(fleet: Fleet, rows: Sequence[HostRow]) -> dict[str, Any]:
-    made = fleet.aggregate
+    aggregate = fleet.aggregate
     groups = Counter[str]()
     for row in rows:
         groups.update(dict(row.groups))
@@ -116,61 +96,77 @@ def _summary(fleet: Fleet, rows: Sequence[HostRow]) -> dict[str, Any]:
         "stale": len(fleet.stale),
         "vms": sum(row.vms for row in rows),
         "running": sum(row.running for row in rows),
-        "fast_path": {path.value: made.fast_path[path.value] for path in FastPath},
+        "fast_path": {path.value: aggregate.fast_path[path.value] for path in FastPath},
         "groups": {group.key: groups[group.key] for group in BY_FAST_PATH},
-        **{kind: made.kinds[kind] for kind in KINDS},
+        **{kind: aggregate.kinds[kind] for kind in KINDS},
     }
 
 
 def _worth(rows: Iterable[HostRow]) -> dict[str, Any] | None:
-    """The hosts' sum; None if exits were counted on none of them."""
-    known = [row.worth for row in rows if row.worth is not None]
-    return {"hosts": len(known), **_worth_record(sum(known, Worth()))} if known else None
+    """The sum over all hosts; None if exits were counted on none of them."""
+    counted = [row.exits for row in rows if row.exits is not None]
+    return {"hosts": len(counted), **_exits(sum(counted, CountedExits()))} if counted else None
 
 
-def _worth_record(worth: Worth) -> dict[str, int]:
-    return {"vms": worth.vms, "saved_per_second": worth.saved, "savable_per_second": worth.savable}
+def _exits(exits: CountedExits) -> dict[str, int]:
+    return {"vms": exits.vms, "saved_per_second": exits.saved, "savable_per_second": exits.savable}
 
 
-def _verdicts(rows: Sequence[HostRow]) -> list[dict[str, Any]]:
-    found = {verdict: (hosts, groups) for verdict, hosts, groups in _by(rows, lambda row: row.verdict)}
-    order = [*(verdict.value for verdict in Verdict), None]
-    return [
-        {"verdict": verdict, "hosts": found[verdict][0], **_counts(found[verdict][1])}
-        for verdict in order
-        if verdict in found
-    ]
+@dataclass(frozen=True)
+class _Share(Generic[_Key]):
+    """The VMs that have something in common, by group.
+
+    :param key: what they have in common.
+    :param hosts: how many hosts they are on; 0 where that is not counted.
+    """
+
+    key: _Key
+    groups: Counter[str]
+    hosts: int = 0
+
+    @property
+    def vms(self) -> int:
+        return sum(self.groups.values())
 
 
-def _by(rows: Iterable[HostRow], key: Callable[[HostRow], _Key]) -> list[tuple[_Key, int, Counter[str]]]:
-    """Hosts that are alike in something: how many, and their VMs by group; the most VMs first."""
+def _by_host(rows: Iterable[HostRow], key: Callable[[HostRow], _Key]) -> list[_Share[_Key]]:
+    """The hosts by something that they have in common; the most VMs first."""
     hosts: Counter[_Key] = Counter()
     groups: dict[_Key, Counter[str]] = {}
     for row in rows:
         hosts[key(row)] += 1
         groups.setdefault(key(row), Counter()).update(dict(row.groups))
-    return _ranked([(one, hosts[one], groups[one]) for one in hosts])
+    return _ranked([_Share(key, groups[key], number) for key, number in hosts.items()])
 
 
-def _tally(counts: Mapping[tuple[_Key, str], int]) -> list[tuple[_Key, int, Counter[str]]]:
+def _by_vm(counts: Mapping[tuple[_Key, str], int]) -> list[_Share[_Key]]:
+    """The VMs by something that they have in common; the most VMs first."""
     groups: dict[_Key, Counter[str]] = {}
     for (key, group), number in counts.items():
         groups.setdefault(key, Counter())[group] += number
-    return _ranked([(key, 0, by_group) for key, by_group in groups.items()])
+    return _ranked([_Share(key, by_group) for key, by_group in groups.items()])
 
 
-def _ranked(found: list[tuple[_Key, int, Counter[str]]]) -> list[tuple[_Key, int, Counter[str]]]:
-    return sorted(found, key=lambda one: (-sum(one[2].values()), -one[1], repr(one[0])))
+def _ranked(shares: list[_Share[_Key]]) -> list[_Share[_Key]]:
+    return sorted(shares, key=lambda share: (-share.vms, -share.hosts, _text(share.key)))
 
 
-def _cut(
-    ranked: Sequence[tuple[_Key, int, Counter[str]]], top: int, named: Callable[[_Key], dict[str, Any]]
-) -> dict[str, Any]:
-    """The first so many, and how many others with how many VMs."""
-    shown, rest = (ranked[:top], ranked[top:]) if top else (ranked, ())
-    listed = [{**named(key), **({"hosts": hosts} if hosts else {}), **_counts(groups)} for key, hosts, groups in shown]
-    others = sum((groups for _, _, groups in rest), Counter[str]())
-    return {"listed": listed, "others": {"number": len(rest), **_counts(others)}}
+def _cut(shares: Sequence[_Share[_Key]], top: int, named: Callable[[_Key], dict[str, Any]]) -> dict[str, Any]:
+    """The first ``top`` shares as records, and how many others there are, with how many VMs.
+
+    :param named: gives the members of a record that say what its VMs have in common.
+    """
+    shown = shares[:top] if top else shares
+    others = shares[len(shown) :]
+    return {
+        "listed": [_record(share, named(share.key)) for share in shown],
+        "others": {"number": len(others), **_counts(sum((share.groups for share in others), Counter[str]()))},
+    }
+
+
+def _record(share: _Share[_Key], named: dict[str, Any]) -> dict[str, Any]:
+    hosts = {"hosts": share.hosts} if share.hosts else {}
+    return {**named, **hosts, **_counts(share.groups)}
 
 
 def _counts(groups: Counter[str]) -> dict[str, Any]:
@@ -180,28 +176,34 @@ def _counts(groups: Counter[str]) -> dict[str, Any]:
     }
 
 
+def _verdicts(rows: Sequence[HostRow]) -> list[dict[str, Any]]:
+    """The hosts by the verdict on their kernel, in the order of Verdict."""
+    shares = {share.key: share for share in _by_host(rows, lambda row: row.verdict)}
+    order = [*(verdict.value for verdict in Verdict), None]
+    return [_record(shares[verdict], {"verdict": verdict}) for verdict in order if verdict in shares]
+
+
 def _kernel(key: tuple[str, str, str | None]) -> dict[str, Any]:
     release, build_id, verdict = key
     return {"release": release or None, "build_id": build_id or None, "verdict": verdict}
 
 
-def _qemu(key: tuple[str, str, bool | None]) -> dict[str, Any]:
-    path, build_id, disables = key
-    return {"path": path, "build_id": build_id or None, "disables_pmu": disables}
+def _qemu(qemu: ReportedQemu) -> dict[str, Any]:
+    return {"path": qemu.path, "build_id": qemu.build_id or None, "disables_pmu": qemu.disables_pmu}
 
 
 def _cause(cause: str) -> dict[str, Any]:
     return {"cause": cause or None, "message": CASES[cause].message if cause in CASES else None}
 
 
-def _steps(made: Aggregate, chosen: Sequence[Round], top: int) -> dict[str, Any]:
-    """What is in a round is listed always, for the rounds name it."""
-    found = by_step(made.waiting)
-    named = {step for one in chosen for step in one.steps}
-    shown = [step for at, step in enumerate(found) if not top or at < top or step in named]
+def _steps(aggregate: Aggregate, chosen: Sequence[Round], top: int) -> dict[str, Any]:
+    """The steps that most VMs wait for, and those of the rounds, which name them."""
+    gains = by_step(aggregate.waiting)
+    in_rounds = {step for round_ in chosen for step in round_.steps}
+    shown = [step for place, step in enumerate(gains) if not top or place < top or step in in_rounds]
     return {
-        "listed": [_step(step, made.step_hosts[step], *found[step]) for step in shown],
-        "others": len(found) - len(shown),
+        "listed": [_step(step, aggregate.step_hosts[step], *gains[step]) for step in shown],
+        "others": len(gains) - len(shown),
     }
 
 
@@ -209,20 +211,24 @@ def _step(step: Step, hosts: int, alone: Gain, together: Gain) -> dict[str, Any]
     return {
         "id": step.id,
         "kind": step.kind.value,
-        "what": step.what,
-        "after": [one.id for one in step.behind],
+        "what": step.description,
+        "after": [earlier.id for earlier in step.behind],
         "hosts": hosts,
         "vms_alone": alone.vms,
         "vms_waiting": together.vms,
     }
 
 
-def _round(one: Round) -> dict[str, Any]:
-    return {"steps": [step.id for step in one.steps], "brings": _gain(one.gain), "cumulative": _gain(one.total)}
+def _round(round_: Round) -> dict[str, Any]:
+    return {
+        "steps": [step.id for step in round_.steps],
+        "brings": _gain(round_.gain),
+        "cumulative": _gain(round_.total),
+    }
 
 
 def _gain(gain: Gain) -> dict[str, Any]:
-    """Null, where no VM's exits were counted: nothing is known then, which is not nothing to win."""
+    """A gain. The cycles are null if no VM's exits were counted: then they are unknown, not zero."""
     return {
         "vms": gain.vms,
         "counted_vms": gain.counted,
@@ -230,15 +236,20 @@ def _gain(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _absent(one: Absent) -> dict[str, Any]:
+def _absent(host: AbsentHost) -> dict[str, Any]:
     return {
-        "host": one.host,
-        "cause": one.cause,
-        "message": one.message,
-        "tried_at": None if one.at is None else _time(one.at),
-        "last_report": None if one.last_report is None else _time(one.last_report),
+        "host": host.host,
+        "cause": host.cause,
+        "message": host.message,
+        "tried_at": None if host.at is None else _time(host.at),
+        "last_report": None if host.last_report is None else _time(host.last_report),
     }
 
 
 def _time(at: datetime) -> str:
     return at.isoformat(timespec="seconds")
+
+
+def _text(key: object) -> str:
+    """A key as text, by which shares of equal size are sorted; None comes behind all texts."""
+    return repr(tuple(key)) if isinstance(key, tuple) else repr(key)

@@ -1,6 +1,6 @@
-"""Files that hosts' reports and markers are read from: found, told apart, and read whole or refused with a cause.
+"""Files of hosts' reports and markers: found, told apart, and read whole or refused with a cause.
 
-Nothing in a file is believed before it was looked at: they come from many hosts, over a network, some half written.
+Nothing in a file is believed unchecked. The files come from many hosts over a network, some of them half written.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
     "Problem",
     "Refused",
     "find",
-    "head",
     "inventory_name",
     "load",
     "newest_first",
+    "read_head",
     "same_host",
 ]
 
 MAX_BYTES: Final = 1 << 26
-"""As much as a host with 50,000 VMs has to say."""
+"""As large as the report of a host with 50,000 VMs."""
 _MAX_MEMORY: Final = 400 << 20
 _MARKER_FORMAT: Final = "pmuconf-unreachable"
 _MARKER_VERSIONS: Final = range(1, 2)
@@ -54,20 +54,24 @@ _HEAD: Final = {
     FORMAT: {"format", "version", "generated_at", "host"},
     _MARKER_FORMAT: {"format", "version", "generated_at", "host", "reason"},
 }
-"""What must be known of a file before it is told what it is about."""
+"""The members that say what a file is about, by its format."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Something about a file or host that its reader must know: a cause code, and a sentence.
+    """A problem with a file or a host: a cause code, and a sentence.
 
-    :param host: the host that it is about, where that is known; else empty.
+    :param host: the host that the file is about; empty if that is not known.
     """
 
     path: str
     cause: str
     message: str
     host: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The problem as JSON has it."""
+        return {"path": self.path, "cause": self.cause, "message": self.message, "host": self.host or None}
 
 
 class Refused(Exception):
@@ -93,51 +97,51 @@ class Head:
 
 
 def find(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
-    """The files that these folders and files are, in the order of their names, each once.
+    """The files that are named, or lie below a named folder, each once and in the order of their names.
 
-    :raises PmuconfError: file-missing, for a path that is not there.
+    :raises PmuconfError: file-missing, for a path that does not exist.
     """
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     problems: list[Problem] = []
     for path in paths:
         if not path.exists():
             raise PmuconfError(f"{path}: no such file or directory", cause="file-missing")
         if path.is_dir():
-            found.update(dict.fromkeys(_below(path, problems)))
+            files.update(dict.fromkeys(_below(path, problems)))
         else:
-            found[os.fspath(path)] = None
-    return sorted(found), problems
+            files[os.fspath(path)] = None
+    return sorted(files), problems
 
 
 def _below(folder: Path, problems: list[Problem]) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         problems.append(Problem(str(error.filename), "report-unreadable", error.strerror or "can't be read"))
 
-    for where, folders, names in os.walk(folder, onerror=unreadable):
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.endswith(_SUFFIXES) and not name.startswith("."):
-                yield os.path.join(where, name)
+                yield os.path.join(place, name)
 
 
 def inventory_name(path: str) -> str:
-    """The name that a file's host has in the inventory, by its file name."""
+    """The name of a file's host in the inventory, from the name of the file."""
     name = os.path.basename(path)
     for suffix in (".gz", ".json", ".unreachable"):
-        name = name[: -len(suffix)] if name.endswith(suffix) else name
+        name = name.removesuffix(suffix)
     return name
 
 
-def same_host(one: str, other: str) -> bool:
-    """Whether two names are of one host: the same in any case, or one is the other without its domain."""
-    one, other = one.casefold(), other.casefold()
-    if "." in one and "." in other:
-        return one == other
-    return one.partition(".")[0] == other.partition(".")[0]
+def same_host(name: str, other: str) -> bool:
+    """Whether two names are of one host: they are equal, or equal if one lacks its domain. Their case is ignored."""
+    name, other = name.casefold(), other.casefold()
+    if "." in name and "." in other:
+        return name == other
+    return name.partition(".")[0] == other.partition(".")[0]
 
 
-def head(path: str) -> Head | Problem:
-    """What a file is about. Of a report only the beginning is read, unless it has another order than we write."""
+def read_head(path: str) -> Head | Problem:
+    """What a file is about. Only the beginning of a report is read, unless its members are in an unusual order."""
     members: dict[str, Any] = {}
     try:
         members = _members(_read(path, _FIRST).decode("utf-8", "replace"))
@@ -150,14 +154,14 @@ def head(path: str) -> Head | Problem:
 
 
 def load(path: str) -> dict[str, Any]:
-    """The whole report as data.
+    """The whole report.
 
     :raises Refused: report-unreadable, report-truncated, report-broken, report-too-large, report-version, not-a-report.
     """
-    found = _whole(path)
-    if _head(path, found).unreachable is not None:
+    document = _whole(path)
+    if _head(path, document).unreachable is not None:
         raise Refused("not-a-report", "a marker of an unreachable host")
-    return found
+    return document
 
 
 def _read(path: str, limit: int) -> bytes:
@@ -180,12 +184,12 @@ def _read(path: str, limit: int) -> bytes:
 def _whole(path: str) -> dict[str, Any]:
     try:
         with limited(_MAX_MEMORY):
-            found = _parsed(path)
+            document = _parsed(path)
     except MemoryError:
         raise Refused("report-too-large", f"it would take more than {_MAX_MEMORY >> 20} MiB of memory") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise Refused("not-a-report", "JSON, but no report of pmuconf")
-    return found
+    return document
 
 
 def _parsed(path: str) -> Any:
@@ -199,7 +203,8 @@ def _parsed(path: str) -> Any:
     except json.JSONDecodeError as error:
         ended = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
         if ended:
-            raise Refused("report-truncated", "the file ends in the middle" if error.doc.strip() else "empty") from None
+            message = "the file ends in the middle" if error.doc.strip() else "the file is empty"
+            raise Refused("report-truncated", message) from None
         raise Refused("report-broken", f"no JSON: {error.msg}: line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
         raise Refused("report-broken", "no JSON: not in UTF-8") from None
@@ -208,8 +213,8 @@ def _parsed(path: str) -> Any:
 
 
 def _members(text: str) -> dict[str, Any]:
-    """The first members of the object that a text begins with, as far as they are whole."""
-    found: dict[str, Any] = {}
+    """The first members of the object at the beginning of a text, as far as the text has them whole."""
+    members: dict[str, Any] = {}
     decoder = json.JSONDecoder()
 
     def skip(at: int) -> int:
@@ -218,9 +223,9 @@ def _members(text: str) -> dict[str, Any]:
 
     at = skip(0)
     if text[at : at + 1] != "{":
-        return found
+        return members
     try:
-        while len(found) < len(("format", "version", "generator", "generated_at", "host", "reason")):
+        while len(members) < len(("format", "version", "generator", "generated_at", "host", "reason")):
             key, at = decoder.raw_decode(text, skip(at + 1))
             at = skip(at)
             if text[at : at + 1] != ":" or not isinstance(key, str):
@@ -228,13 +233,13 @@ def _members(text: str) -> dict[str, Any]:
             value, at = decoder.raw_decode(text, skip(at + 1))
             at = skip(at)
             if text[at : at + 1] not in (",", "}"):
-                return found
-            found[key] = value
+                return members
+            members[key] = value
             if text[at] == "}":
-                return found
+                return members
     except (ValueError, RecursionError):
-        pass  # it goes on beyond what was read
-    return found
+        pass  # the member goes on beyond what was read
+    return members
 
 
 def _head(path: str, members: dict[str, Any]) -> Head:
@@ -273,5 +278,5 @@ def _time(text: Any) -> datetime:
 
 
 def newest_first(heads: Sequence[Head]) -> list[Head]:
-    """The reports of one host, that first which counts; of equal times, the last by name."""
-    return sorted(heads, key=lambda one: (one.at, one.path), reverse=True)
+    """The reports of one host, newest first. Of reports of the same time, the last by name counts."""
+    return sorted(heads, key=lambda head: (head.at, head.path), reverse=True)

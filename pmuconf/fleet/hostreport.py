@@ -1,4 +1,4 @@
-"""One host's report, looked at closely enough that all who work on it may take it at its word."""
+"""One host's report, checked: whoever works on it may rely on every value that it has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
@@ -17,37 +17,221 @@ from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report.groups import fast_path_group
 from pmuconf.report.older import current
 
-__all__ = ["HostReport", "Outlook", "explicit", "of_document", "read"]
+__all__ = [
+    "CountedExits", "HostReport", "Outlook", "ReportedHost", "ReportedQemu", "ReportedVm", "of_document", "read",
+]  # fmt: skip
 
-_OUTSIDE: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 
-# All of a domain's record that is one of few words: what is said of one that has these is said of every one.
-_WORDS: Final = (
-    *("running", "live", "next_boot", "effective_pmu", "decision", "drift", "pending", "transient", "nova"),
-    *("next_effective_pmu", "pmu_obeyed"),
-    *(
-        "saved",
-        "in_kernel_pmu",
-        "pmu_in_use",
-        "cpu_has_pmu",
-        "may_be_recreated",
-        "fast_path",
-        "cause",
-        "evidence",
-        "severity",
-    ),
-)
-_words = itemgetter(*_WORDS)
-_TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message")
-_texts = itemgetter(*_TEXTS)
-_TEXT_TYPES: Final = {str, type(None)}
-_MANY: Final = 1 << 53
-_STATES: Final = ("on", "off", "default", None)
+class ReportedQemu(NamedTuple):
+    """A QEMU. A path that the report marks as deleted is the same path here; an unknown build ID is empty."""
+
+    path: str
+    build_id: str
+    disables_pmu: bool | None
+
+    @property
+    def file(self) -> tuple[str, str]:
+        """Path and build ID."""
+        return self.path, self.build_id
+
+
+class Outlook(NamedTuple):
+    """The conclusions about one VM. Most VMs of a fleet share a few of them.
+
+    :param group: a key of report.groups.BY_FAST_PATH.
+    :param needs: the changes that give the VM the fast path.
+    :param kinds: keys of report.groups.KINDS.
+    """
+
+    group: str
+    fast_path: str | None
+    cause: str | None
+    severity: int
+    running: bool
+    nova: bool
+    needs: Needs
+    kinds: tuple[str, ...]
+
+
+class ReportedVm(NamedTuple):
+    """One VM.
+
+    :param flavor: empty if there is none; so is ``project``.
+    :param error: the cause for which the VM was not judged; empty if it was judged.
+    :param explicit: flavor or image chose the PMU state, so Nova itself writes it.
+    """
+
+    uuid: str | None
+    name: str
+    flavor: str
+    project: str
+    error: str
+    explicit: bool
+    exits_per_second: float | None
+    qemu: ReportedQemu | None
+    next_qemu: ReportedQemu | None
+    outlook: Outlook
+
+
+@dataclass(frozen=True)
+class ReportedHost:
+    """The host's kernel and KVM's parameters; texts are empty where they are not known."""
+
+    release: str
+    build_id: str
+    cycles_per_exit: int | None
+    state: HostState
+
+    @property
+    def kernel(self) -> tuple[str, str]:
+        """Release and build ID."""
+        return self.release, self.build_id
+
+
+@dataclass(frozen=True)
+class CountedExits:
+    """Upper bounds of the cost of exits, in CPU cycles a second, over the VMs whose exits were counted."""
+
+    vms: int = 0
+    saved: int = 0
+    savable: int = 0
+
+    def __add__(self, other: CountedExits) -> CountedExits:
+        return CountedExits(self.vms + other.vms, self.saved + other.saved, self.savable + other.savable)
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """A host's report.
+
+    :param host: None if the host was not looked at.
+    :param exits: None if no exits were counted.
+    :param document: the report itself, for outputs that show all of it.
+    """
+
+    path: str
+    name: str
+    at: datetime
+    host: ReportedHost | None
+    exits: CountedExits | None
+    vms: Sequence[ReportedVm]
+    document: Mapping[str, Any]
+
+    @property
+    def inventory_name(self) -> str:
+        """The host's name in the inventory, from the name of the file."""
+        return inventory_name(self.path)
+
+    @property
+    def kernel(self) -> tuple[str, str]:
+        """Release and build ID of the host's kernel; empty where not known."""
+        return ("", "") if self.host is None else self.host.kernel
+
+
+def read(head: Head) -> HostReport:
+    """The report in the file that a head was read from.
+
+    :raises Refused: as files.load(); report-broken for a wrong value or a word that this pmuconf does not know.
+    """
+    document = load(head.path)
+    if document["host"] != head.host:
+        raise Refused("report-broken", "it names two hosts")
+    try:
+        return _checked(head, document)
+    except KeyError as error:
+        raise Refused("report-broken", f"{error.args[0]} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Refused("report-broken", str(error)) from None
+
+
+def of_document(document: Mapping[str, Any]) -> HostReport:
+    """The report that this host itself has just made."""
+    return _checked(Head("", document["host"], datetime.fromisoformat(document["generated_at"])), document)
+
+
+def _checked(head: Head, document: Mapping[str, Any]) -> HostReport:
+    document = current(document)
+    host = _host(document["host_facts"])
+    exits = _exits(document["worth"])
+    records = document["domains"]
+    if not isinstance(records, list):
+        raise ValueError("domains is no list")
+    vms = []
+    for number, record in enumerate(records, 1):
+        try:
+            vms.append(_vm(None if host is None else host.state, record))
+        except KeyError as error:
+            raise ValueError(f"domain {number} lacks {error.args[0]}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"domain {number}: {error}") from None
+    return HostReport(head.path, head.host, head.at, host, exits, vms, document)
+
+
+def _host(facts: Any) -> ReportedHost | None:
+    if facts is None:
+        return None
+    guard = facts["guard"]
+    Verdict(guard["verdict"])
+    _text(guard["remedy"], "remedy")
+    cycles = facts["cycles_per_exit"]
+    if cycles is not None and not _is_count(cycles):
+        raise ValueError("cycles_per_exit is no number of cycles")
+    return ReportedHost(
+        release=_optional_text(facts["release"], "release") or "",
+        build_id=_optional_text(guard["build_id"], "build_id") or "",
+        cycles_per_exit=cycles,
+        state=HostState(
+            guard["verdict"],
+            _optional_truth(facts["enable_pmu"], "enable_pmu"),
+            _optional_truth(facts["mediated_pmu"], "mediated_pmu"),
+        ),
+    )
+
+
+def _exits(worth: Any) -> CountedExits | None:
+    if worth is None:
+        return None
+    for key in ("vms", "saved_per_second", "savable_per_second"):
+        if not _is_count(worth[key]):
+            raise ValueError(f"worth has no number of {key}")
+    return CountedExits(worth["vms"], worth["saved_per_second"], worth["savable_per_second"])
+
+
+# A fleet has a million records. So the values of a record that can be any text or number are checked for each VM, and
+# the others, which are a few words, once for each combination of words: _outlook() keeps what it concluded from them.
+
+
+class _Words(NamedTuple):
+    """The values of a record that are one of a few words each."""
+
+    running: bool
+    live: str | None
+    next_boot: str | None
+    saved: str | None
+    effective_pmu: str | None
+    next_effective_pmu: str | None
+    pmu_obeyed: bool | None
+    decision: str | None
+    drift: bool
+    pending: bool
+    transient: bool
+    nova: bool
+    in_kernel_pmu: str | None
+    pmu_in_use: bool | None
+    cpu_has_pmu: bool | None
+    may_be_recreated: bool | None
+    fast_path: str | None
+    cause: str | None
+    evidence: str | None
+    severity: int
+
+
 _TRUTH: Final = (True, False)
-_MAYBE: Final = (True, False, None)
-_WORDS_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
+_OPTIONAL_TRUTH: Final = (True, False, None)
+_STATES: Final = ("on", "off", "default", None)
+_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
-    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "may_be_recreated", "pmu_obeyed"), _MAYBE),
+    **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "may_be_recreated", "pmu_obeyed"), _OPTIONAL_TRUTH),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
     **dict.fromkeys(("effective_pmu", "next_effective_pmu"), ("on", "off", None)),
     "decision": ("on", "off", "keep", "undecided", None),
@@ -57,116 +241,19 @@ _WORDS_ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
     "evidence": (*(evidence.value for evidence in Evidence), None),
     "severity": (0, 1, 2),
 }
-_ALLOWED: Final = {key: frozenset((type(word), word) for word in words) for key, words in _WORDS_ALLOWED.items()}
+_words_of = itemgetter(*_Words._fields)
+_OPTIONAL_TEXTS: Final = ("uuid", "flavor", "project", "rule", "reason", "message")
+_optional_texts_of = itemgetter(*_OPTIONAL_TEXTS)
+_TYPES_OF_TEXTS: Final = {str, type(None)}
+_MANY: Final = 1 << 53  # JSON numbers are exact up to here
+_DELETED: Final = " (deleted)"
+_NOT_ON_KVM: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What is concluded of one domain.
-
-    :param group: a key of report.groups.BY_FAST_PATH.
-    :param needs: what would give it the fast path.
-    :param kinds: what the policy has to say: drift, pending, transient, undecided; errors if it was not judged.
-    """
-
-    group: str
-    fast_path: str | None
-    cause: str | None
-    severity: int
-    running: bool
-    needs: Needs
-    kinds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class HostReport:
-    """A host's report: its data, and beside each domain's record what is concluded of it."""
-
-    path: str
-    name: str
-    at: datetime
-    data: Mapping[str, Any]
-    state: HostState | None
-    domains: Sequence[Mapping[str, Any]]
-    outlooks: Sequence[Outlook]
-
-    @property
-    def inventory_name(self) -> str:
-        return inventory_name(self.path)
-
-
-def read(head: Head) -> HostReport:
-    """The report that a file's head promised.
-
-    :raises Refused: as files.load(); report-version, if it has words that this pmuconf does not know.
-    """
-    data = load(head.path)
-    if data["host"] != head.host:
-        raise Refused("report-broken", "it names two hosts")
-    try:
-        return _checked(head, data)
-    except KeyError as error:
-        raise Refused("report-broken", f"{error.args[0]} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise Refused("report-broken", str(error)) from None
-
-
-def of_document(data: Mapping[str, Any]) -> HostReport:
-    """The report that this host has just made itself."""
-    return _checked(Head("", data["host"], datetime.fromisoformat(data["generated_at"])), data)
-
-
-def explicit(record: Mapping[str, Any]) -> bool:
-    """Whether the flavor or the image chose, so that Nova itself writes the state."""
-    return record["rule"] in (FLAVOR_CHOICE, IMAGE_CHOICE)
-
-
-def _checked(head: Head, data: Mapping[str, Any]) -> HostReport:
-    data = current(data)
-    state = _host(data["host_facts"])
-    _worth(data["worth"])
-    domains = data["domains"]
-    if not isinstance(domains, list):
-        raise ValueError("domains is no list")
-    outlooks = []
-    for at, record in enumerate(domains):
-        try:
-            outlooks.append(_outlook_of(state, record))
-        except KeyError as error:
-            raise ValueError(f"domain {at + 1} lacks {error.args[0]}") from None
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"domain {at + 1}: {error}") from None
-    return HostReport(head.path, head.host, head.at, data, state, domains, outlooks)
-
-
-def _host(facts: Any) -> HostState | None:
-    if facts is None:
-        return None
-    guard = facts["guard"]
-    Verdict(guard["verdict"])
-    _text(guard["remedy"], "remedy")
-    _maybe_text(guard["build_id"], "build_id")
-    _maybe_text(facts["release"], "release")
-    cycles = facts["cycles_per_exit"]
-    if cycles is not None and not _is_count(cycles):
-        raise ValueError("cycles_per_exit is no number of cycles")
-    for key in ("enable_pmu", "mediated_pmu"):
-        _maybe_truth(facts[key], key)
-    return HostState(guard["verdict"], facts["enable_pmu"], facts["mediated_pmu"])
-
-
-def _worth(worth: Any) -> None:
-    if worth is None:
-        return
-    for key in ("vms", "saved_per_second", "savable_per_second"):
-        if not _is_count(worth[key]):
-            raise ValueError(f"worth has no number of {key}")
-
-
-def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
+def _vm(host: HostState | None, record: Mapping[str, Any]) -> ReportedVm:
     _text(record["name"], "name")
-    if not {*map(type, _texts(record))} <= _TEXT_TYPES:
-        raise ValueError(f"one of {', '.join(_TEXTS)} is no text")
+    if not {*map(type, _optional_texts_of(record))} <= _TYPES_OF_TEXTS:
+        raise ValueError(f"one of {', '.join(_OPTIONAL_TEXTS)} is no text")
     if not _is_count(record["snapshots"]):
         raise ValueError("snapshots is no number")
     exits = record["exits_per_second"]
@@ -176,71 +263,137 @@ def _outlook_of(state: HostState | None, record: Mapping[str, Any]) -> Outlook:
     if error is not None:
         _text(error["cause"], "error's cause")
         _text(error["message"], "error's message")
-    disables = [None if qemu is None else _qemu(qemu) for qemu in (record["qemu"], record["next_qemu"])]
     for remedy in record["remedies"]:
         _text(remedy["text"], "a remedy's text")
+    qemu, next_qemu = _qemu(record["qemu"]), _qemu(record["next_qemu"])
     causes = record["causes"]
     if not isinstance(causes, list):
         raise ValueError("causes is no list")
-    words = _words(record)
-    return _outlook(state, words, (*map(type, words),), (*causes,), *disables, error is not None)
+    words = _words_of(record)
+    outlook = _outlook(
+        words,
+        tuple(map(type, words)),
+        tuple(causes),
+        host,
+        None if qemu is None else qemu.disables_pmu,
+        None if next_qemu is None else next_qemu.disables_pmu,
+        judged=error is None,
+    )
+    return ReportedVm(
+        uuid=record["uuid"],
+        name=record["name"],
+        flavor=record["flavor"] or "",
+        project=record["project"] or "",
+        error="" if error is None else error["cause"],
+        explicit=record["rule"] in (FLAVOR_CHOICE, IMAGE_CHOICE),
+        exits_per_second=exits,
+        qemu=qemu,
+        next_qemu=next_qemu,
+        outlook=outlook,
+    )
 
 
-def _qemu(qemu: Mapping[str, Any]) -> bool | None:
+def _qemu(qemu: Mapping[str, Any] | None) -> ReportedQemu | None:
+    if qemu is None:
+        return None
     _text(qemu["path"], "QEMU's path")
-    _maybe_text(qemu["build_id"], "QEMU's build ID")
-    return _maybe_truth(qemu["disables_pmu"], "disables_pmu")
+    path = qemu["path"]
+    return ReportedQemu(
+        path.removesuffix(_DELETED),
+        _optional_text(qemu["build_id"], "QEMU's build ID") or "",
+        _optional_truth(qemu["disables_pmu"], "disables_pmu"),
+    )
 
 
 @lru_cache(maxsize=1 << 16)
 def _outlook(
-    state: HostState | None,
-    words: tuple[Any, ...],
+    values: tuple[Any, ...],
     types: tuple[type, ...],
     causes: tuple[str, ...],
+    host: HostState | None,
     qemu: bool | None,
     next_qemu: bool | None,
-    failed: bool,
+    *,
+    judged: bool,
 ) -> Outlook:
-    """What is concluded of all domains whose records have these words; the first of them is looked at closely.
+    """The conclusions about all VMs whose records have these words.
 
-    :param types: those of the words: 1 is equal to true, and no truth value.
+    :param types: the types of the values: 1 equals true, but is no truth value.
+    :param qemu: whether the QEMU disables the PMU in KVM; so is ``next_qemu``.
     """
-    said = dict(zip(_WORDS, words))
-    for (key, value), kind in zip(said.items(), types):
-        if (kind, value) not in _ALLOWED[key]:
+    words = _Words._make(values)
+    _check(words, types, causes)
+    needs = Needs()
+    if words.fast_path is not None and words.running and causes[0] not in _NOT_ON_KVM:
+        needs = needed(host, _state(words, causes, qemu, next_qemu))
+    return Outlook(
+        group=fast_path_group(words._asdict()),
+        fast_path=words.fast_path,
+        cause=words.cause,
+        severity=words.severity,
+        running=words.running,
+        nova=words.nova,
+        needs=needs,
+        kinds=_kinds(words, judged=judged),
+    )
+
+
+def _check(words: _Words, types: tuple[type, ...], causes: tuple[str, ...]) -> None:
+    """Check that all words are known, and that they agree with each other.
+
+    :raises ValueError: the first of them that is wrong.
+    """
+    for (key, value), kind in zip(words._asdict().items(), types):
+        if not any(type(word) is kind and word == value for word in _ALLOWED[key]):
             raise ValueError(f"{key} is {value!r:.40}, which this pmuconf does not know")
-    if (said["cause"],) != causes[:1] and (said["cause"] or causes):
-        raise ValueError("cause is not the first of causes")
-    if said["fast_path"] is not None and (
-        said["cause"] is None or CASES[said["cause"]].fast_path.value != said["fast_path"]
-    ):
-        raise ValueError(f"fast_path {said['fast_path']} for cause {said['cause']}")
-    if (said["live"] is None) == said["running"]:
-        raise ValueError("running, and no live state; or the other way round")
     for cause in causes:
         if cause not in CASES:
             raise ValueError(f"cause {cause!r:.40}, which this pmuconf does not know")
-    needs = Needs()
-    if said["fast_path"] is not None and said["running"] and causes[0] not in _OUTSIDE:
-        vm = VmState(
-            said["live"], said["next_boot"], said["effective_pmu"], said["decision"], said["in_kernel_pmu"],
-            said["pmu_in_use"], said["cpu_has_pmu"], said["may_be_recreated"], qemu, next_qemu, said["nova"], causes,
-            said["pmu_obeyed"], said["next_effective_pmu"],
-        )  # fmt: skip
-        needs = needed(state, vm)
-    kinds = [kind for kind in ("drift", "pending", "transient") if said[kind]]
-    kinds += ["undecided"] * (said["decision"] == "undecided") + ["errors"] * failed
-    return Outlook(
-        fast_path_group(said), said["fast_path"], said["cause"], said["severity"], said["running"], needs, tuple(kinds)
+    if words.cause != (causes[0] if causes else None):
+        raise ValueError("cause is not the first of causes")
+    expected = None if words.cause is None else CASES[words.cause].fast_path.value
+    if words.fast_path not in (None, expected):
+        raise ValueError(f"fast_path {words.fast_path} for cause {words.cause}")
+    if (words.live is None) == words.running:
+        raise ValueError("running, and no live state; or the other way round")
+
+
+def _state(words: _Words, causes: tuple[str, ...], qemu: bool | None, next_qemu: bool | None) -> VmState:
+    assert words.live is not None  # it runs: _check()
+    return VmState(
+        live=words.live,
+        next_boot=words.next_boot,
+        effective_pmu=words.effective_pmu,
+        decision=words.decision,
+        in_kernel_pmu=words.in_kernel_pmu,
+        pmu_in_use=words.pmu_in_use,
+        cpu_has_pmu=words.cpu_has_pmu,
+        may_be_recreated=words.may_be_recreated,
+        qemu=qemu,
+        next_qemu=next_qemu,
+        nova=words.nova,
+        causes=causes,
+        obeyed=words.pmu_obeyed,
+        next_effective=words.next_effective_pmu,
     )
+
+
+def _kinds(words: _Words, *, judged: bool) -> tuple[str, ...]:
+    kinds = {
+        "drift": words.drift,
+        "pending": words.pending,
+        "transient": words.transient,
+        "undecided": words.decision == "undecided",
+        "errors": not judged,
+    }
+    return tuple(kind for kind, applies in kinds.items() if applies)
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MANY
 
 
-def _maybe_truth(value: Any, what: str) -> bool | None:
+def _optional_truth(value: Any, what: str) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise ValueError(f"{what} is neither true, false nor null")
@@ -251,6 +404,7 @@ def _text(value: Any, what: str) -> None:
         raise ValueError(f"{what} is no text")
 
 
-def _maybe_text(value: Any, what: str) -> None:
+def _optional_text(value: Any, what: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{what} is no text")
+    return value

@@ -1,6 +1,6 @@
-"""From a folder of files to the hosts they are about: which file counts, who is missing, who has not been heard of.
+"""From a folder of files to hosts: which file of a host counts, and the reports themselves.
 
-Reports are read by several processes at once, and let go of as soon as they were worked on.
+Several processes read reports at once. Each report is let go of as soon as it was worked on.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from pmuconf.errors import PmuconfError
-from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, newest_first, same_host
+from pmuconf.fleet.files import Head, Problem, Refused, find, inventory_name, newest_first, read_head, same_host
 from pmuconf.fleet.hostreport import HostReport, read
 
-__all__ = ["Hosts", "Pair", "Worked", "cores", "gather", "over", "pairs"]
+__all__ = ["HostPair", "Hosts", "Worked", "cores", "gather", "over", "pairs"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _HEADS = 512
-_CHUNK = 48
-"""Hosts that are given to a process at once."""
+"""Files that a process is given at once, to read their beginnings."""
+_HOSTS = 48
+"""Hosts that a process is given at once, to read their reports."""
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """What was found in the files.
+    """The hosts that files are about.
 
-    :param reports: for each host its reports, newest first; by name of the host.
+    :param reports: for each host its reports, newest first; by the host's name.
     :param markers: the newest marker of each host that could not be asked, by the host's name in the inventory.
     """
 
@@ -46,7 +47,7 @@ class Hosts:
     problems: Sequence[Problem] = ()
 
     def limited(self, patterns: Sequence[str]) -> Hosts:
-        """Those whose name, or name in the inventory, matches one of these globs; all, if there are none."""
+        """The hosts whose name, or name in the inventory, matches one of these globs; all without any glob."""
         if not patterns:
             return self
         glob = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
@@ -58,24 +59,24 @@ class Hosts:
             {
                 host: heads
                 for host, heads in self.reports.items()
-                if wanted(host, *(inventory_name(one.path) for one in heads))
+                if wanted(host, *(inventory_name(head.path) for head in heads))
             },
             {host: marker for host, marker in self.markers.items() if wanted(host)},
-            [one for one in self.problems if wanted(one.host)],
+            [problem for problem in self.problems if wanted(problem.host)],
         )
 
 
 @dataclass(frozen=True)
 class Worked(Generic[_T]):
-    """What came of some hosts, and what was wrong with files of theirs."""
+    """The result of some hosts, and the problems with their files."""
 
     result: _T
     problems: Sequence[Problem]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A host in two collections: what files there are about it, and what they say, None if none of them can be used."""
+class HostPair:
+    """A host in two collections: the heads of its files, and its report; None if no file of it can be used."""
 
     name: str
     old_heads: Sequence[Head]
@@ -88,114 +89,132 @@ Work = Callable[[Iterator[HostReport]], _T]
 
 
 def gather(paths: Iterable[Path], jobs: int) -> Hosts:
-    """Find out which files there are and which hosts they are about, by their beginnings.
+    """The hosts that the files below these paths are about, by the beginnings of the files.
 
     :raises PmuconfError: file-missing; worker-lost.
     """
     files, problems = find(paths)
     reports: dict[str, list[Head]] = {}
     markers: dict[str, Head] = {}
-    named: dict[str, str] = {}
-    for found in _mapped(_heads, [files[at : at + _HEADS] for at in range(0, len(files), _HEADS)], jobs):
-        for one in found:
-            if isinstance(one, Problem):
-                problems.append(one)
-            elif one.unreachable is None:
-                reports.setdefault(one.host, []).append(one)
-                if same_host(inventory_name(one.path), one.host):
-                    named.setdefault(one.host, one.path)
-            elif not same_host(inventory_name(one.path), one.host):
-                problems.append(_claim(one, "a marker of another host is not used"))
-            elif one.host not in markers or markers[one.host].at < one.at:
-                markers[one.host] = one
-    believed = {}
-    for host, heads in sorted(reports.items()):
-        kept = [one for one in heads if host not in named or same_host(inventory_name(one.path), host)]
-        problems += (_claim(one, f"{named[host]!r:.200} is its own") for one in heads if one not in kept)
-        believed[host] = newest_first(kept)
+    for heads in _mapped(_heads, _chunks(files, _HEADS), jobs):
+        for head in heads:
+            if isinstance(head, Problem):
+                problems.append(head)
+            elif head.unreachable is None:
+                reports.setdefault(head.host, []).append(head)
+            elif not _named_after_its_host(head):
+                problems.append(_claim(head, "a marker of another host is not used"))
+            elif head.host not in markers or markers[head.host].at < head.at:
+                markers[head.host] = head
+    believed = {host: _believed(reports[host], problems) for host in sorted(reports)}
     return Hosts(believed, markers, problems)
 
 
-def _claim(one: Head, why: str) -> Problem:
-    """A file that says it is of a host which has files of its own: it is not used."""
-    own = inventory_name(one.path)
+def _believed(heads: Sequence[Head], problems: list[Problem]) -> Sequence[Head]:
+    """The reports of one host that are believed, newest first.
+
+    If some of its files are named after the host, then no other file is believed.
+    """
+    own = [head for head in heads if _named_after_its_host(head)]
+    if not own:
+        return newest_first(heads)
+    others = [head for head in heads if head not in own]
+    problems += [_claim(head, f"{own[0].path!r:.200} is its own") for head in others]
+    return newest_first(own)
+
+
+def _named_after_its_host(head: Head) -> bool:
+    return same_host(inventory_name(head.path), head.host)
+
+
+def _claim(head: Head, reason: str) -> Problem:
+    """A file is not used because it claims to be about a host that has files of its own."""
+    own = inventory_name(head.path)
     return Problem(
-        one.path, "report-host-claimed", f"named after {own!r:.80}, it says that it is of {one.host!r:.80}: {why}", own
+        head.path,
+        "report-host-claimed",
+        f"named after {own!r:.80}, it says that it is of {head.host!r:.80}: {reason}",
+        own,
     )
 
 
-def _differing(one: Head) -> Problem:
-    own = inventory_name(one.path)
+def _differing(head: Head) -> Problem:
+    own = inventory_name(head.path)
     return Problem(
-        one.path, "report-host-differs", f"named after {own!r:.80}, it says that it is of {one.host!r:.80}", one.host
+        head.path, "report-host-differs", f"named after {own!r:.80}, it says that it is of {head.host!r:.80}", head.host
     )
 
 
 def over(hosts: Hosts, work: Work[_T], jobs: int) -> Iterator[Worked[_T]]:
-    """Work on every host's report, some hosts at a time, in the order of their names.
+    """The results of work on every host's report, some hosts at a time, in the order of their names.
 
-    Of several reports of a host the newest that can be used is; the others are among the problems.
+    Of several reports of a host, the newest that can be used is used. The others are among the problems.
 
-    :param work: is given an iterator over the reports of some hosts; must be known to a process by its name.
+    :param work: is given an iterator over the reports of some hosts; a process must know it by its name.
     :raises PmuconfError: worker-lost.
     """
     groups = list(hosts.reports.values())
-    chunks = [groups[at : at + _CHUNK] for at in range(0, len(groups), _CHUNK)]
-    yield from _mapped(partial(_work, work), chunks, jobs)
+    yield from _mapped(partial(_work, work), _chunks(groups, _HOSTS), jobs)
 
 
-def pairs(old: Hosts, new: Hosts, work: Callable[[Iterator[Pair]], _T], jobs: int) -> Iterator[Worked[_T]]:
-    """As over(), on each host's report of two collections; a host that is in one of them only is paired with None.
+def pairs(old: Hosts, new: Hosts, work: Callable[[Iterator[HostPair]], _T], jobs: int) -> Iterator[Worked[_T]]:
+    """The same as over(), for each host's reports in two collections.
 
     :raises PmuconfError: worker-lost.
     """
     names = sorted(old.reports.keys() | new.reports.keys())
     groups = [(name, old.reports.get(name, ()), new.reports.get(name, ())) for name in names]
-    chunks = [groups[at : at + _CHUNK] for at in range(0, len(groups), _CHUNK)]
-    yield from _mapped(partial(_work_pairs, work), chunks, jobs)
+    yield from _mapped(partial(_work_pairs, work), _chunks(groups, _HOSTS), jobs)
+
+
+def _chunks(items: Sequence[_R], size: int) -> list[Sequence[_R]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _heads(paths: Sequence[str]) -> list[Head | Problem]:
-    return [head(path) for path in paths]
+    return [read_head(path) for path in paths]
 
 
 def _work(work: Work[_T], groups: Sequence[Sequence[Head]]) -> Worked[_T]:
     problems: list[Problem] = []
-    return Worked(work(_reports(groups, problems)), problems)
+    reports = (_report(heads, problems) for heads in groups)
+    return Worked(work(report for report in reports if report is not None), problems)
 
 
 def _work_pairs(
-    work: Callable[[Iterator[Pair]], _T], groups: Sequence[tuple[str, Sequence[Head], Sequence[Head]]]
+    work: Callable[[Iterator[HostPair]], _T], groups: Sequence[tuple[str, Sequence[Head], Sequence[Head]]]
 ) -> Worked[_T]:
     problems: list[Problem] = []
+    host_pairs = (
+        HostPair(name, old_heads, _report(old_heads, problems), new_heads, _report(new_heads, problems))
+        for name, old_heads, new_heads in groups
+    )
+    return Worked(work(host_pairs), problems)
 
-    def one(heads: Sequence[Head]) -> HostReport | None:
-        found = list(_reports([heads], problems))
-        return found[0] if found else None
 
-    return Worked(work(Pair(name, before, one(before), now, one(now)) for name, before, now in groups), problems)
+def _report(heads: Sequence[Head], problems: list[Problem]) -> HostReport | None:
+    """The newest report of a host that can be used.
 
-
-def _reports(groups: Sequence[Sequence[Head]], problems: list[Problem]) -> Iterator[HostReport]:
-    for heads in groups:
-        used = ""
-        for one in heads:
-            if used:
-                problems.append(Problem(one.path, "report-duplicate", f"{used} is newer", one.host))
-                continue
-            try:
-                report = read(one)
-            except Refused as refused:
-                problems.append(Problem(one.path, refused.cause, refused.message, one.host))
-                continue
-            used = one.path
-            if not same_host(inventory_name(one.path), one.host):
-                problems.append(_differing(one))
-            yield report
+    :param heads: of its reports, newest first.
+    :param problems: gets every other report of the host.
+    """
+    report: HostReport | None = None
+    for head in heads:
+        if report is not None:
+            problems.append(Problem(head.path, "report-duplicate", f"{report.path} is newer", head.host))
+            continue
+        try:
+            report = read(head)
+        except Refused as refused:
+            problems.append(Problem(head.path, refused.cause, refused.message, head.host))
+            continue
+        if not _named_after_its_host(head):
+            problems.append(_differing(head))
+    return report
 
 
 def _mapped(work: Callable[[_R], _T], items: Sequence[_R], jobs: int) -> Iterator[_T]:
-    """The results in the order of the items; only a few are waited for at once, so that they don't pile up."""
+    """The results in the order of the items. Only a few are computed ahead, so that they don't fill the memory."""
     if jobs < 2 or len(items) < 2:
         with _uncollected():
             yield from map(work, items)
@@ -219,7 +238,7 @@ def _mapped(work: Callable[[_R], _T], items: Sequence[_R], jobs: int) -> Iterato
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without garbage collection: a report is a large tree without cycles, and going through it finds nothing."""
+    """No garbage is collected meanwhile. A report is a large tree without cycles, so a search finds nothing in it."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -230,5 +249,5 @@ def _uncollected() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many processes can really run at once."""
+    """How many processes this host can really run at once."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The fleet as one HTML page, and a page for each host beside it: counts first, then hosts; VMs are on their host's."""
+"""The fleet as one HTML page, and beside it a page for each host, which has the host's VMs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ __all__ = ["HOSTS", "page", "page_name", "write_host"]
 HOSTS: Final = "hosts"
 _ROUNDS: Final = 8
 _BARS: Final = 12
+_CAUSES: Final = 100
 _LISTED: Final = 200
 _SLOW: Final = ("partial", "change", "qemu", "kernel")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One host of the table."""
+class TableRow:
+    """One host of the table.
+
+    :param page: the host's own page; empty if there is none.
+    :param slow: how many of its VMs are slow.
+    :param found_by: the words by which the table finds the host.
+    """
 
     host: Mapping[str, Any]
     verdict: str
@@ -46,13 +52,13 @@ class Row:
 def page(document: Mapping[str, Any], *, pages: bool = False) -> str:
     """A fleet document as an HTML page.
 
-    :param pages: each host has a page of its own, in the folder ``hosts`` beside this one.
+    :param pages: link each host to its own page, in the folder ``hosts`` beside this one.
     """
-    return render("fleet.html", _view(document, pages))
+    return render("fleet.html", _view(document, pages=pages))
 
 
 def page_name(host: str) -> str:
-    """The name of a host's page: the host's own where that is harmless as a file's name; else made of its digest."""
+    """The file name of a host's page: the host's name if it is harmless as a file name, otherwise its digest."""
     if _PLAIN.fullmatch(host):
         return f"{host}.html"
     return f"_{hashlib.sha256(host.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.html"
@@ -61,10 +67,10 @@ def page_name(host: str) -> str:
 def write_host(folder: Path, report: HostReport) -> None:
     """Write the page of one host.
 
-    :raises PmuconfError: output-unwritable; report-broken, where a report lacks what only its page shows.
+    :raises PmuconfError: output-unwritable; report-broken, if the report lacks something that only its page shows.
     """
     try:
-        text = host_page(report.data)
+        text = host_page(report.document)
     except (KeyError, TypeError, ValueError, AttributeError, TemplateError) as error:
         raise PmuconfError(
             f"{report.path}: no page can be made of it: {type(error).__name__} {error}", cause="report-broken"
@@ -72,11 +78,11 @@ def write_host(folder: Path, report: HostReport) -> None:
     replace_file(folder / page_name(report.name), text)
 
 
-def _view(document: Mapping[str, Any], pages: bool) -> dict[str, Any]:
+def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
     summary = document["summary"]
-    stale = {one["host"] for one in document["stale"]}
-    times = [one["generated_at"] for one in document["hosts"]]
-    steps = {one["id"]: one for one in document["steps"]["listed"]}
+    stale = {host["host"] for host in document["stale"]}
+    times = [host["generated_at"] for host in document["hosts"]]
+    steps = {step["id"]: step for step in document["steps"]["listed"]}
     rounds = document["rounds"]
     return {
         "report": document,
@@ -87,42 +93,61 @@ def _view(document: Mapping[str, Any], pages: bool) -> dict[str, Any]:
         "kinds": [(name, summary[key]) for key, name in KINDS.items() if summary[key]],
         "groups": [(group, summary["groups"][group.key]) for group in BY_FAST_PATH],
         "whole": next(bars([Counted("all VMs", "", summary["groups"])], BY_FAST_PATH), None),
-        "rounds": [{**one, "steps": [steps[name] for name in one["steps"]]} for one in rounds[:_ROUNDS]],
+        "rounds": [{**round_, "steps": [steps[name] for name in round_["steps"]]} for round_ in rounds[:_ROUNDS]],
         "more_rounds": len(rounds[_ROUNDS:]),
-        "verdicts": _bars(
-            (_verdict(one["verdict"]), f"verdict={_verdict(one['verdict'])}", one, _hosts(one))
-            for one in document["verdicts"]
+        "verdicts": _bars(map(_by_verdict, document["verdicts"])),
+        "kernels": _bars(map(_by_kernel, document["kernels"]["listed"])),
+        "flavors": _bars(_counted(share, share["flavor"] or "no flavor") for share in document["flavors"]["listed"]),
+        "projects": _bars(
+            _counted(share, share["project"] or "no project") for share in document["projects"]["listed"]
         ),
-        "kernels": _bars(
-            (one["release"] or "not known", _kernel(one), one, _hosts(one)) for one in document["kernels"]["listed"]
-        ),
-        "flavors": _bars((one["flavor"] or "no flavor", "", one, "") for one in document["flavors"]["listed"]),
-        "projects": _bars((one["project"] or "no project", "", one, "") for one in document["projects"]["listed"]),
-        "causes": _bars(
-            ((one["cause"] or "not asked", "", one, one["message"] or "") for one in document["causes"]), most=100
-        ),
-        "qemus": _bars((one["path"] or "not known", "", one, _disables(one)) for one in document["qemus"]["listed"]),
-        "rows": [_row(one, pages, one["host"] in stale) for one in document["hosts"]],
+        "causes": _bars(map(_by_cause, document["causes"]), most=_CAUSES),
+        "qemus": _bars(map(_by_qemu, document["qemus"]["listed"])),
+        "rows": [_row(host, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
         "pages": pages,
         "listed": _LISTED,
     }
 
 
-def _bars(shown: Iterable[tuple[str, str, Mapping[str, Any], str]], most: int = _BARS) -> Sequence[Bar]:
-    counted = [Counted(label, value, one["groups"], note) for label, value, one, note in shown]
-    return list(bars(counted[:most], BY_FAST_PATH))
+def _bars(shares: Iterable[Counted], most: int = _BARS) -> Sequence[Bar]:
+    return list(bars(list(shares)[:most], BY_FAST_PATH))
 
 
-def _row(host: Mapping[str, Any], pages: bool, stale: bool) -> Row:
-    verdict = _verdict(host["verdict"])
-    return Row(
+def _counted(share: Mapping[str, Any], label: str, search: str = "", note: str = "") -> Counted:
+    return Counted(label, search, share["groups"], note)
+
+
+def _by_verdict(share: Mapping[str, Any]) -> Counted:
+    verdict = _verdict(share["verdict"])
+    return _counted(share, verdict, f"verdict={verdict}", _hosts(share))
+
+
+def _by_kernel(share: Mapping[str, Any]) -> Counted:
+    return _counted(share, share["release"] or "not known", _kernel(share), _hosts(share))
+
+
+def _by_cause(share: Mapping[str, Any]) -> Counted:
+    return _counted(share, share["cause"] or "not asked", note=share["message"] or "")
+
+
+def _by_qemu(share: Mapping[str, Any]) -> Counted:
+    does = {True: "disables", False: "does not disable", None: "not known whether it disables"}[share["disables_pmu"]]
+    note = f"{does} the PMU in KVM; build ID {share['build_id'] or 'not known'}; {_hosts(share)}"
+    return _counted(share, share["path"] or "not known", note=note)
+
+
+def _row(host: Mapping[str, Any], *, pages: bool, stale: bool) -> TableRow:
+    words = [_kernel(host)]
+    if stale:
+        words.append("stale")
+    return TableRow(
         host=host,
-        verdict=verdict,
+        verdict=_verdict(host["verdict"]),
         page=f"{HOSTS}/{page_name(host['host'])}" if pages else "",
         slow=sum(host["groups"][group] for group in _SLOW),
         at=_at(host["generated_at"]),
         stale=stale,
-        found_by=" ".join((_kernel(host), *(["stale"] if stale else []))),
+        found_by=" ".join(words),
     )
 
 
@@ -130,19 +155,14 @@ def _verdict(verdict: str | None) -> str:
     return verdict or "not looked at"
 
 
-def _kernel(one: Mapping[str, Any]) -> str:
-    """A word that hosts with the same kernel and verdict are found by."""
-    text = "\0".join((one["release"] or "", one["build_id"] or "", one["verdict"] or ""))
+def _kernel(share: Mapping[str, Any]) -> str:
+    """A word by which the table finds hosts with the same kernel and verdict."""
+    text = "\0".join((share["release"] or "", share["build_id"] or "", share["verdict"] or ""))
     return f"kernel-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
-def _hosts(one: Mapping[str, Any]) -> str:
-    return f"{one['hosts']:,} {'host' if one['hosts'] == 1 else 'hosts'}"
-
-
-def _disables(one: Mapping[str, Any]) -> str:
-    said = {True: "disables", False: "does not disable", None: "not known whether it disables"}[one["disables_pmu"]]
-    return f"{said} the PMU in KVM; build ID {one['build_id'] or 'not known'}; {_hosts(one)}"
+def _hosts(share: Mapping[str, Any]) -> str:
+    return f"{share['hosts']:,} {'host' if share['hosts'] == 1 else 'hosts'}"
 
 
 def _at(text: str) -> str:

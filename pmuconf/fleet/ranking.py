@@ -1,8 +1,8 @@
-"""Which few steps would bring the most VMs onto the fast path. Pure.
+"""The few steps that would bring the most VMs onto the fast path. Pure.
 
-A VM counts for a step only if nothing else stands in its way; one that needs a kernel, a QEMU and a power cycle counts
-for the three together. So steps are chosen in rounds: in each, of all that VMs wait for together, that which brings the
-most VMs a step.
+A VM counts for a step only if nothing else stands in its way. One that needs a kernel, a QEMU and a power cycle counts
+for the three together. So steps are chosen in rounds. Each round takes a set of steps that some VMs wait for together:
+the set that brings the most VMs a step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pmuconf.fleet.steps import Step
 __all__ = ["Round", "by_step", "rounds", "to_settle"]
 
 ROUNDS: Final = 40
-_CANDIDATES: Final = 2048  # as many as there are in any fleet but a made-up one; each round looks at all of them
+_CANDIDATES: Final = 2048  # more than any real fleet has; each round looks at all of them
 _ORDER: Final = list(Change)
 
 
@@ -34,56 +34,69 @@ class Round:
 
 
 def by_step(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[Step, tuple[Gain, Gain]]:
-    """For each step what it brings alone, and all that wait for it with whatever else; that first which most wait for.
+    """For each step, the gain of VMs that wait for it alone, and of all that wait for it; the most VMs first.
 
-    What must be settled is no step that anything is promised for; VMs that wait for that too are in the second gain.
+    The second gain includes VMs that wait for other steps as well, or for something that has to be settled first.
     """
-    found: dict[Step, tuple[Gain, Gain]] = {}
+    gains: dict[Step, tuple[Gain, Gain]] = {}
     for steps, gain in waiting.items():
         for step in steps:
             if step.kind is not Change.SETTLE:
-                alone, together = found.get(step, (Gain(), Gain()))
-                found[step] = (alone + gain if len(steps) == 1 else alone, together + gain)
-    return dict(sorted(found.items(), key=lambda item: (-item[1][1].vms, item[0].id)))
+                alone, together = gains.get(step, (Gain(), Gain()))
+                gains[step] = (alone + gain if len(steps) == 1 else alone, together + gain)
+    return dict(sorted(gains.items(), key=lambda item: (-item[1][1].vms, item[0].id)))
 
 
 def to_settle(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[str, Gain]:
-    """By cause, the VMs of which something has to be found out or decided first; the most first."""
-    found: dict[str, Gain] = {}
+    """By cause, the VMs for which something has to be found out or decided first; the most VMs first."""
+    gains: dict[str, Gain] = {}
     for steps, gain in waiting.items():
         if steps[-1].kind is Change.SETTLE:
             (cause,) = steps[-1].subject
-            found[cause] = found.get(cause, Gain()) + gain
-    return dict(sorted(found.items(), key=lambda item: (-item[1].vms, item[0])))
+            gains[cause] = gains.get(cause, Gain()) + gain
+    return dict(sorted(gains.items(), key=lambda item: (-item[1].vms, item[0])))
 
 
 def rounds(waiting: Mapping[tuple[Step, ...], Gain], limit: int = ROUNDS) -> Sequence[Round]:
-    """The rounds, best first; greedily, so that stopping after any of them is a good choice of that many steps."""
+    """The rounds, best first. Each is the best of the moment: to stop after any of them is a good choice."""
     left = {frozenset(steps): gain for steps, gain in waiting.items() if steps[-1].kind is not Change.SETTLE}
     chosen: list[Round] = []
     total = Gain()
     while left and len(chosen) < limit:
-        candidates = list(left)
-        if len(candidates) > _CANDIDATES:
-            candidates = nlargest(_CANDIDATES, left, key=lambda steps: (left[steps].vms, _names(steps)))
-        gains = {steps: _gain(steps, left) for steps in candidates}
-        best = max(candidates, key=lambda steps: (gains[steps].vms / len(steps), -len(steps), _names(steps)))
-        total = total + gains[best]
-        chosen.append(Round(tuple(sorted(best, key=_place)), gains[best], total))
-        remaining: dict[frozenset[Step], Gain] = {}
-        for steps, gain in left.items():
-            if rest := steps - best:
-                remaining[rest] = remaining.get(rest, Gain()) + gain
-        left = remaining
+        best, gain = _best(left)
+        total = total + gain
+        chosen.append(Round(tuple(sorted(best, key=_place)), gain, total))
+        left = _without(left, best)
     return chosen
 
 
+def _best(left: Mapping[frozenset[Step], Gain]) -> tuple[frozenset[Step], Gain]:
+    """The set of steps that brings the most VMs a step; of equal ones, the smaller set."""
+    candidates = list(left)
+    if len(candidates) > _CANDIDATES:
+        candidates = nlargest(_CANDIDATES, left, key=lambda steps: (left[steps].vms, _names(steps)))
+    gains = {steps: _gain(steps, left) for steps in candidates}
+    best = max(candidates, key=lambda steps: (gains[steps].vms / len(steps), -len(steps), _names(steps)))
+    return best, gains[best]
+
+
 def _gain(steps: frozenset[Step], left: Mapping[frozenset[Step], Gain]) -> Gain:
-    found = Gain()
-    for some in _subsets(steps):
-        if some in left:
-            found = found + left[some]
-    return found
+    """The gain of all VMs that wait for these steps, or for some of them, and for nothing else."""
+    gain = Gain()
+    for subset in _subsets(steps):
+        if subset in left:
+            gain = gain + left[subset]
+    return gain
+
+
+def _without(left: Mapping[frozenset[Step], Gain], done: frozenset[Step]) -> dict[frozenset[Step], Gain]:
+    """What is still waited for when these steps are done."""
+    remaining: dict[frozenset[Step], Gain] = {}
+    for steps, gain in left.items():
+        rest = steps - done
+        if rest:
+            remaining[rest] = remaining.get(rest, Gain()) + gain
+    return remaining
 
 
 def _subsets(steps: frozenset[Step]) -> Iterator[frozenset[Step]]:

@@ -1,8 +1,8 @@
-"""The fleet report as plain text: what matters on a screen, in the order in which it matters."""
+"""The fleet's report and a difference as plain text for a screen, the most important things first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pmuconf.report.groups import BY_FAST_PATH
@@ -17,26 +17,37 @@ _WIDEST: Final = 100
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The text; names are shown as printable() has them."""
+    """A fleet document as text. Names are shown as printable() has them."""
     return "\n".join(_lines(document)) + "\n"
 
 
 def diff_table(document: Mapping[str, Any]) -> str:
-    """The same of what changed between two collections."""
+    """The document of a difference as text."""
     return "\n".join(_diff_lines(document)) + "\n"
 
 
-def _text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Aligned columns under their names; numbers to the right."""
-    shown = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *shown)]
-    numeric = [name in _NUMBERS for name in columns]
-    for row in (columns, *shown):
-        cells = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))
-        yield "  " + "  ".join(cells).rstrip()
-
-
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from _headlines(document)
+    yield from _section(
+        "Hosts by what their kernel does",
+        ("verdict", "hosts", "VMs", "fast"),
+        [
+            (share["verdict"] or "not looked at", share["hosts"], share["vms"], _fast(share))
+            for share in document["verdicts"]
+        ],
+    )
+    yield from _rounds(document)
+    yield from _section(
+        "To be settled first: what stands in the way is not known, or not decided",
+        ("cause", "hosts", "VMs", "why"),
+        [(entry["cause"], entry["hosts"], entry["vms"], entry["message"]) for entry in document["to_settle"]],
+    )
+    yield from _vms(document)
+    yield from _missing(document)
+    yield from _files(document)
+
+
+def _headlines(document: Mapping[str, Any]) -> Iterator[str]:
     summary = document["summary"]
     fast, running = summary["fast_path"]["yes"], summary["running"]
     yield (
@@ -48,47 +59,84 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
             f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['savable_per_second']:,} could "
             f"be saved, by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
         )
+
+
+def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
+    """The rounds, a line a step. The gain of a round stands on the line of its first step."""
+    steps = {step["id"]: step for step in document["steps"]["listed"]}
+    rows: list[tuple[Any, ...]] = []
+    for number, round_ in enumerate(document["rounds"][:_ROWS], 1):
+        brings = round_["brings"]
+        gain = (
+            f"{number}.",
+            f"+{brings['vms']:,}",
+            f"{round_['cumulative']['vms']:,}",
+            brings["cycles_per_second_at_most"],
+        )
+        for name in round_["steps"]:
+            rows.append((*gain, steps[name]["hosts"], steps[name]["what"]))
+            gain = ("", "", "", "")
     yield from _section(
-        "Hosts by what their kernel does",
-        ("verdict", "hosts", "VMs", "fast"),
-        [(one["verdict"] or "not looked at", one["hosts"], one["vms"], _fast(one)) for one in document["verdicts"]],
+        "What would bring the most VMs onto the fast path, best first; steps of one number are taken together",
+        ("", "brings", "in all", "cycles/s", "hosts", "step"),
+        rows,
     )
-    yield from _rounds(document)
+    yield from _more(len(document["rounds"][_ROWS:]))
+
+
+def _vms(document: Mapping[str, Any]) -> Iterator[str]:
+    """The VMs by everything that they may have in common."""
+    groups = document["summary"]["groups"]
     yield from _section(
-        "To be settled first: what stands in the way is not known, or not decided",
-        ("cause", "hosts", "VMs", "why"),
-        [(one["cause"], one["hosts"], one["vms"], one["message"]) for one in document["to_settle"]],
+        "VMs by group",
+        ("group", "VMs"),
+        [(group.name, groups[group.key]) for group in BY_FAST_PATH if groups[group.key]],
     )
-    names = {group.key: group.name for group in BY_FAST_PATH}
-    yield from _section("VMs by group", ("group", "VMs"), [(names[k], n) for k, n in summary["groups"].items() if n])
     yield from _section(
         "VMs by cause",
         ("cause", "VMs", "what it means"),
-        [(one["cause"] or "not asked", one["vms"], one["message"]) for one in document["causes"]],
+        [(share["cause"] or "not asked", share["vms"], share["message"]) for share in document["causes"]],
     )
     yield from _cut(
         document["kernels"],
         ("kernel", "build ID", "verdict", "hosts", "VMs", "fast"),
-        lambda one: (one["release"], _id(one), one["verdict"], one["hosts"], one["vms"], _fast(one)),
+        lambda share: (
+            *(share["release"], _id(share), share["verdict"]),
+            *(share["hosts"], share["vms"], _fast(share)),
+        ),
     )
     yield from _cut(
         document["qemus"],
         ("QEMU", "build ID", "disables the PMU", "hosts", "VMs", "fast"),
-        lambda one: (one["path"], _id(one), one["disables_pmu"], one["hosts"], one["vms"], _fast(one)),
+        lambda share: (
+            *(share["path"], _id(share), share["disables_pmu"]),
+            *(share["hosts"], share["vms"], _fast(share)),
+        ),
     )
-    for kind in ("flavor", "project"):
-        yield from _cut(
-            document[f"{kind}s"], (kind, "VMs", "fast"), lambda one, kind=kind: (one[kind], one["vms"], _fast(one))
-        )
+    yield from _cut(
+        document["flavors"], ("flavor", "VMs", "fast"), lambda share: (share["flavor"], share["vms"], _fast(share))
+    )
+    yield from _cut(
+        document["projects"], ("project", "VMs", "fast"), lambda share: (share["project"], share["vms"], _fast(share))
+    )
+
+
+def _missing(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _section(
-        "Hosts without a report, or not reached since", ("host", "cause", "last report", "why"),
-        [(one["host"], one["cause"], one["last_report"], one["message"]) for one in document["absent"]],
-    )  # fmt: skip
-    yield from _section(
-        "Stale reports", ("host", "made"), [(one["host"], one["generated_at"]) for one in document["stale"]]
+        "Hosts without a report, or not reached since",
+        ("host", "cause", "last report", "why"),
+        [(host["host"], host["cause"], host["last_report"], host["message"]) for host in document["absent"]],
     )
     yield from _section(
-        "Files", ("file", "cause", "why"), [(one["path"], one["cause"], one["message"]) for one in document["files"]]
+        "Stale reports", ("host", "made"), [(host["host"], host["generated_at"]) for host in document["stale"]]
+    )
+
+
+def _files(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from _section(
+        "Files",
+        ("file", "cause", "why"),
+        [(file["path"], file["cause"], file["message"]) for file in document["files"]],
     )
 
 
@@ -103,68 +151,56 @@ def _diff_lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _section(
         "VMs that gained or lost the fast path",
         ("change", "VMs", "cause before", "cause now"),
-        [(one["change"], one["vms"], one["old"], one["new"]) for one in document["causes"]],
+        [(cause["change"], cause["vms"], cause["old"], cause["new"]) for cause in document["causes"]],
     )
-    kinds = [(kind, host, "") for kind in ("came", "went", "unheard") for host in hosts[kind]]
-    kinds += [
-        ("changed", one["host"], "; ".join(f"{what}: {_shown(one[what])}" for what in one if what != "host"))
-        for one in hosts["changed"]
-    ]
-    yield from _section("Hosts", ("change", "host", "what"), kinds[:_MANY])
-    if kinds[_MANY:]:
-        yield f"  and {len(kinds[_MANY:]):,} more: -f json has them"
+    rows = [(change, host, "") for change in ("came", "went", "unheard") for host in hosts[change]]
+    rows += [("changed", change["host"], _host_change(change)) for change in hosts["changed"]]
+    yield from _section("Hosts", ("change", "host", "what"), rows[:_MANY])
+    yield from _more(len(rows[_MANY:]))
     listed = document["listed"]
     yield from _section(
         "VMs",
         ("change", "name", "UUID", "host", "cause before", "cause now"),
-        [
-            (
-                one["change"], one["name"], one["uuid"],
-                one["new"]["host"] if one["old"]["host"] == one["new"]["host"] else _arrow(one, "host"),
-                one["old"]["cause"], one["new"]["cause"],
-            )
-            for one in listed[:_MANY]
-        ],
-    )  # fmt: skip
-    if len(listed[_MANY:]) + document["not_listed"]:
-        yield f"  and {len(listed[_MANY:]) + document['not_listed']:,} more: -f json has them"
-    yield from _section(
-        "Files", ("file", "cause", "why"), [(one["path"], one["cause"], one["message"]) for one in document["files"]]
+        [_vm_change(change) for change in listed[:_MANY]],
     )
+    yield from _more(len(listed[_MANY:]) + document["not_listed"])
+    yield from _files(document)
 
 
-def _shown(change: Mapping[str, Any]) -> str:
-    old, new = (
-        ", ".join(side) if isinstance(side, list) else side or "not known" for side in (change["old"], change["new"])
-    )
-    return f"{old} -> {new}"
+def _host_change(change: Mapping[str, Any]) -> str:
+    return "; ".join(f"{what}: {_old_and_new(change[what])}" for what in change if what != "host")
 
 
-def _arrow(one: Mapping[str, Any], key: str) -> str:
-    return f"{one['old'][key]} -> {one['new'][key]}"
+def _old_and_new(change: Mapping[str, Any]) -> str:
+    sides = [", ".join(side) if isinstance(side, list) else side or "not known" for side in _sides(change)]
+    return " -> ".join(sides)
 
 
-def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
-    steps = {one["id"]: one for one in document["steps"]["listed"]}
-    rows: list[tuple[Any, ...]] = []
-    for at, one in enumerate(document["rounds"][:_ROWS], 1):
-        for place, name in enumerate(one["steps"]):
-            step, first = steps[name], not place
-            brings, cycles = one["brings"], one["brings"]["cycles_per_second_at_most"]
-            rows.append(
-                (
-                    f"{at}." if first else "", f"+{brings['vms']:,}" if first else "",
-                    f"{one['cumulative']['vms']:,}" if first else "", cycles if first else "",
-                    step["hosts"], step["what"],
-                )
-            )  # fmt: skip
-    yield from _section(
-        "What would bring the most VMs onto the fast path, best first; steps of one number are taken together",
-        ("", "brings", "in all", "cycles/s", "hosts", "step"),
-        rows,
-    )
-    if len(document["rounds"]) > _ROWS:
-        yield f"  and {len(document['rounds']) - _ROWS} more: -f json has them"
+def _vm_change(change: Mapping[str, Any]) -> tuple[Any, ...]:
+    old, new = _sides(change)
+    host = new["host"] if old["host"] == new["host"] else f"{old['host']} -> {new['host']}"
+    return change["change"], change["name"], change["uuid"], host, old["cause"], new["cause"]
+
+
+def _sides(change: Mapping[str, Any]) -> tuple[Any, Any]:
+    return change["old"], change["new"]
+
+
+def _cut(
+    shares: Mapping[str, Any], columns: Sequence[str], row: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+) -> Iterator[str]:
+    """A section of the shares with the most VMs, and how many others there are."""
+    listed, others = shares["listed"], shares["others"]
+    yield from _section(f"VMs by {columns[0]}", columns, [row(share) for share in listed[:_ROWS]])
+    number = others["number"] + len(listed[_ROWS:])
+    if number:
+        vms = others["vms"] + sum(share["vms"] for share in listed[_ROWS:])
+        yield f"  and {number:,} more with {vms:,} VMs: -f json has them"
+
+
+def _more(number: int) -> Iterator[str]:
+    if number:
+        yield f"  and {number:,} more: -f json has them"
 
 
 def _section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -172,22 +208,23 @@ def _section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) 
         yield from ("", title, *_text_table(columns, rows))
 
 
-def _cut(found: Mapping[str, Any], columns: Sequence[str], row: Any) -> Iterator[str]:
-    listed, others = found["listed"], found["others"]
-    yield from _section(f"VMs by {columns[0]}", columns, [row(one) for one in listed[:_ROWS]])
-    number = others["number"] + len(listed[_ROWS:])
-    if number:
-        vms = others["vms"] + sum(one["vms"] for one in listed[_ROWS:])
-        yield f"  and {number:,} more with {vms:,} VMs: -f json has them"
+def _text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Aligned columns under their names, with numbers to the right."""
+    shown = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *shown)]
+    numeric = [name in _NUMBERS for name in columns]
+    for row in (columns, *shown):
+        cells = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))
+        yield "  " + "  ".join(cells).rstrip()
 
 
-def _fast(one: Mapping[str, Any]) -> int:
-    fast: int = one["groups"].get("fast", 0)
+def _fast(share: Mapping[str, Any]) -> int:
+    fast: int = share["groups"].get("fast", 0)
     return fast
 
 
-def _id(one: Mapping[str, Any]) -> str:
-    return (one["build_id"] or "")[:12]
+def _id(share: Mapping[str, Any]) -> str:
+    return (share["build_id"] or "")[:12]
 
 
 def _cell(value: Any) -> str:

@@ -17,11 +17,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from pmuconf.fleet.absent import Absent
+from pmuconf.fleet.absent import AbsentHost
 from pmuconf.fleet.aggregate import Aggregate, of_host
-from pmuconf.fleet.document import Fleet, document
-from pmuconf.fleet.files import Head, Problem, head
+from pmuconf.fleet.document import document
+from pmuconf.fleet.files import Head, Problem, read_head
 from pmuconf.fleet.hostreport import read
+from pmuconf.fleet.report import Fleet
 from pmuconf.hostfacts import Copies, HostFacts, Verdict
 from tests.support.hostile import PAYLOADS
 from tests.support.sample import AT, FACTS, KINDS, Kind, many
@@ -104,7 +105,7 @@ def hostile() -> dict[str, Any]:
     return joined(
         reports,
         problems=[Problem(payload, "report-broken", payload, payload) for payload in PAYLOADS],
-        absent=[Absent(payload, "unreachable", payload, AT, AT) for payload in PAYLOADS],
+        absent=[AbsentHost(payload, "unreachable", payload, AT, AT) for payload in PAYLOADS],
     )
 
 
@@ -118,7 +119,7 @@ def joined(reports: Iterable[dict[str, Any]], **more: Any) -> dict[str, Any]:
         for number, one in enumerate(reports):
             path = Path(folder) / f"{number}.json"
             path.write_text(json.dumps(one))
-            found = head(str(path))
+            found = read_head(str(path))
             if not isinstance(found, Head):
                 raise ValueError(found.message)
             made.add(of_host(read(found)))

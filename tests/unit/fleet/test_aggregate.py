@@ -17,9 +17,10 @@ from jsonschema import Draft202012Validator
 
 import pmuconf
 from pmuconf.fleet.aggregate import Aggregate, of_host
-from pmuconf.fleet.document import Fleet, document
+from pmuconf.fleet.document import document
 from pmuconf.fleet.files import Head
 from pmuconf.fleet.hostreport import HostReport, read
+from pmuconf.fleet.report import Fleet
 from tests.support.fleet import FACTS_OF, fleet, host
 from tests.support.sample import AT, sample
 from tests.unit.fleet import naive
@@ -144,8 +145,8 @@ def test_what_is_to_be_won_is_the_exits_of_the_vms_that_are_promised(
     vms = [
         round(vm["exits_per_second"] * one["host_facts"]["cycles_per_exit"])
         for one, report in zip(documents, reports)
-        for vm, outlook in zip(one["domains"], report.outlooks)
-        if outlook.needs.changes and vm["fast_path"] == "no" and vm["exits_per_second"] is not None
+        for vm, reported in zip(one["domains"], report.vms)
+        if reported.outlook.needs.changes and vm["fast_path"] == "no" and vm["exits_per_second"] is not None
         and one["host_facts"] and one["host_facts"]["cycles_per_exit"] is not None
     ]  # fmt: skip
     assert (counted, cycles) == (len(vms), sum(vms))

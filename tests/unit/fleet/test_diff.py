@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmuconf.fleet.diff import diff, document
+from pmuconf.fleet.diff import diff, diff_document
 from pmuconf.fleet.hosts import gather
 from tests.support.fleet import host
 from tests.support.sample import AT
@@ -31,7 +31,7 @@ def write(folder: Path, documents: Documents) -> Path:
 
 def compared(folder: Path, old: Documents, new: Documents, jobs: int = 1) -> dict[str, Any]:
     sides = [gather([write(folder / name, one)], 1) for name, one in (("old", old), ("new", new))]
-    return document(diff(*sides, now=AT, jobs=jobs))
+    return diff_document(diff(*sides, now=AT, jobs=jobs))
 
 
 def a_fleet() -> Documents:
@@ -139,7 +139,7 @@ def test_who_was_not_heard_of_has_not_gone_nor_have_its_vms(
         places = [write(folder / name, one) for name, one in zip(("old", "new"), sides)]
         hide(places[0 if sides[0] is new else 1])
         made = diff(*(gather([place], 1) for place in places), now=AT)
-        record = document(made)
+        record = diff_document(made)
         assert record["hosts"]["unheard"] == ["h1"]
         assert record["hosts"]["went"] == record["hosts"]["came"] == []
         assert (record["vms"]["unheard"], record["vms"]["gone"], record["vms"]["came"]) == (7, 0, 0)
@@ -174,6 +174,6 @@ def test_names_do_where_there_is_no_uuid(tmp_path: Path) -> None:
 def test_the_list_is_cut_and_the_counts_are_whole(tmp_path: Path) -> None:
     new = {"one": {**BEFORE["h0"], "host": "one"}}
     sides = [gather([write(tmp_path / name, one)], 1) for name, one in (("old", BEFORE), ("new", new))]
-    made = document(diff(*sides, now=AT), top=3)
+    made = diff_document(diff(*sides, now=AT), top=3)
     assert (made["vms"]["moved"], len(made["listed"]), made["not_listed"]) == (8, 3, 5)
     assert made["vms"]["gone"] == 4 * 8

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
 from pmuconf.fleet.absent import severity
-from pmuconf.fleet.files import Head, Problem, Refused, find, head, inventory_name, load
+from pmuconf.fleet.files import Head, Problem, Refused, find, inventory_name, load, read_head
 from pmuconf.fleet.hostreport import HostReport, read
 from pmuconf.fleet.hosts import gather, over
 from pmuconf.fleet.report import fleet
@@ -137,11 +137,11 @@ def test_no_damage_makes_anything_but_a_report_or_a_cause(
         place = inner
     path = tmp_path_factory.mktemp("damaged") / "h1.json"
     path.write_text(json.dumps(made))
-    found = head(str(path))
+    found = read_head(str(path))
     if isinstance(found, Head):
         with suppress(Refused):
             report = read(found)
-            assert len(report.outlooks) == len(report.domains)
+            assert len(report.vms) == len(report.document["domains"])
 
 
 def test_a_file_without_permission_and_what_is_no_file(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_what_is_packed_can_not_fill_the_memory(tmp_path: Path, monkeypatch: pyt
 def test_members_in_another_order_are_found_too(tmp_path: Path) -> None:
     """As Ansible's to_json(sort_keys=True) has them: the domains come first."""
     path = write(tmp_path / "h1.json", json.dumps(DOCUMENT, sort_keys=True))
-    found = head(str(path))
+    found = read_head(str(path))
     assert isinstance(found, Head)
     assert (found.host, found.at) == ("h1", AT)
-    assert len(read(found).domains) == 12
+    assert len(read(found).vms) == 12
 
 
 def test_a_file_that_names_two_hosts_is_believed_in_neither(tmp_path: Path) -> None:
@@ -298,12 +298,12 @@ def test_two_domains_are_two_hosts(tmp_path: Path) -> None:
 def test_a_truth_value_is_one_and_nothing_that_equals_it(tmp_path: Path, key: str, value: object) -> None:
     """Also where the same words were seen before: 1 equals true."""
     good = write(tmp_path / "good.json", TEXT)
-    found = head(str(good))
+    found = read_head(str(good))
     assert isinstance(found, Head)
     read(found)
     made = json.loads(TEXT)
     made["domains"][0][key] = value
-    bad = head(str(write(tmp_path / "h1.json", made)))
+    bad = read_head(str(write(tmp_path / "h1.json", made)))
     assert isinstance(bad, Head)
 
     with pytest.raises(Refused) as refused:
@@ -329,7 +329,7 @@ def test_nor_is_a_truth_value_a_number(tmp_path: Path, place: str, key: str, val
     made = json.loads(TEXT)
     with_qemu = next(one for one in made["domains"] if one["qemu"])
     {"domain": made["domains"][0], "host": made["host_facts"], "qemu": with_qemu["qemu"]}[place][key] = value
-    bad = head(str(write(tmp_path / "h1.json", made)))
+    bad = read_head(str(write(tmp_path / "h1.json", made)))
     assert isinstance(bad, Head)
 
     with pytest.raises(Refused):
@@ -399,7 +399,7 @@ def test_a_marker_goes_by_the_name_of_the_file_too(tmp_path: Path) -> None:
 def test_a_broken_marker_is_a_broken_file(damage: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
     marker = dict(MARKER)
     damage(marker)
-    found = head(str(write(tmp_path / "h1.unreachable.json", marker)))
+    found = read_head(str(write(tmp_path / "h1.unreachable.json", marker)))
     assert isinstance(found, Problem)
     assert found.cause == "report-broken"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lxml import html
 
-from pmuconf.fleet.absent import Absent
+from pmuconf.fleet.absent import AbsentHost
 from pmuconf.fleet.html import page, page_name
 from pmuconf.report.plain import printable
 from tests.support.fleet import fleet, hostile, joined
@@ -19,7 +19,7 @@ from tests.support.sample import AT
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    return joined(fleet(30, 20), absent=[Absent("gone", "unreachable", "no route", AT)])
+    return joined(fleet(30, 20), absent=[AbsentHost("gone", "unreachable", "no route", AT)])
 
 
 def words(element: Any) -> str:

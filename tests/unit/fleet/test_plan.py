@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 import pmuconf
 from pmuconf.domain.definition import PmuState
-from pmuconf.fleet.campaign import campaign, document
+from pmuconf.fleet.campaign import campaign, plan_document
 from pmuconf.fleet.hostreport import of_document
 from pmuconf.fleet.hosts import gather
 from pmuconf.fleet.steps import power_cycles
@@ -33,7 +33,7 @@ def write(folder: Path, made: dict[str, Any], name: str = "") -> None:
 
 def planned(folder: Path, limit: tuple[str, ...] = (), wave_size: int = 20, **how: Any) -> Plan:
     hosts = gather([folder], 1).limited(limit)
-    return document(campaign(hosts, **{"now": AT, **how}), wave_size)
+    return plan_document(campaign(hosts, **{"now": AT, **how}), wave_size)
 
 
 @pytest.fixture
@@ -187,5 +187,5 @@ def test_the_report_of_an_older_pmuconf_is_taken_at_its_word(tmp_path: Path) -> 
     for record in old["domains"]:
         del record["next_effective_pmu"], record["pmu_obeyed"]
     assert power_cycles(of_document(old)) == power_cycles(of_document(made)) != []
-    shown = page(dict(of_document(old).data))
+    shown = page(dict(of_document(old).document))
     assert "options of its QEMU decide" not in shown
