@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from pmuconf.hostfacts import HostFacts
 from pmuconf.policy import Policy
 
 if TYPE_CHECKING:  # an audit of files needs no libvirt
-    from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
+    from pmuconf.hypervisor.hypervisor import Exits, Hypervisor, Listed
 
 __all__ = ["audit", "audit_files", "look"]
 
@@ -36,15 +36,15 @@ def audit(
     fill: Callable[[Domain], Domain] | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Look at every domain, or at those named. Reads only.
+    """The audit of every domain, or of those named. Reads only.
 
-    A domain that goes away meanwhile is left out; one whose XML can't be judged is reported with its error.
+    A domain that goes away meanwhile is left out. One whose XML can't be judged is reported with its error.
 
-    :param survey: what finds the facts of the host that the domains are on; None: the fast path is not judged. It is
-        asked only if a VM runs there under KVM, for it takes half a second, or if ``always`` is set.
+    :param survey: finds the facts of the host of these domains; None: the fast path is not judged. It takes half a
+        second, so it is called only if a VM runs there under KVM, or if ``always`` is set.
     :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
-    :param sample: count the VMs' exits over so many seconds; 0: don't.
-    :param warn: is told, in sentences, which VMs could not be counted because their QEMU does not answer.
+    :param sample: for how many seconds the exits of the VMs are counted; 0: they are not.
+    :param warn: gets a sentence for each VM whose exits could not be counted.
     """
     begin, before = time.monotonic(), hypervisor.exits() if sample else None
     looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
@@ -56,8 +56,7 @@ def audit(
     if before is not None:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
         after, seconds = hypervisor.exits(), time.monotonic() - begin
-        counts = before.counted, after.counted
-        vms = tuple(replace(vm, exits_per_second=_rate(*counts, vm.uuid or "", seconds)) for vm in vms)
+        vms = tuple(replace(vm, exits_per_second=_rate(before, after, vm.uuid or "", seconds)) for vm in vms)
         for name in sorted(before.silent | after.silent):
             warn(
                 f"the exits of domain {name!r} were not counted: its QEMU does not answer (qemu-silent). "
@@ -66,29 +65,10 @@ def audit(
     return Report(hypervisor.uri, vms, facts, whole=not names)
 
 
-def _rate(before: Mapping[str, int], after: Mapping[str, int], uuid: str, seconds: float) -> float | None:
-    """Exits per second; None of a VM that was not there all the time."""
-    if uuid not in before or uuid not in after or after[uuid] < before[uuid]:
-        return None
-    return (after[uuid] - before[uuid]) / seconds
-
-
-def audit_files(
-    policy: Policy,
-    paths: Iterable[Path],
-    *,
-    max_bytes: int = domain.MAX_XML_BYTES,
-    fill: Callable[[Domain], Domain] | None = None,
-) -> Report:
-    """The same judgement on domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); folders give their \\*.xml.
-
-    A file tells one state: of ``virsh dumpxml --inactive`` and of /etc/libvirt/qemu it is the next boot, of a
-    running domain's dump (which carries an id) the live one.
-    """
-    paths = list(paths)
-    return Report(
-        " ".join(map(str, paths)), tuple(_vm_of_file(policy, path, max_bytes, fill) for path in _xml_files(paths))
-    )
+def _rate(before: Exits, after: Exits, uuid: str, seconds: float) -> float | None:
+    """Exits per second; None for a VM that was not there all the time."""
+    first, last = before.counted.get(uuid), after.counted.get(uuid)
+    return None if first is None or last is None or last < first else (last - first) / seconds
 
 
 def look(
@@ -99,32 +79,79 @@ def look(
     max_bytes: int = domain.MAX_XML_BYTES,
     fill: Callable[[Domain], Domain] | None = None,
 ) -> Vm | None:
-    """Judge one domain as it is now; None if it is gone."""
+    """One domain as it is now, judged by the policy; None if it is gone.
+
+    Each of its texts is read and parsed once: what follows from them works with the definitions that the Vm has.
+
+    :raises PmuconfError: an error that may concern all domains. One that is this domain's alone is in its Vm.
+    """
+    try:
+        states = _states(hypervisor, listed, max_bytes, fill)
+    except DomainVanished:
+        return None
+    except PmuconfError as error:
+        if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "domain-timeout"):
+            return Vm(listed.name, listed.uuid, error=Unjudged.of(error))
+        raise
+    if states is None:
+        return None
+    vm = judge(policy, live=states.live, next_boot=states.next_boot, saved=states.saved, snapshots=states.snapshots)
+    return vm if listed.persistent else replace(vm, transient=True)
+
+
+@dataclass(frozen=True)
+class _States:
+    """The definitions of a domain: what runs, what starts next, and what an image or a snapshot would bring back."""
+
+    live: Domain | None
+    next_boot: Domain | None
+    saved: Domain | None
+    snapshots: tuple[Domain | None, ...]
+
+
+def _states(
+    hypervisor: Hypervisor, listed: Listed, max_bytes: int, fill: Callable[[Domain], Domain] | None
+) -> _States | None:
+    """All definitions that libvirt has of a domain; None of a transient domain that stopped."""
 
     def read(xml: str) -> Domain:
         definition = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
         return definition if fill is None else fill(definition)
 
-    try:
-        live = read(hypervisor.live_xml(listed)) if listed.active else None
-        if live is not None and not live.running:
-            live = None  # it stopped since it was listed
-        next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
-        if live is None and next_boot is None:
-            return None  # a transient domain that stopped
-        image = hypervisor.saved_xml(listed) if listed.saved else None
-        saved = read(image) if image is not None else None
-        snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
-        source = f"a snapshot of {listed.name!r}"
-        kept = [domain.read_snapshot(xml, source=source, max_bytes=max_bytes) for xml in snapshots]
-        vm = judge(policy, live=live, next_boot=next_boot, saved=saved, snapshots=kept)
-        return vm if listed.persistent else replace(vm, transient=True)
-    except DomainVanished:
+    live = read(hypervisor.live_xml(listed)) if listed.active else None
+    if live is not None and not live.running:
+        live = None  # it stopped since it was listed
+    next_boot = read(hypervisor.next_boot_xml(listed)) if listed.persistent else None
+    if live is None and next_boot is None:
         return None
-    except PmuconfError as error:
-        if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "domain-timeout"):  # its alone
-            return Vm(listed.name, listed.uuid, error=Unjudged.of(error))
-        raise
+    image = hypervisor.saved_xml(listed) if listed.saved else None
+    snapshots = hypervisor.snapshot_xmls(listed) if listed.snapshots else []
+    source = f"a snapshot of {listed.name!r}"
+    return _States(
+        live=live,
+        next_boot=next_boot,
+        saved=None if image is None else read(image),
+        snapshots=tuple(domain.read_snapshot(xml, source=source, max_bytes=max_bytes) for xml in snapshots),
+    )
+
+
+def audit_files(
+    policy: Policy,
+    paths: Iterable[Path],
+    *,
+    max_bytes: int = domain.MAX_XML_BYTES,
+    fill: Callable[[Domain], Domain] | None = None,
+) -> Report:
+    r"""The audit of domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); a folder gives its \*.xml.
+
+    A file has one state: the next boot with ``virsh dumpxml --inactive`` and in /etc/libvirt/qemu, the live one in the
+    dump of a running domain (which carries an id).
+
+    :raises PmuconfError: file-missing.
+    """
+    paths = list(paths)
+    vms = tuple(_vm_of_file(policy, path, max_bytes, fill) for path in _xml_files(paths))
+    return Report(" ".join(map(str, paths)), vms)
 
 
 def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:

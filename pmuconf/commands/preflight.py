@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit
@@ -14,17 +14,12 @@ from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Vm, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
-from pmuconf.domain import definition as domain
 from pmuconf.domain.definition import PmuState
-from pmuconf.errors import DomainVanished, PmuconfError
+from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.guest import Guest
 from pmuconf.fastpath.inkernel import loses_pmu
 from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record
-
-if TYPE_CHECKING:
-    from pmuconf.conf import Settings
-    from pmuconf.hypervisor.hypervisor import Hypervisor
 
 __all__ = ["PreflightQemu"]
 
@@ -81,9 +76,9 @@ class PreflightQemu(Table):
                     self.status = max(self.status, 1)
                     continue
                 if not guest.running:
-                    path = _emulator(hypervisor, vm, chosen)
-                    found = with_proof(qemu_of_file(path), known) if path else None
-                    guest = replace(guest, next_qemu=found)
+                    emulator = None if vm.next_domain is None else vm.next_domain.emulator
+                    next_qemu = with_proof(qemu_of_file(emulator), known) if emulator else None
+                    guest = replace(guest, next_qemu=next_qemu)
                 rows.append(self._row(report, vm, guest, loses_pmu(facts, guest, qemu)))
         does = "may disable the PMU in KVM or not: 'pmuconf host --prove-qemu' finds out"
         if qemu.disables is not None:
@@ -105,13 +100,3 @@ class PreflightQemu(Table):
             "loses": {True: "yes", None: "unknown", False: "no"}[loses],
             "by": "" if loses is False else how,
         }
-
-
-def _emulator(hypervisor: Hypervisor, vm: Vm, chosen: Settings) -> str | None:
-    """The binary with which a domain that does not run would start; None if that can't be said."""
-    try:
-        listed = hypervisor.find(vm.uuid or "")
-        xml = hypervisor.next_boot_xml(listed) if listed is not None else None
-        return domain.emulator(xml, max_bytes=chosen.max_xml_bytes) if xml is not None else None
-    except (DomainVanished, domain.DomainXmlError):
-        return None

@@ -30,7 +30,6 @@ __all__ = [
     "Nova",
     "PmuState",
     "Unknown",
-    "emulator",
     "libvirt_head",
     "parse_domain",
     "pmu_state",
@@ -207,11 +206,6 @@ def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MA
     if found is None:
         found = root.find("domain")
     return None if found is None else _facts(found, source)
-
-
-def emulator(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str | None:
-    """The binary that a domain is started with; None if its definition leaves that to libvirt."""
-    return parse_domain(xml, source, max_bytes).findtext("devices/emulator") or None
 
 
 def same_but_pmu(one: str, other: str) -> bool:
