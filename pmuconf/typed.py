@@ -46,6 +46,10 @@ class JsonObject:
         """The keys that are there."""
         return frozenset(self._members)
 
+    def is_bool(self, key: str) -> bool:
+        """Whether there is such a key, with a truth value."""
+        return isinstance(self._members.get(key), bool)
+
     def has_only(self, *keys: str) -> JsonObject:
         """This object, if it has no other keys."""
         for key in sorted(self.keys() - set(keys)):
@@ -86,6 +90,17 @@ class JsonObject:
     def get_floats(self, key: str) -> tuple[float, ...]:
         """A list of finite numbers."""
         return self._list(key, _number)
+
+    def get_pairs(self, key: str) -> tuple[tuple[str, str], ...]:
+        """A list of lists of two texts."""
+
+        def pair(value: object, path: str) -> tuple[str, str]:
+            texts = JsonObject({"pair": value}, path).get_strs("pair")
+            if len(texts) != len(("one", "other")):
+                raise TypedError(f"{path}: two texts are expected, not {len(texts)}")
+            return texts[0], texts[1]
+
+        return self._list(key, pair)
 
     def get_objects(self, key: str) -> tuple[JsonObject, ...]:
         """A list of objects."""

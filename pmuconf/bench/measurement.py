@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.counters import Counts, Fingerprint
@@ -16,8 +15,9 @@ from pmuconf.bench.measure import Arm, Pair
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
 from pmuconf.files.replacing import replace_file
-from pmuconf.host.measured import HostKey
+from pmuconf.host.measured import HostKey, read_key
 from pmuconf.hostfacts import Verdict
+from pmuconf.typed import JsonObject, TypedError, parse_object
 
 __all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Run", "load", "save"]
 
@@ -100,56 +100,64 @@ def load(path: Path) -> Run:
     except OSError as error:
         raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None
     try:
-        document = json.loads(data)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise ValueError(f"it is no {FORMAT} file")
-        if document.get("version") != VERSION:
-            raise ValueError(f"its version is {document.get('version')!r}, and {VERSION} is read")
+        document = parse_object(data)
+        if "format" not in document or document.get_str("format") != FORMAT:
+            raise TypedError(f"it is no {FORMAT} file")
+        if document.get_int("version") != VERSION:
+            raise TypedError(f"its version is {document.get_int('version')}, and {VERSION} is read")
         return _run(document)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    except TypedError as error:
         hint = "pmuconf bench cpuid --save FILE writes one"
-        raise PmuconfError(f"{path}: {what}", cause="run-broken", hint=hint) from None
+        raise PmuconfError(f"{path}: {error}", cause="run-broken", hint=hint) from None
 
 
-def _run(document: Mapping[str, Any]) -> Run:
-    host, marks = document["host"], document["fingerprint"]
-    if len(document["pairs"]) > MAX_PAIRS:
-        raise ValueError(f"it has {len(document['pairs'])} pairs, and {MAX_PAIRS} are the most")
-    pairs = tuple(
-        Pair(_arms(pair["exit"]), _arms(pair["fault"]), _numbers(pair["clock"])) for pair in document["pairs"]
-    )
+def _run(document: JsonObject) -> Run:
+    pairs = tuple(map(_pair, document.get_objects("pairs")))
+    if len(pairs) > MAX_PAIRS:
+        raise TypedError(f"it has {len(pairs)} pairs, and {MAX_PAIRS} are the most")
     shapes = {(frozenset(pair.exit), frozenset(pair.fault)) for pair in pairs}
     lengths_differ = any(len({*map(len, pair.exit.values()), *map(len, pair.fault.values())}) != 1 for pair in pairs)
     if len(shapes) != 1 or lengths_differ or not all(values for pair in pairs for values in pair.exit.values()):
-        raise ValueError("its pairs are not alike")
+        raise TypedError("its pairs are not alike")
+    marks = document.opt_object("fingerprint")
     return Run(
-        exit=Exit(document["exit"]),
-        counters=document["counters"],
-        release=str(document["release"]),
-        host=HostKey(
-            kernel=host["kernel"],
-            kvm=host["kvm"],
-            cpu=str(host["cpu"]),
-            microcode=host["microcode"],
-            mitigations=tuple((str(name), str(state)) for name, state in host["mitigations"]),
-        ),
-        guard=Verdict(document["guard"]),
-        at=str(document["at"]),
+        exit=document.get_enum("exit", Exit),
+        counters=document.opt_int("counters"),
+        release=document.get_str("release"),
+        host=read_key(document.get_object("host")),
+        guard=document.get_enum("guard", Verdict),
+        at=document.get_str("at"),
         pairs=pairs,
         spoils=tuple(
-            Spoil(str(one["cause"]), str(one["message"]), one["arms_only"] is True) for one in document["spoils"]
+            Spoil(spoil.get_str("cause"), spoil.get_str("message"), spoil.get_bool("arms_only"))
+            for spoil in document.get_objects("spoils")
         ),
-        notes=tuple(map(str, document["notes"])),
-        fingerprint=marks
-        and Fingerprint(
-            {
-                Arm(arm): Counts(**{name: float(value) for name, value in counts.items()})
-                for arm, counts in marks["counts"].items()
-            },
-            str(marks["missing"]),
-        ),
+        notes=document.get_strs("notes"),
+        fingerprint=None if marks is None else _fingerprint(marks),
     )
+
+
+def _pair(pair: JsonObject) -> Pair:
+    return Pair(_arms(pair.get_object("exit")), _arms(pair.get_object("fault")), pair.get_floats("clock"))
+
+
+def _fingerprint(marks: JsonObject) -> Fingerprint:
+    counts = marks.get_object("counts")
+    by_arm = {
+        arm: Counts(**{name: counts.get_object(arm.value).get_float(name) for name in Counts._fields})
+        for arm in _arms_of(counts)
+    }
+    return Fingerprint(by_arm, marks.get_str("missing"))
+
+
+def _arms(values: JsonObject) -> dict[Arm, tuple[float, ...]]:
+    return {arm: values.get_floats(arm.value) for arm in _arms_of(values)}
+
+
+def _arms_of(record: JsonObject) -> list[Arm]:
+    """The arms that an object has, which has nothing else."""
+    record.has_only(*(arm.value for arm in Arm))
+    return [arm for arm in Arm if arm.value in record]
 
 
 def _by_arm(values: Mapping[Arm, tuple[float, ...]]) -> dict[str, list[float]]:
@@ -158,14 +166,3 @@ def _by_arm(values: Mapping[Arm, tuple[float, ...]]) -> dict[str, list[float]]:
 
 def _short(numbers: tuple[float, ...]) -> list[float]:
     return [round(number, 3) for number in numbers]
-
-
-def _arms(values: Mapping[str, list[float]]) -> dict[Arm, tuple[float, ...]]:
-    return {Arm(name): _numbers(numbers) for name, numbers in values.items()}
-
-
-def _numbers(values: list[float]) -> tuple[float, ...]:
-    numbers = tuple(map(float, values))
-    if not all(map(math.isfinite, numbers)):  # Python's JSON has NaN and Infinity
-        raise ValueError("a cost is no number")
-    return numbers

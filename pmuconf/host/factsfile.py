@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -42,6 +42,7 @@ from pmuconf.hostfacts import (
     Search,
     Verdict,
 )
+from pmuconf.typed import JsonObject, TypedError, parse_object
 
 __all__ = ["FORMAT", "VERSION", "dump", "load"]
 
@@ -141,18 +142,17 @@ def _text(path: Path, own: bool) -> str:
 
 def _parsed(path: Path, text: str) -> HostFacts:
     try:
-        document = json.loads(text)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise ValueError(f"it is no {FORMAT} file")
-        version = document.get("version")
-        if type(version) is int and 0 < version < VERSION:
+        document = parse_object(text)
+        if "format" not in document or document.get_str("format") != FORMAT:
+            raise TypedError(f"it is no {FORMAT} file")
+        version = document.get_int("version")
+        if 0 < version < VERSION:
             raise _stale(path, f"is of an older pmuconf: its version is {version}, and {VERSION} is read")
-        if type(version) is not int or version != VERSION:
-            raise ValueError(f"its version is {version!r}, and {VERSION} is read")
-        facts = _decoded(HostFacts, document.get("facts"))
-    except (ValueError, RecursionError) as error:
+        if version != VERSION:
+            raise TypedError(f"its version is {version}, and {VERSION} is read")
+        facts: HostFacts = _read(HostFacts, document.get_object("facts"))
+    except TypedError as error:
         raise PmuconfError(f"{path}: {error}", cause="facts-broken", hint=_HINT) from None
-    assert isinstance(facts, HostFacts)
     return facts
 
 
@@ -162,75 +162,44 @@ def _plain(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def _decoded(kind: type, value: object) -> Any:
-    """A dataclass of facts from what asdict() made of it; its annotations say how."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{kind.__name__} is no object")
-    known = {field.name: field.type for field in fields(kind)}
-    if strange := set(value) - set(known):
-        raise ValueError(f"{kind.__name__} has an unknown {min(strange)!r}")
-    if missing := set(known) - set(value):
-        raise ValueError(f"{kind.__name__} has no {min(missing)!r}")
-    decoded = {}
-    for name, given in value.items():
-        try:
-            decoded[name] = _DECODERS[str(known[name])](given)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{kind.__name__}.{name}: {error}") from None
-    return kind(**decoded)
+def _read(kind: type[Any], record: JsonObject) -> Any:
+    """A dataclass of facts from what asdict() made of it: each field is read as its annotation says."""
+    known = {field.name: str(field.type) for field in fields(kind)}
+    record.has_only(*known)
+    return kind(**{name: _READERS[annotation](record, name) for name, annotation in known.items()})
 
 
-def _scalar(kind: type) -> Callable[[object], Any]:
-    def decode(value: object) -> object:
-        if type(value) is not kind:
-            raise ValueError(f"{value!r} is no {kind.__name__}")
-        return value
-
-    return decode
+def _one(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+    return lambda record, name: _read(kind, record.get_object(name))
 
 
-def _optional(inner: Callable[[object], Any]) -> Callable[[object], Any]:
-    return lambda value: None if value is None else inner(value)
+def _optional(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+    def read(record: JsonObject, name: str) -> Any:
+        inner = record.opt_object(name)
+        return None if inner is None else _read(kind, inner)
+
+    return read
 
 
-def _many(inner: Callable[[object], Any]) -> Callable[[object], Any]:
-    def decode(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError("it is no list")
-        return tuple(map(inner, value))
-
-    return decode
+def _many(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+    return lambda record, name: tuple(_read(kind, inner) for inner in record.get_objects(name))
 
 
-def _of(kind: type) -> Callable[[object], Any]:
-    return lambda value: _decoded(kind, value)
+def _word(words: type[Enum]) -> Callable[[JsonObject, str], Any]:
+    return lambda record, name: record.get_enum(name, words)
 
 
-def _mapping(value: object) -> Mapping[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise ValueError("it is no object of texts")
-    return value
-
-
-_TEXT, _NUMBER, _TRUTH = _scalar(str), _scalar(int), _scalar(bool)
-_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "str": _TEXT,
-    "str | None": _optional(_TEXT),
-    "int": _NUMBER,
-    "int | None": _optional(_NUMBER),
-    "bool": _TRUTH,
-    "bool | None": _optional(_TRUTH),
-    "tuple[str, ...]": _many(_TEXT),
-    "Mapping[str, str]": _mapping,
-    "Copies": _of(Copies),
-    "Evidence": Evidence,
-    "FileId | None": _optional(_of(FileId)),
-    "GuardFinding": _of(GuardFinding),
-    "KernelPmu": KernelPmu,
-    "Verdict": Verdict,
-    "Qemu | None": _optional(_of(Qemu)),
-    "tuple[QemuPlace, ...]": _many(_of(QemuPlace)),
-    "tuple[Qemu, ...]": _many(_of(Qemu)),
-    "tuple[Search, ...]": _many(_of(Search)),
-    "tuple[LiveVm, ...]": _many(_of(LiveVm)),
+_READERS: Final[dict[str, Callable[[JsonObject, str], Any]]] = {
+    "str": JsonObject.get_str,
+    "str | None": JsonObject.opt_str,
+    "int": JsonObject.get_int,
+    "int | None": JsonObject.opt_int,
+    "bool": JsonObject.get_bool,
+    "bool | None": JsonObject.opt_bool,
+    "tuple[str, ...]": JsonObject.get_strs,
+    "Mapping[str, str]": JsonObject.get_str_map,
+    **{words.__name__: _word(words) for words in (Evidence, KernelPmu, Verdict)},
+    **{kind.__name__: _one(kind) for kind in (Copies, GuardFinding)},
+    **{f"{kind.__name__} | None": _optional(kind) for kind in (FileId, Qemu)},
+    **{f"tuple[{kind.__name__}, ...]": _many(kind) for kind in (LiveVm, Qemu, QemuPlace, Search)},
 }

@@ -7,26 +7,26 @@ any of these is another now, or can't be told, it is stale and nobody gets it.
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files.replacing import replace_file, trusted
+from pmuconf.files.replacing import replace_file
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.identity import kvm_build_id, running_build_id
+from pmuconf.host.kept import kept
 from pmuconf.host.root import Root
+from pmuconf.typed import JsonObject, TypedError
 
-__all__ = ["STATE", "HostKey", "Saving", "host_key", "measured_cycles", "measured_saving", "store"]
+__all__ = ["STATE", "HostKey", "Saving", "host_key", "measured_cycles", "measured_saving", "read_key", "store"]
 
 STATE: Final = "/var/lib/pmuconf/bench.json"
 """Where the measured saving is kept."""
 
 _FORMAT: Final = "pmuconf-bench-saving"
 _VERSION: Final = 1
-_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,39 +102,45 @@ def store(saving: Saving, key: HostKey, path: Path = Path(STATE)) -> None:
 
 
 def measured_saving(root: Root) -> Saving | None:
-    """The saving that was measured on the host below ``root``; None if there is none, or it is stale or not trusted.
-
-    On a live host it must belong to root or to us, and nobody else may write it.
-    """
-    document = _document(root)
+    """The saving that was measured on the host below ``root``; None if there is none, or it is stale or not trusted."""
+    document = kept(root, STATE)
     key = host_key(root)
-    try:
-        if document["format"] != _FORMAT or document["version"] != _VERSION:
-            return None
-        then = document["host"]
-        if not key.known or then != json.loads(json.dumps(asdict(key))):
-            return None
-        found = document["saving"]
-        numbers = {name: float(found[name]) for name in ("cycles", "lower", "upper", "confidence")}
-        if not all(map(math.isfinite, numbers.values())):  # Python's JSON has NaN and Infinity
-            return None
-        return Saving(**numbers, quantity=str(found["quantity"]), exit=str(found["exit"]))
-    except (KeyError, TypeError, ValueError, OverflowError):
+    if document is None or not key.known:
         return None
+    try:
+        if (document.get_str("format"), document.get_int("version")) != (_FORMAT, _VERSION):
+            return None
+        return _saving(document.get_object("saving")) if read_key(document.get_object("host")) == key else None
+    except TypedError:
+        return None
+
+
+def read_key(host: JsonObject) -> HostKey:
+    """The key that a file has.
+
+    :raises TypedError: it is none.
+    """
+    return HostKey(
+        kernel=host.opt_str("kernel"),
+        kvm=host.opt_str("kvm"),
+        cpu=host.get_str("cpu"),
+        microcode=host.opt_str("microcode"),
+        mitigations=host.get_pairs("mitigations"),
+    )
+
+
+def _saving(saving: JsonObject) -> Saving:
+    return Saving(
+        cycles=saving.get_float("cycles"),
+        lower=saving.get_float("lower"),
+        upper=saving.get_float("upper"),
+        confidence=saving.get_float("confidence"),
+        quantity=saving.get_str("quantity"),
+        exit=saving.get_str("exit"),
+    )
 
 
 def measured_cycles(root: Root) -> int | None:
     """The same as a whole number of cycles per exit, for HostFacts.cycles; never less than 0."""
     saving = measured_saving(root)
     return None if saving is None else max(0, round(saving.cycles))
-
-
-def _document(root: Root) -> dict[str, Any]:
-    try:
-        with root.open(STATE) as file:
-            if root.live and not trusted(file.fileno()):
-                return {}
-            document = json.loads(file.read(_MAX))
-    except (OSError, ValueError, RecursionError, PmuconfError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -30,6 +30,7 @@ GETTERS: dict[str, Callable[[JsonObject], Any]] = {
     "object": lambda o: o.get_object("value").keys(),
     "strs": lambda o: o.get_strs("value"),
     "floats": lambda o: o.get_floats("value"),
+    "pairs": lambda o: o.get_pairs("value"),
     "str_map": lambda o: o.get_str_map("value"),
     "opt_str": lambda o: o.opt_str("value"),
     "opt_int": lambda o: o.opt_int("value"),
@@ -49,6 +50,7 @@ TAKEN: list[tuple[str, object, object]] = [
     ("object", {"a": 1}, {"a"}),
     ("strs", ["a", "b"], ("a", "b")),
     ("floats", [1, 0.5], (1.0, 0.5)),
+    ("pairs", [["a", "b"], ["c", "d"]], (("a", "b"), ("c", "d"))),
     ("str_map", {"a": "b"}, {"a": "b"}),
     *((name, None, None) for name in GETTERS if name.startswith("opt_")),
     ("opt_str", "a", "a"),
@@ -74,6 +76,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("strs", ["a", 1], "value[1]: text is expected, not 1"),
     ("strs", "ab", 'value: a list is expected, not "ab"'),
     ("floats", [1, None], "value[1]: a number is expected, not null"),
+    ("pairs", [["a", "b"], ["c"]], "value[1]: two texts are expected, not 1"),
     ("str_map", {"a": 1}, "value.a: text is expected, not 1"),
     ("opt_int", False, "value: a whole number is expected, not false"),
     ("str", {"a": "x" * 9000}, "value: text is expected, not an object"),
@@ -107,6 +110,8 @@ def test_an_unknown_key_is_named() -> None:
     with pytest.raises(TypedError, match=r"^saving\.b: unknown$"):
         known.has_only("a")
     assert "a" in known
+    assert not known.is_bool("a")
+    assert JsonObject({"a": False}).is_bool("a")
     assert "c" not in known
 
 

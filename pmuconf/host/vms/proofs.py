@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files.replacing import replace_file, trusted
+from pmuconf.files.replacing import replace_file
+from pmuconf.host.kept import kept
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Qemu
 
 __all__ = ["FILE", "keep", "proofs", "with_proof"]
 
 FILE: Final = "/var/lib/pmuconf/qemu-proofs.json"
-_MAX: Final = 1 << 20
 _KEY: Final = re.compile("sha256:[0-9a-f]{64}")
 
 
@@ -29,16 +29,10 @@ def proofs(root: Root) -> Mapping[str, bool]:
 
     Nothing from a file that others than root and we could have written, or that is no such file.
     """
-    try:
-        with root.open(FILE) as file:
-            if not trusted(file.fileno()):
-                return {}
-            document = json.loads(file.read(_MAX))
-    except (OSError, ValueError, RecursionError):
+    known = kept(root, FILE)
+    if known is None:
         return {}
-    if not isinstance(document, dict):
-        return {}
-    return {key: does for key, does in document.items() if _KEY.fullmatch(key) and isinstance(does, bool)}
+    return {key: known.get_bool(key) for key in sorted(known.keys()) if _KEY.fullmatch(key) and known.is_bool(key)}
 
 
 def keep(root: Root, qemu: Qemu) -> None:
