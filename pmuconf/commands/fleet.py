@@ -166,7 +166,7 @@ class FleetDiff(Action):
 
 
 class FleetPlan(Action):
-    """Write a plan that brings VMs onto the fast path, for a playbook that carries it out in waves (docs/fleet.md).
+    """Write a plan that brings VMs onto the fast path and on policy, for a playbook to carry out (docs/fleet.md).
 
     The steps that bring the most VMs, alone or a few together, come first. Each step names its hosts or VMs, the
     request to their manager, and the steps that must come before it.

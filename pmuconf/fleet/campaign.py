@@ -16,12 +16,12 @@ import pmuconf
 from pmuconf.fleet.absent import AbsentHost, absent_hosts, severity, stale_hosts
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, of_host
 from pmuconf.fleet.files import Problem
-from pmuconf.fleet.hostreport import HostReport
+from pmuconf.fleet.hostreport import HostReport, ReportedVm
 from pmuconf.fleet.hosts import Hosts, over
 from pmuconf.fleet.outlook import Change
 from pmuconf.fleet.ranking import by_step, rounds
 from pmuconf.fleet.report import no_reports
-from pmuconf.fleet.steps import Step, steps_of
+from pmuconf.fleet.steps import Step, policy_step, steps_of
 
 __all__ = ["FORMAT", "VERSION", "Campaign", "campaign", "plan_document"]
 
@@ -94,7 +94,7 @@ def campaign(
         if not {name.casefold(), row.inventory_name.casefold()} & left_out:
             whole.add(aggregates[name])
     with_steps = [parts[name] for name in sorted(whole.hosts) if parts[name].waiting]
-    return Campaign(now, _ordered(whole.waiting), with_steps, whole, problems, absent, stale)
+    return Campaign(now, _ordered(whole.waiting, with_steps), with_steps, whole, problems, absent, stale)
 
 
 def planned(reports: Iterator[HostReport]) -> list[tuple[Aggregate, HostPart]]:
@@ -108,6 +108,7 @@ def plan_document(campaign: Campaign, wave_size: int) -> dict[str, Any]:
     :param wave_size: hosts a wave.
     """
     gains = by_step(campaign.aggregate.waiting)
+    counts = _counts(campaign.hosts)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -116,39 +117,57 @@ def plan_document(campaign: Campaign, wave_size: int) -> dict[str, Any]:
         "hosts": len(campaign.aggregate.hosts),
         "wave_size": wave_size,
         "left_out": _left_out(campaign),
-        "steps": [_step(step, gains[step], campaign.hosts, wave_size) for step in campaign.steps],
+        "steps": [
+            _step(step, gains.get(step, (Gain(), Gain()))[0], counts[step], campaign.hosts, wave_size)
+            for step in campaign.steps
+        ],
     }
 
 
 def _part(report: HostReport) -> HostPart:
     part = HostPart(report.name, report.inventory_name)
     for vm in report.vms:
-        for step in steps_of(report, vm):
-            if step.kind is Change.SETTLE:
-                continue
+        for step in _steps(report, vm):
             part.waiting[step] += 1
             if not step.on_hosts:
                 part.vms.setdefault(step, []).append(NamedVm(vm.uuid, vm.name))
     return part
 
 
-def _ordered(waiting: Mapping[tuple[Step, ...], Gain]) -> list[Step]:
+def _steps(report: HostReport, vm: ReportedVm) -> list[Step]:
+    """What is to be done to a VM: the steps onto the fast path, and the one that brings it on policy."""
+    steps = [step for step in steps_of(report, vm) if step.kind is not Change.SETTLE]
+    on_policy = policy_step(vm)
+    if on_policy is not None and on_policy not in steps:
+        steps.append(on_policy)
+    return steps
+
+
+def _ordered(waiting: Mapping[tuple[Step, ...], Gain], hosts: Iterable[HostPart]) -> list[Step]:
     """The steps round by round. Behind them those that no round takes, by kind, and the most awaited first."""
     in_rounds = [step for round_ in rounds(waiting) for step in round_.steps]
-    others = [step for step in by_step(waiting) if step not in set(in_rounds)]
+    counts = _counts(hosts)
+    others = [step for step in counts if step not in set(in_rounds)]
     order = list(Change)
-    return in_rounds + sorted(others, key=lambda step: order.index(step.kind))
+    return in_rounds + sorted(others, key=lambda step: (order.index(step.kind), -counts[step], step.id))
 
 
-def _step(step: Step, gains: tuple[Gain, Gain], hosts: Iterable[HostPart], wave_size: int) -> dict[str, Any]:
-    alone, together = gains
+def _counts(hosts: Iterable[HostPart]) -> Counter[Step]:
+    """How many VMs wait for each step."""
+    counts: Counter[Step] = Counter()
+    for part in hosts:
+        counts.update(part.waiting)
+    return counts
+
+
+def _step(step: Step, alone: Gain, waiting: int, hosts: Iterable[HostPart], wave_size: int) -> dict[str, Any]:
     return {
         "id": step.id,
         "kind": step.kind.value,
         "what": step.description,
         "after": [earlier.id for earlier in step.behind],
         "vms_alone": alone.vms,
-        "vms_waiting": together.vms,
+        "vms_waiting": waiting,
         "waves": list(_waves(step, [part for part in hosts if step in part.waiting], wave_size)),
     }
 

@@ -12,12 +12,12 @@ import pmuconf
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.absent import AbsentHost
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow
-from pmuconf.fleet.hostreport import CountedExits, ReportedQemu
+from pmuconf.fleet.hostreport import KINDS, CountedExits, ReportedQemu
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.report import Fleet
 from pmuconf.fleet.steps import Step
 from pmuconf.hostfacts import Verdict
-from pmuconf.report.groups import BY_FAST_PATH, KINDS
+from pmuconf.report.groups import BY_FAST_PATH
 
 __all__ = ["FORMAT", "VERSION", "document"]
 

@@ -14,12 +14,17 @@ from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
 from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
-from pmuconf.report.groups import fast_path_group
+from pmuconf.report import groups
 from pmuconf.report.older import current
 
 __all__ = [
+    "KINDS",
     "CountedExits", "HostReport", "Outlook", "ReportedHost", "ReportedQemu", "ReportedVm", "of_document", "read",
 ]  # fmt: skip
+
+
+KINDS: Final = {"drift": "drift", "overridden": "overridden", **groups.KINDS}
+"""What is counted beside the groups, and its name for a person; a VM may be several."""
 
 
 class ReportedQemu(NamedTuple):
@@ -40,7 +45,7 @@ class Outlook(NamedTuple):
 
     :param group: a key of report.groups.BY_FAST_PATH.
     :param needs: the changes that give the VM the fast path.
-    :param kinds: keys of report.groups.KINDS.
+    :param kinds: what the policy has to say about the VM: KINDS.
     """
 
     group: str
@@ -214,6 +219,7 @@ class _Words(NamedTuple):
     decision: str | None
     drift: bool
     pending: bool
+    overridden: bool
     transient: bool
     nova: bool
     in_kernel_pmu: str | None
@@ -230,7 +236,7 @@ _TRUTH: Final = (True, False)
 _OPTIONAL_TRUTH: Final = (True, False, None)
 _STATES: Final = ("on", "off", "default", None)
 _ALLOWED: Final[Mapping[str, tuple[Any, ...]]] = {
-    **dict.fromkeys(("running", "drift", "pending", "transient", "nova"), _TRUTH),
+    **dict.fromkeys(("running", "drift", "pending", "overridden", "transient", "nova"), _TRUTH),
     **dict.fromkeys(("pmu_in_use", "cpu_has_pmu", "may_be_recreated", "pmu_obeyed"), _OPTIONAL_TRUTH),
     **dict.fromkeys(("live", "next_boot", "saved"), _STATES),
     **dict.fromkeys(("effective_pmu", "next_effective_pmu"), ("on", "off", None)),
@@ -327,7 +333,7 @@ def _outlook(
     if words.fast_path is not None and words.running and causes[0] not in _NOT_ON_KVM:
         needs = needed(host, _state(words, causes, qemu, next_qemu))
     return Outlook(
-        group=fast_path_group(words._asdict()),
+        group=groups.fast_path_group(words._asdict()),
         fast_path=words.fast_path,
         cause=words.cause,
         severity=words.severity,
@@ -381,6 +387,7 @@ def _state(words: _Words, causes: tuple[str, ...], qemu: bool | None, next_qemu:
 def _kinds(words: _Words, *, judged: bool) -> tuple[str, ...]:
     kinds = {
         "drift": words.drift,
+        "overridden": words.overridden,
         "pending": words.pending,
         "transient": words.transient,
         "undecided": words.decision == "undecided",

@@ -10,7 +10,7 @@ from pmuconf.fastpath.cases import CASES
 from pmuconf.fleet.hostreport import HostReport, ReportedVm
 from pmuconf.fleet.outlook import Change, Needs
 
-__all__ = ["Step", "Verb", "power_cycles", "steps_of"]
+__all__ = ["Step", "Verb", "policy_step", "power_cycles", "steps_of"]
 
 _DIGITS: Final = 12
 
@@ -62,8 +62,8 @@ _HOST_STEPS: Final = {
     Change.QEMU: "a QEMU that disables the PMU in KVM (11.0, or a backport), in place of",
 }
 _VERBS: Final = {
-    Verb.APPLY: "pmuconf apply: the next boot is to be off",
-    Verb.NOVA_POLICY: "let Nova write off: the plugin pmuconf-nova, or hw:pmu=false in the flavor",
+    Verb.APPLY: "pmuconf apply: the next boot gets the PMU state that the policy wants",
+    Verb.NOVA_POLICY: "let Nova write the state that the policy wants: plugin pmuconf-nova, or hw:pmu in the flavor",
     Verb.REDEFINE: "the tool that starts these transient domains must ask for <pmu state='off'/>, and start them anew",
     Verb.STOP_START: "power cycle: stop and start (virsh shutdown, virsh start); a reboot from inside keeps the PMU",
     Verb.NOVA_HARD: "power cycle: hard reboot by Nova (openstack server reboot --hard)",
@@ -81,6 +81,16 @@ def steps_of(report: HostReport, vm: ReportedVm) -> tuple[Step, ...]:
     if Change.QEMU in needs.changes and replaced is not None:
         qemu = replaced.file
     return _steps(needs, report.kernel, qemu, nova=vm.outlook.nova, explicit=vm.explicit)
+
+
+def policy_step(vm: ReportedVm) -> Step | None:
+    """The step that writes the state that the policy wants, whether or not the VM needs it for the fast path.
+
+    None if its next boot has that state, or if it has no next boot.
+    """
+    if "drift" not in vm.outlook.kinds:
+        return None
+    return _policy(nova=vm.outlook.nova)
 
 
 def power_cycles(report: HostReport) -> list[str]:
@@ -117,11 +127,15 @@ def _steps(
             subjects = {
                 Change.KERNEL: kernel,
                 Change.QEMU: qemu,
-                Change.POLICY: (Verb.NOVA_POLICY if nova else Verb.APPLY,),
+                Change.POLICY: _policy(nova=nova).subject,
                 Change.SETTLE: (needs.unsettled,),
             }
             steps.append(Step(change, subjects[change]))
     return tuple(steps)
+
+
+def _policy(*, nova: bool) -> Step:
+    return Step(Change.POLICY, (Verb.NOVA_POLICY if nova else Verb.APPLY,))
 
 
 def _start_verb(change: Change, needs: Needs, *, nova: bool, explicit: bool) -> str:

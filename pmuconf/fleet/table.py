@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from pmuconf.fleet.hostreport import KINDS
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.plain import printable
 
@@ -53,6 +54,9 @@ def _headlines(document: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{fast:,} of {running:,} running VMs have the fast path; {summary['vms']:,} VMs on {summary['hosts']:,} hosts"
     )
+    kinds = [f"{summary[kind]:,} {name}" for kind, name in KINDS.items() if summary[kind]]
+    if kinds:
+        yield f"by the policy: {', '.join(kinds)}"
     worth = document["worth"]
     if worth is not None:
         yield (

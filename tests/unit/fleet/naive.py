@@ -54,6 +54,7 @@ def figures(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "fast_path": {path: len([vm for vm in vms if vm["fast_path"] == path]) for path in PATHS},
         "groups": groups(vms),
         "drift": len([vm for vm in vms if vm["drift"]]),
+        "overridden": len([vm for vm in vms if vm["overridden"]]),
         "pending": len([vm for vm in vms if vm["pending"]]),
         "transient": len([vm for vm in vms if vm["transient"]]),
         "undecided": len([vm for vm in vms if vm["decision"] == "undecided"]),

@@ -87,7 +87,8 @@ def test_the_figures_are_those_of_plain_loops(documents: list[dict[str, Any]], r
     made = document(Fleet(joined([of_host(report) for report in reports]), AT))
     want = naive.figures(documents)
     summary = made["summary"]
-    for key in ("hosts", "vms", "running", "fast_path", "drift", "pending", "transient", "undecided", "errors"):
+    kinds = ("drift", "overridden", "pending", "transient", "undecided", "errors")
+    for key in ("hosts", "vms", "running", "fast_path", *kinds):
         assert summary[key] == want[key], key
     assert {key: number for key, number in summary["groups"].items() if number} == want["groups"]
     assert made["severity"] == want["severity"]

@@ -14,9 +14,12 @@ from jsonschema import Draft202012Validator
 import pmuconf
 from pmuconf.domain.definition import PmuState
 from pmuconf.fleet.campaign import campaign, plan_document
+from pmuconf.fleet.document import document
 from pmuconf.fleet.hostreport import of_document
 from pmuconf.fleet.hosts import gather
+from pmuconf.fleet.report import fleet
 from pmuconf.fleet.steps import power_cycles
+from pmuconf.fleet.table import table
 from pmuconf.hostfacts import KernelPmu
 from pmuconf.report.html import page
 from tests.support.fleet import host, of_version_1
@@ -189,3 +192,31 @@ def test_the_report_of_an_older_pmuconf_is_taken_at_its_word(tmp_path: Path) -> 
     assert power_cycles(of_document(old)) == power_cycles(of_document(made)) != []
     shown = page(dict(of_document(old).document))
     assert "options of its QEMU decide" not in shown
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_who_is_off_policy_has_a_step_whether_or_not_it_is_slow(tmp_path: Path, version: int) -> None:
+    """One that is fast all the same, one that is shut off, one that must be on; and Nova's by Nova's own means."""
+    on, off = PmuState.ON, PmuState.OFF
+    fast = Kind(("fast",), None, off, on, KernelPmu.DISABLED)
+    shut = Kind(("shut",), None, None, on)
+    right = Kind(("right",), None, off, off, KernelPmu.DISABLED)
+    of_nova = Kind(("of-nova",), "perf.large", None, PmuState.DEFAULT)
+    made = many([fast, shut, right, of_nova], FACTS, "h", AT)
+    assert {vm["name"]: vm["drift"] for vm in made["domains"]} == {
+        "fast": True, "shut": True, "right": False, "of-nova": True,
+    }  # fmt: skip
+    names = {vm["uuid"]: vm["name"] for vm in made["domains"]}
+    write(tmp_path / "fleet", of_version_1(made) if version == 1 else made)
+    steps = [step for step in planned(tmp_path / "fleet")["steps"] if step["kind"] == "policy"]
+    assert {step["what"].partition(":")[0] for step in steps} == {
+        "pmuconf apply", "let Nova write the state that the policy wants",
+    }  # fmt: skip
+    found = sorted((names[uuid], verb) for step in steps for _, uuid, verb in vms_of(step))
+    assert found == [("fast", "pmuconf-apply"), ("of-nova", "nova-policy"), ("shut", "pmuconf-apply")]
+    assert sum(step["vms_waiting"] for step in steps) == 3
+    assert {step["vms_alone"] for step in steps} == {0}, "nothing is promised of the fast path"
+    hosts = gather([tmp_path / "fleet"], 1)
+    assert campaign(hosts, now=AT).severity == 2
+    shown = table(document(fleet(hosts, now=AT)))
+    assert "by the policy: 3 drift" in shown
