@@ -12,6 +12,7 @@ from pmuconf.domain.definition import UNKNOWN, Domain
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
 from pmuconf.flavors.judge import Flavor
+from pmuconf.typed import JsonObject, TypedError, parse_object
 
 __all__ = ["FlavorMap"]
 
@@ -41,13 +42,13 @@ class FlavorMap:
         :raises PmuconfError: flavors-unreadable, flavors-broken.
         """
         try:
-            document = json.loads(read_regular(path, _MAX_MAP))
-            if document["format"] != _FORMAT or document["version"] != _VERSION:
-                raise ValueError(f"it is no {_FORMAT} file of version {_VERSION}")
-            return cls(map(_flavor, document["flavors"]))
+            document = parse_object(read_regular(path, _MAX_MAP))
+            if document.get_str("format") != _FORMAT or document.get_int("version") != _VERSION:
+                raise TypedError(f"it is no {_FORMAT} file of version {_VERSION}")
+            return cls(map(_flavor, document.get_objects("flavors")))
         except OSError as error:
             raise PmuconfError(f"{path}: {error.strerror}", cause="flavors-unreadable") from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except TypedError as error:
             raise PmuconfError(
                 f"{path} is no flavor map: {error}",
                 cause="flavors-broken",
@@ -66,11 +67,5 @@ class FlavorMap:
         return replace(domain, nova=replace(nova, flavor_id=flavor.id, extra_specs=flavor.extra_specs))
 
 
-def _flavor(entry: object) -> Flavor:
-    if not isinstance(entry, dict):
-        raise ValueError("a flavor is no object")
-    specs = entry["extra_specs"]
-    texts = [entry["name"], entry["id"], *specs, *specs.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a flavor has something that is no text")
-    return Flavor(entry["id"], entry["name"], specs)
+def _flavor(entry: JsonObject) -> Flavor:
+    return Flavor(entry.get_str("id"), entry.get_str("name"), entry.get_str_map("extra_specs"))

@@ -10,20 +10,18 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular
 from pmuconf.files.memory import limited
 from pmuconf.report.document import FORMAT
 from pmuconf.report.older import VERSIONS
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
+from pmuconf.typed import JsonObject, TypedError
 
 __all__ = [
     "MAX_BYTES",
@@ -149,8 +147,7 @@ def read_head(path: str) -> Head | Problem:
             members = _whole(path)
         return _head(path, members)
     except Refused as refused:
-        host = members.get("host")
-        return Problem(path, refused.cause, refused.message, host if _is_name(host) else inventory_name(path))
+        return Problem(path, refused.cause, refused.message, _host(members) or inventory_name(path))
 
 
 def load(path: str) -> dict[str, Any]:
@@ -242,8 +239,8 @@ def _members(text: str) -> dict[str, Any]:
     return members
 
 
-def _head(path: str, members: dict[str, Any]) -> Head:
-    form, version, host, reason = (members.get(key) for key in ("format", "version", "host", "reason"))
+def _head(path: str, members: Mapping[str, Any]) -> Head:
+    form, version = members.get("format"), members.get("version")
     if form not in (FORMAT, _MARKER_FORMAT):
         raise Refused("not-a-report", "JSON, but no report of pmuconf")
     known = VERSIONS if form == FORMAT else _MARKER_VERSIONS
@@ -253,26 +250,29 @@ def _head(path: str, members: dict[str, Any]) -> Head:
         raise Refused(
             "report-version", f"its format has version {version!r:.40}, this pmuconf reads {known[-1]}: {why}"
         )
-    if not _is_name(host):
+    host = _host(members)
+    if not host:
         raise Refused("report-broken", "host is no name")
-    at = _time(members.get("generated_at"))
-    if form == _MARKER_FORMAT:
-        if not isinstance(reason, str):
-            raise Refused("report-broken", "reason is no text")
-        return Head(path, host, at, reason[:_REASON])
-    return Head(path, host, at)
+    try:
+        at = _utc(JsonObject(members).get_str("generated_at"))
+        reason = JsonObject(members).get_str("reason")[:_REASON] if form == _MARKER_FORMAT else None
+    except TypedError as error:
+        raise Refused("report-broken", str(error)) from None
+    return Head(path, host, at, reason)
 
 
-def _is_name(host: Any) -> TypeGuard[str]:
-    return isinstance(host, str) and 0 < len(host) <= _NAME
+def _host(members: Mapping[str, Any]) -> str:
+    """The name of the host that a file is about; empty if that is no name."""
+    host = members.get("host")
+    return host if isinstance(host, str) and len(host) <= _NAME else ""
 
 
-def _time(text: Any) -> datetime:
+def _utc(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
         if at.tzinfo is not None:
             return at.astimezone(timezone.utc)
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         pass
     raise Refused("report-broken", "generated_at is no time with its offset from UTC")
 

@@ -16,6 +16,7 @@ from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
 from pmuconf.report import groups
 from pmuconf.report.older import current
+from pmuconf.typed import JsonObject
 
 __all__ = [
     "KINDS",
@@ -156,8 +157,10 @@ def of_document(document: Mapping[str, Any]) -> HostReport:
 
 def _checked(head: Head, document: Mapping[str, Any]) -> HostReport:
     document = current(document)
-    host = _host(document["host_facts"])
-    exits = _exits(document["worth"])
+    members = JsonObject(document)
+    facts, worth = members.opt_object("host_facts"), members.opt_object("worth")
+    host = None if facts is None else _host(facts)
+    exits = None if worth is None else _exits(worth)
     records = document["domains"]
     if not isinstance(records, list):
         raise ValueError("domains is no list")
@@ -172,38 +175,33 @@ def _checked(head: Head, document: Mapping[str, Any]) -> HostReport:
     return HostReport(head.path, head.host, head.at, host, exits, vms, document)
 
 
-def _host(facts: Any) -> ReportedHost | None:
-    if facts is None:
-        return None
-    guard = facts["guard"]
-    Verdict(guard["verdict"])
-    _text(guard["remedy"], "remedy")
-    cycles = facts["cycles_per_exit"]
-    if cycles is not None and not _is_count(cycles):
-        raise ValueError("cycles_per_exit is no number of cycles")
+def _host(facts: JsonObject) -> ReportedHost:
+    guard = facts.get_object("guard")
+    guard.get_str("remedy")  # for the host's page
     return ReportedHost(
-        release=_optional_text(facts["release"], "release") or "",
-        build_id=_optional_text(guard["build_id"], "build_id") or "",
-        cycles_per_exit=cycles,
+        release=facts.opt_str("release") or "",
+        build_id=guard.opt_str("build_id") or "",
+        cycles_per_exit=None if facts.opt_int("cycles_per_exit") is None else _count(facts, "cycles_per_exit"),
         state=HostState(
-            guard["verdict"],
-            _optional_truth(facts["enable_pmu"], "enable_pmu"),
-            _optional_truth(facts["mediated_pmu"], "mediated_pmu"),
+            guard.get_enum("verdict", Verdict).value, facts.opt_bool("enable_pmu"), facts.opt_bool("mediated_pmu")
         ),
     )
 
 
-def _exits(worth: Any) -> CountedExits | None:
-    if worth is None:
-        return None
-    for key in ("vms", "saved_per_second", "savable_per_second"):
-        if not _is_count(worth[key]):
-            raise ValueError(f"worth has no number of {key}")
-    return CountedExits(worth["vms"], worth["saved_per_second"], worth["savable_per_second"])
+def _exits(worth: JsonObject) -> CountedExits:
+    return CountedExits(_count(worth, "vms"), _count(worth, "saved_per_second"), _count(worth, "savable_per_second"))
 
 
-# A fleet has a million records. So the values of a record that can be any text or number are checked for each VM, and
-# the others, which are a few words, once for each combination of words: _outlook() keeps what it concluded from them.
+def _count(members: JsonObject, key: str) -> int:
+    count = members.get_int(key)
+    if not _is_count(count):
+        raise ValueError(f"{key} is no count")
+    return count
+
+
+# A fleet has a million records. A typed getter for every value would take twice as long as json.loads() does. So texts
+# and numbers are checked together for each VM. The other values are a few words each: every combination of them is
+# checked once, and _outlook() keeps its conclusions.
 
 
 class _Words(NamedTuple):
