@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.conf import ServiceSettings
+from pmuconf.conf import load
 from pmuconf.errors import PmuconfError
 from pmuconf.service.health import Health
 from pmuconf.service.outputs import Outputs
@@ -88,7 +89,7 @@ def test_what_the_service_serves_is_scraped_whole_and_the_board_shows_it(host: H
     host.define(nova_domain("instance-1"), plain_domain(hostile))
     # Beside it, as another host, one with all that a report can have: this machine's kernel may say little.
     other = Outputs(Health())
-    other.publish(sample(), ServiceSettings(textfile=None))
+    other.publish(sample(), load([os.devnull]).service)
     other._health.trouble("libvirt", PmuconfError("it broke", cause="libvirt-lost"))
     other._health.connected(yes=True)
     other.listen(("127.0.0.1", 0))

@@ -66,11 +66,11 @@ def test_the_units_are_as_exposed_as_the_docs_say_and_no_more(units: list[str], 
 
 
 def test_the_units_and_the_defaults_name_the_same_places() -> None:
-    from pmuconf.conf import ServiceSettings, Settings, load
+    from pmuconf.conf import Settings, load
 
     facts = (ETC / "systemd/pmuconf-host-facts.service").read_text()
-    assert f"--output {ServiceSettings().host_facts}" in facts
     chosen: Settings = load(["/dev/null"])
+    assert f"--output {chosen.service.host_facts}" in facts
     assert f"f {chosen.journal} 0600 pmuconf pmuconf" in (ETC / "tmpfiles.d/pmuconf.conf").read_text()
     assert f"f {chosen.journal.with_name('writer.lock')} 0600" in (ETC / "tmpfiles.d/pmuconf.conf").read_text()
 

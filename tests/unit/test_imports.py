@@ -98,7 +98,18 @@ def test_what_nova_loads_has_nothing_of_libvirt_sqlite_or_the_commands() -> None
     assert ours == {
         f"pmuconf{name}"
         for name in (
-            *("", ".conf", ".domain", ".domain.cpu", ".domain.definition", ".domain.xmltext", ".errors"),
+            *(
+                "",
+                ".conf",
+                ".conf.files",
+                ".conf.options",
+                ".conf.settings",
+                ".domain",
+                ".domain.cpu",
+                ".domain.definition",
+                ".domain.xmltext",
+                ".errors",
+            ),
             *(".files", ".files.inputs", ".policy"),
         )
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from oslo_config import cfg, generator
 
 import pmuconf
 from pmuconf import conf
-from pmuconf.conf import Mode, ServiceSettings, Settings
+from pmuconf.conf import Mode, ServiceSettings, Settings, options, settings
 from pmuconf.domain.definition import MAX_XML_BYTES
 from pmuconf.policy import CRITERIA, Decision, NovaDomains, Policy, Rule
 
@@ -48,6 +49,21 @@ def test_an_empty_file_means_the_defaults_pmu_off_for_all(write: Write) -> None:
         attempts=5,
         journal=Path("/var/lib/pmuconf/journal.sqlite"),
         retention_days=365,
+        max_failures=3,
+        service=ServiceSettings(
+            mode=Mode.OBSERVE,
+            rule_modes={},
+            interval=600,
+            debounce=0.2,
+            changes_per_minute=60,
+            max_failures=3,
+            listen=("127.0.0.1", 9754),
+            host_names=(),
+            textfile=None,
+            html=None,
+            host_facts=Path("/run/pmuconf/host-facts.json"),
+            log_format="text",
+        ),
         files=(path,),
         unused_rules=(),
     )
@@ -116,6 +132,7 @@ def test_every_option_is_read(write: Write) -> None:
         attempts=1,
         journal=Path("/srv/journal"),
         retention_days=1,
+        service=conf.load([os.devnull]).service,
         files=(path,),
         unused_rules=(),
     )
@@ -141,6 +158,7 @@ def test_every_option_of_the_service_is_read(write: Write) -> None:
         max_failures = 0
         listen = [2001:db8::1]:80
         listen_beyond_loopback = true
+        host_names = Compute1.example.org., h1
         textfile = /srv/pmuconf.prom
         html = /srv/pmuconf.html
         host_facts =
@@ -156,6 +174,7 @@ def test_every_option_of_the_service_is_read(write: Write) -> None:
         changes_per_minute=0,
         max_failures=0,
         listen=("2001:db8::1", 80),
+        host_names=("compute1.example.org", "h1"),
         textfile=Path("/srv/pmuconf.prom"),
         html=Path("/srv/pmuconf.html"),
         host_facts=None,
@@ -289,8 +308,8 @@ def test_a_file_may_be_named_from_where_one_is(write: Write, tmp_path: Path, mon
 def test_without_files_and_folders_the_default_ones_are_read(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conf, "DEFAULT_FILE", tmp_path / "pmuconf.conf")
-    monkeypatch.setattr(conf, "DEFAULT_DIR", tmp_path / "pmuconf.conf.d")
+    monkeypatch.setattr(settings, "DEFAULT_FILE", tmp_path / "pmuconf.conf")
+    monkeypatch.setattr(settings, "DEFAULT_DIR", tmp_path / "pmuconf.conf.d")
     assert conf.load().files == ()
     main = write("[policy]\ndefault = on\n")
     assert (conf.load().files, conf.load().policy.default) == ((main,), Decision.ON)
@@ -298,6 +317,31 @@ def test_without_files_and_folders_the_default_ones_are_read(
     assert (conf.load().files, conf.load().policy.default) == ((main, more), Decision.KEEP)
     other = write("[change]\nattempts = 1\n", "other")
     assert conf.load([other]).files == (other,)
+
+
+# ---- every option is used ------------------------------------------------------------------------------------------
+
+PACKAGE = Path(pmuconf.__file__).parent
+
+
+def attributes(paths: Iterable[Path]) -> set[str]:
+    """The names of all attributes that the code in these files reads."""
+    trees = (ast.parse(path.read_text()) for path in paths)
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_every_option_becomes_a_setting() -> None:
+    read = attributes([PACKAGE / "conf/settings.py"])
+    names = {opt.dest for opts in options.GROUPS.values() for opt in opts}
+    assert names - read == set()
+    assert {opt.dest for opt in options.RULE_OPTS} - read == set(CRITERIA)  # which are read by name
+
+
+def test_every_setting_is_used() -> None:
+    """By a front end, not only where it is read."""
+    users = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "conf"]
+    names = {field.name for kind in (Settings, ServiceSettings) for field in fields(kind)}
+    assert names - attributes(users) == {"mode", "rule_modes"}  # by mode_of() and enforces
 
 
 # ---- the sample ----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_an_unknown_group_with_or_without_options(path: Path, group: str) -> Non
         ("localhost:9754", "is not allowed"),
         ("::1:9754", "is not allowed"),
         ("127.0.0.1:70000", "is not allowed"),
-        ("0.0.0.0:9754", "is open to other machines: that takes listen_beyond_loopback = true"),
+        ("0.0.0.0:9754", "is open to other machines, which requires listen_beyond_loopback = true"),
         ("[::]:9754", "is open to other machines"),
         ("192.0.2.1:9754", "is open to other machines"),
     ],

@@ -17,7 +17,7 @@ import pytest
 
 from pmuconf import conf
 from pmuconf.audit.vm import judge
-from pmuconf.conf import Mode, ServiceSettings
+from pmuconf.conf import Mode
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import HostFacts
@@ -296,10 +296,11 @@ def test_the_same_address_stays_open_another_takes_its_place_and_none_closes(out
 
 def settings(**service: object) -> conf.Settings:
     rules = (Rule("perf", Decision.ON, domain=("perf-*",)), Rule("quiet", Decision.OFF, domain=("quiet-*",)))
+    defaults = conf.load(["/dev/null"])
     return replace(
-        conf.load(["/dev/null"]),
+        defaults,
         policy=Policy(rules=rules),
-        service=replace(ServiceSettings(), **service),  # type: ignore[arg-type]
+        service=replace(defaults.service, **service),  # type: ignore[arg-type]
     )
 
 

@@ -1,0 +1,261 @@
+"""Every option of pmuconf, with its default and its help. No other place has a default."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oslo_config import cfg, types
+
+from pmuconf.domain.definition import MAX_XML_BYTES, X86
+from pmuconf.policy import VIRT_TYPES
+
+__all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "list_opts", "options_of"]
+
+RULE_PREFIX: Final = "rule:"
+STATES: Final = ("off", "on", "keep")
+_MODES: Final = [
+    ("observe", "report what is off policy, change nothing"),
+    ("enforce", "write the PMU state of the next boot"),
+]
+_POLICY_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "default",
+        default="off",
+        choices=[
+            ("off", "write <pmu state='off'/>"),
+            ("on", "write <pmu state='on'/>"),
+            ("keep", "leave as it is"),
+        ],
+        help="The decision for a domain or flavor that no rule matches and that makes no explicit choice (hw:pmu of "
+        "the flavor, hw_pmu of the image). Only x86 domains of KVM and QEMU are ever changed.",
+    ),
+    cfg.ListOpt(
+        "rules",
+        default=[],
+        help="The rules, in their order: the first one that matches decides. Each NAME here has a group [rule:NAME]. "
+        "If a rule needs a fact that a front end cannot know, the domain is undecided there, and later rules are not "
+        "asked.",
+    ),
+    cfg.StrOpt(
+        "nova_domains",
+        default="enforce",
+        choices=[
+            ("enforce", "bring them on policy like any other domain"),
+            ("observe", "report them, change nothing"),
+        ],
+        help="What to do with domains that Nova manages, as their metadata says. Nova keeps a rewrite over a soft "
+        "reboot. It writes the domain anew at a hard reboot, stop and start, resize, or migration of a stopped "
+        "server. There, use the compute plugin or hw:pmu of the flavor for a lasting change.",
+    ),
+]
+
+
+class _Value(types.String):
+    r"""One value of a list, in which ``\,`` is a comma that separates nothing.
+
+    oslo.config first gives each piece between two commas. If a piece is refused, it gives that piece again, joined with
+    the next one.
+    """
+
+    def __call__(self, value: str) -> str:
+        if value[:1] in ('"', "'"):
+            raise ValueError("quotes mean nothing here: write a comma in a name as \\, and leave out the quotes")
+        if value.endswith("\\") or "," in value.replace("\\,", ""):
+            raise ValueError("its last backslash has nothing behind it")
+        return str(super().__call__(value.replace("\\,", ",")))
+
+
+def _list(name: str, text: str) -> cfg.Opt:
+    return cfg.ListOpt(name, item_type=_Value(), default=[], help=text)
+
+
+RULE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt("pmu", choices=STATES, help="The decision of this rule. Required."),
+    cfg.StrOpt("reason", default="", help="The reason, in your words. Every report shows it beside the decision."),
+    _list("flavor", "Flavor names, as globs: perf.*, *.dedicated. A comma in a name is written \\,"),
+    _list(
+        "flavor_id",
+        "Flavor ids. Before version 32, Nova does not write the flavor's id into a domain.",
+    ),
+    _list(
+        "extra_spec",
+        "Extra specs of the flavor, as KEY or KEY=GLOB. Before version 32, Nova does not write them into a domain. "
+        "hw:pmu is not allowed here, because it beats every rule.",
+    ),
+    _list(
+        "image_property",
+        "Properties of the image, as KEY or KEY=GLOB. Before version 32, Nova does not write them into a domain. "
+        "hw_pmu is not allowed here, because it beats every rule.",
+    ),
+    _list("project", "Project ids, as Keystone has them."),
+    _list("domain", "Domain names, as globs, or domain UUIDs. A comma in a name is written \\,"),
+    _list("arch", f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
+    _list("virt_type", f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),
+    cfg.StrOpt(
+        "mode",
+        choices=_MODES,
+        help="What 'pmuconf serve' does about domains that this rule decides. The default is [service] mode. Commands "
+        "do not read it.",
+    ),
+]
+
+_LIBVIRT_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt("uri", default="qemu:///system", help="The libvirt connection, to a QEMU driver."),
+    cfg.IntOpt(
+        "parallel",
+        default=6,
+        min=1,
+        max=32,
+        help="How many requests to libvirt run at once, each on a connection of its own. A few more than the number "
+        "of cores is best. libvirtd serves 20 at once by default (max_workers).",
+    ),
+    cfg.IntOpt(
+        "max_xml_bytes",
+        default=MAX_XML_BYTES,
+        min=4096,
+        help="The largest domain XML that is read, in bytes.",
+    ),
+]
+
+_CHANGE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.IntOpt(
+        "max_changes",
+        default=100,
+        min=0,
+        help="How many domains one run may change before it stops; 0: no limit. --max-changes overrides it.",
+    ),
+    cfg.IntOpt(
+        "max_failures",
+        default=3,
+        min=0,
+        help="A run stops changing domains when more than this number have failed. A domain that differs in more than "
+        "its PMU afterwards, for an unknown reason, counts as failed. --max-failures overrides it. 'pmuconf serve' "
+        "uses [service] max_failures instead.",
+    ),
+    cfg.IntOpt(
+        "attempts",
+        default=5,
+        min=1,
+        max=100,
+        help="How often a change is planned again when somebody else edits the same domain meanwhile.",
+    ),
+]
+
+_JOURNAL_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "path",
+        default="/var/lib/pmuconf/journal.sqlite",
+        help="The journal of changes: SQLite, readable by its owner alone. The lock that keeps two writers apart is in "
+        "the same folder. Keep both on a local file system.",
+    ),
+    cfg.IntOpt(
+        "retention_days",
+        default=365,
+        min=1,
+        help="How many days the journal keeps finished changes. Later they can't be rolled back. The journal always "
+        "keeps changes in flight, the newest 1000 changes, and of the newest 10000 those that can be rolled back.",
+    ),
+]
+
+_SERVICE_OPTS: Final[list[cfg.Opt]] = [
+    cfg.StrOpt(
+        "mode",
+        default="observe",
+        choices=_MODES,
+        help="What 'pmuconf serve' does about domains that are off policy. With observe, it opens libvirt read-only. A "
+        "rule can have another mode for its domains.",
+    ),
+    cfg.IntOpt(
+        "interval",
+        default=600,
+        min=1,
+        max=86400,
+        help="Seconds from one look at all domains to the next. Between two looks, libvirt's events say which domains "
+        "have changed. Some edits give no event, so the looks stay necessary.",
+    ),
+    cfg.FloatOpt(
+        "debounce",
+        default=0.2,
+        min=0,
+        max=60,
+        help="Seconds from the first event of a domain until the service looks at it. Further events meanwhile lead to "
+        "the same look.",
+    ),
+    cfg.IntOpt(
+        "changes_per_minute",
+        default=60,
+        min=0,
+        help="How many domains may be changed a minute, on average; 0: no limit. [change] max_changes limits how many "
+        "are changed at once. The rest waits.",
+    ),
+    cfg.IntOpt(
+        "max_failures",
+        default=3,
+        min=0,
+        help="The service stops changing domains when more than this number have failed. It goes on observing, and "
+        "changes domains again once it is reloaded or restarted.",
+    ),
+    cfg.StrOpt(
+        "listen",
+        default="127.0.0.1:9754",
+        help="Where /metrics and /healthz are served by HTTP: ADDRESS:PORT, or [ADDRESS]:PORT for IPv6. Empty: "
+        "nowhere. Anybody who can connect can read the names of all VMs.",
+    ),
+    cfg.BoolOpt(
+        "listen_beyond_loopback",
+        default=False,
+        help="Whether listen may name an address that other machines can reach.",
+    ),
+    cfg.ListOpt(
+        "host_names",
+        default=[],
+        help="Names of this host by which /metrics and /healthz are read, such as compute1.example.org. A request with "
+        "another name in its Host header is refused (421), so that no page in somebody's browser can read the metrics. "
+        "Addresses, localhost and the host's own name are always allowed.",
+    ),
+    cfg.StrOpt(
+        "textfile",
+        default="",
+        help="A file with the metrics for node_exporter's textfile collector, such as "
+        "/var/lib/prometheus/node-exporter/pmuconf.prom. It is replaced whole. Empty: none.",
+    ),
+    cfg.StrOpt(
+        "html",
+        default="",
+        help="A file with the report as an HTML page, such as /var/lib/pmuconf/report.html. It is replaced whole. "
+        "Empty: none.",
+    ),
+    cfg.StrOpt(
+        "host_facts",
+        default="/run/pmuconf/host-facts.json",
+        help="A file with the facts of this host that only root can read. 'pmuconf host facts' writes it "
+        "(pmuconf-host-facts.timer). If it is missing or void, the service finds out as much as its rights allow.",
+    ),
+    cfg.StrOpt(
+        "log_format",
+        default="text",
+        choices=[
+            ("text", "sentences, with levels for systemd's journal"),
+            ("json", "one JSON object a line"),
+        ],
+        help="How 'pmuconf serve' writes to standard error.",
+    ),
+]
+
+GROUPS: Final[dict[str, list[cfg.Opt]]] = {
+    "policy": _POLICY_OPTS,
+    "libvirt": _LIBVIRT_OPTS,
+    "change": _CHANGE_OPTS,
+    "journal": _JOURNAL_OPTS,
+    "service": _SERVICE_OPTS,
+}
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator; ``rule:NAME`` stands for the group of each rule."""
+    return [*GROUPS.items(), (f"{RULE_PREFIX}NAME", RULE_OPTS)]
+
+
+def options_of(group: str) -> list[cfg.Opt] | None:
+    """The options of a group of this name; None if there is no such group."""
+    return RULE_OPTS if group.startswith(RULE_PREFIX) else GROUPS.get(group)
