@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 ERROR = 255
+CHECK_UNKNOWN = 3
+"""Of a monitoring plug-in: status --check alone gives it."""
 
 # Where each command is: found here and imported when it is asked for, because finding plug-ins and importing every
 # command costs more than all that an audit of one VM does.
@@ -50,6 +52,7 @@ _COMMANDS = {
     "rewrite": "pmuconf.commands.rewrite:Rewrite",
     "rollback": "pmuconf.commands.rollback:Rollback",
     "serve": "pmuconf.commands.serve:Serve",
+    "status": "pmuconf.commands.status:ShowStatus",
 }
 
 _HANDLER = "pmuconf"
@@ -58,6 +61,7 @@ _MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 _DESCRIPTION = """\
 PMU off by default for KVM guests.
 
+  status            one short answer for this host, and what to do next
   audit             what each VM has, what the policy wants, where they differ
   apply --dry-run   what would be changed; without --dry-run, change it
   explain VM        one VM's whole story: who has the fast path, why not, what would change it
@@ -102,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         if status != 0 and not app.completed:  # cliff's own 1 for an exception
             status = ERROR
     status = status if _flushed() else ERROR
-    return status if status in (0, 1, 2) else ERROR
+    return status if status in (0, 1, 2) or (status == CHECK_UNKNOWN and app.completed) else ERROR
 
 
 def _flushed() -> bool:

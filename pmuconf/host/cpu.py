@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pmuconf.host.root import Root
 
-__all__ = ["Cpu", "Resemblance", "read_cpu"]
+__all__ = ["Cpu", "Resemblance", "capacity", "read_cpu"]
 
 _VULNERABILITIES = "/sys/devices/system/cpu/vulnerabilities"
 _MAX_DIGITS = 10
@@ -74,3 +74,9 @@ def read_cpu(root: Root) -> Cpu:
         name=fields.get("model name", "").strip(),
         mitigations=tuple((n, root.text(f"{_VULNERABILITIES}/{n}") or "") for n in root.names(_VULNERABILITIES)),
     )
+
+
+def capacity(root: Root) -> int | None:
+    """The cycles a second of all CPUs together, by the clocks in /proc/cpuinfo; None where it has none."""
+    clocks = re.findall(r"^cpu MHz\t*: (\d{1,6}\.\d+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
+    return round(sum(map(float, clocks)) * 1e6) or None

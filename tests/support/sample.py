@@ -15,7 +15,7 @@ from pmuconf.hostfacts import Copies, Evidence, GuardFinding, HostFacts, KernelP
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.report.document import document
 
-__all__ = ["AT", "FACTS", "KINDS", "POLICY", "Kind", "many", "of_names", "sample"]
+__all__ = ["AT", "FACTS", "KINDS", "POLICY", "Kind", "many", "of_names", "sample", "sample_report"]
 
 AT: Final = datetime(2031, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 POLICY: Final = Policy(
@@ -127,7 +127,14 @@ KINDS: Final = (
 def sample(
     facts: HostFacts | None = FACTS, host: str = "compute-17.example.org", *, asked: bool = True
 ) -> dict[str, Any]:
-    """The document of that host's audit.
+    """The document of that host's audit; see sample_report()."""
+    return document(sample_report(facts, host, asked=asked), POLICY)
+
+
+def sample_report(
+    facts: HostFacts | None = FACTS, host: str = "compute-17.example.org", *, asked: bool = True
+) -> Report:
+    """That host's audit.
 
     :param asked: whether the fast path is to be judged at all, as it is not where files are read.
     """
@@ -138,7 +145,7 @@ def sample(
         others = (LiveVm(991, 1, "firecracker", kernel_pmu=KernelPmu.ENABLED, in_use=False),)
         facts = replace(facts, vms=(*live, *others))
     joined = join(vms, facts) if asked else tuple(replace(vm, exits_per_second=None) for vm in vms)
-    return document(Report("qemu:///system", joined, facts, host=host, at=AT), POLICY)
+    return Report("qemu:///system", joined, facts, host=host, at=AT)
 
 
 def of_names(names: Iterable[str], flavor: str | None = None) -> dict[str, Any]:
