@@ -1,4 +1,4 @@
-"""What setup.cfg can't say: a .pth file beside the packages, so that Python finds the driver wherever Nova lies."""
+"""Installs a .pth file beside the packages, so that Python finds the driver wherever Nova is installed."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,16 @@ PTH = "pmuconf-nova.pth"
 
 
 class BuildWithPth(build_py):
-    """Puts the file where packages go; pip records it there and takes it away again."""
+    """A build whose output includes the .pth file, so that pip records it and can remove it again."""
 
     def run(self):
+        """Build the packages, and copy the .pth file beside them."""
         super().run()
         Path(self.build_lib).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(__file__).with_name(PTH), Path(self.build_lib) / PTH)
 
     def get_outputs(self, include_bytecode=1):
+        """The files that were built."""
         return [*super().get_outputs(include_bytecode), str(Path(self.build_lib) / PTH)]
 
 

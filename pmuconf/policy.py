@@ -49,6 +49,8 @@ VIRT_TYPES: Final = frozenset({"kvm", "qemu"})
 DEFAULT, OUT_OF_SCOPE, WRITTEN_ON, HIDDEN_CHOICE = "default", "out-of-scope", "written-on", "hidden-choice"
 NO_ARCH = "no-arch"
 FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED = "hw:pmu", "hw_pmu", "requested"
+CHOICE_TEXTS: Final = {PmuState.ON: "true", PmuState.OFF: "false"}
+"""The values of hw:pmu and hw_pmu, in the form that Nova's API accepts since microversion 2.86."""
 RESERVED: Final = frozenset(
     {DEFAULT, OUT_OF_SCOPE, NO_ARCH, WRITTEN_ON, HIDDEN_CHOICE, FLAVOR_CHOICE, IMAGE_CHOICE, REQUESTED}
 )
@@ -207,8 +209,8 @@ def explicit_choice(
 
     :raises FlavorImageConflict: both are set and differ.
     """
-    flavor_says = None if extra_specs is None or extra_specs is UNKNOWN else extra_specs.get("hw:pmu")
-    image_says = None if image_properties is None or image_properties is UNKNOWN else image_properties.get("hw_pmu")
+    flavor_says = None if extra_specs is None or extra_specs is UNKNOWN else extra_specs.get(FLAVOR_CHOICE)
+    image_says = None if image_properties is None or image_properties is UNKNOWN else image_properties.get(IMAGE_CHOICE)
     if flavor_says is not None and image_says is not None and _truth(flavor_says) is not _truth(image_says):
         raise FlavorImageConflict(flavor_says, image_says)
     if flavor_says is not None:

@@ -1,7 +1,7 @@
-"""Would the Nova of this environment load the plugin, and what would it write: python -m pmuconf_nova.check
+"""Whether the Nova of this environment would load the plugin, and what the plugin would write.
 
-As ``nova-status upgrade check``: a table or ``--json``, exit status 0 all well, 1 a warning, 2 a failure, 255 an error.
-Reads only; asks neither libvirt nor the network.
+Run it as ``python -m pmuconf_nova.check [--json]``. The output and the exit status are those of ``nova-status upgrade
+check``: 0 no problem, 1 a warning, 2 a failure, 255 an error. It only reads, and uses neither libvirt nor the network.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ __all__ = ["Checks", "main"]
 CONF = nova.conf.CONF
 DRIVER: Final = "pmuconf.LibvirtDriver"
 TESTED: Final = range(26, 35)
-_WORDS: Final = {Code.SUCCESS: "Success", Code.WARNING: "Warning", Code.FAILURE: "Failure"}
+"""The versions of Nova that the plugin is made for."""
+_CODES: Final = {Code.SUCCESS: "Success", Code.WARNING: "Warning", Code.FAILURE: "Failure"}
 
 
 class Checks:
-    """The checks, in the order in which an operator would fix what they find."""
+    """The checks, in the order in which an operator would fix their findings."""
 
     def __init__(self) -> None:
         self._driver: type | None = None
-        self._policy = False
+        self._has_policy = False
 
     def run(self) -> list[tuple[str, Result]]:
         """Each check's name and result."""
@@ -55,113 +56,120 @@ class Checks:
     def version(self) -> Result:
         """Whether the plugin is made for this Nova."""
         version = metadata.version("nova")
-        where = Path(nova.conf.__file__).parent.parent
+        folder = Path(nova.conf.__file__).parent.parent
         if int(version.partition(".")[0]) in TESTED:
-            return Result(Code.SUCCESS, f"Nova {version} in {where}")
-        known = f"{TESTED[0]} to {TESTED[-1]}"
+            return Result(Code.SUCCESS, f"Nova {version} in {folder}")
+        tested = f"{TESTED[0]} to {TESTED[-1]}"
         return Result(
-            Code.WARNING, f"Nova {version} in {where}: the plugin is made for Nova {known}, and untested here."
+            Code.WARNING,
+            f"Nova {version} in {folder}: the plugin is made for Nova {tested}, and untested with this one.",
         )
 
     def loading(self) -> Result:
-        """Whether Nova finds the driver under its name."""
+        """Whether Nova can load the driver by its name."""
         try:
             module = importlib.import_module("nova.virt.pmuconf")
-            found = module.LibvirtDriver
+            driver = module.LibvirtDriver
         except Exception as error:
             return Result(Code.FAILURE, f"nova.virt.{DRIVER} can't be loaded: {type(error).__name__}: {error}")
-        if not issubclass(found, virt_driver.ComputeDriver):
+        if not issubclass(driver, virt_driver.ComputeDriver):
             return Result(Code.FAILURE, f"nova.virt.{DRIVER} is not a driver of this Nova: {module.__file__}")
-        self._driver = found
+        self._driver = driver
         return Result(Code.SUCCESS, f"nova.virt.{DRIVER} comes from {module.__file__}")
 
     def configured(self) -> Result:
-        """Whether the configuration names the driver; if not, which file has to change."""
+        """Whether the configuration names the driver. If it does not, the result names the file to change."""
         chosen = CONF.compute_driver
-        place = CONF.get_location("compute_driver")
-        where = place.detail if place is not None and place.detail else ""
+        location = CONF.get_location("compute_driver")
+        origin = location.detail if location is not None and location.detail else ""
         files = [str(path) for path in CONF.config_file]
         if chosen == DRIVER:
-            return Result(Code.SUCCESS, f"compute_driver = {chosen}, set in {where or 'an override'}")
-        # The last file that is read wins; so does a driver that is set in the last but one only until it is overruled.
-        target = where if where in files else (files[-1] if files else "nova.conf, which was not found")
+            return Result(Code.SUCCESS, f"compute_driver = {chosen}, set in {origin or 'an override'}")
+        # oslo.config takes the value of the last file that has one: change that file. If none has one, change the last.
+        last_file = files[-1] if files else "nova.conf, which was not found"
+        target = origin if origin in files else last_file
         return Result(
             Code.FAILURE,
             f"compute_driver is {chosen!r}: set compute_driver = {DRIVER} in {target}, "
-            f"and restart nova-compute. Read were: {', '.join(files) or 'no files'}",
+            f"and restart nova-compute. These files were read: {', '.join(files) or 'none'}",
         )
 
     def policy(self) -> Result:
-        """Whether the policy can be read, and what it says."""
+        """Whether the policy can be read, and a summary of it."""
         path = CONF.pmuconf.policy_file if self._driver is not None else None
         try:
             settings = pmuconf_conf.load([path] if path else [])
         except PmuconfError as error:
             effect = "every build fails" if CONF.pmuconf.strict else "Nova's own domains are used"
-            return Result(Code.FAILURE, f"{error}. With it, {effect}.")
-        self._policy = True
-        said = f"default {settings.policy.default.value}, {len(settings.policy.rules)} rules, from " + (
-            ", ".join(settings.files) or "no file: the built-in policy"
-        )
+            return Result(Code.FAILURE, f"{error}. With this error, {effect}.")
+        self._has_policy = True
+        files = ", ".join(settings.files) or "no file: the built-in policy"
+        summary = f"default {settings.policy.default.value}, {len(settings.policy.rules)} rules, from {files}"
         if settings.unused_rules:
-            return Result(Code.WARNING, f"{said}. Not used: {', '.join(settings.unused_rules)}")
-        return Result(Code.SUCCESS, said)
+            return Result(Code.WARNING, f"{summary}. Not used: {', '.join(settings.unused_rules)}")
+        return Result(Code.SUCCESS, summary)
 
     def generator(self) -> Result:
-        """Run Nova's generator of features once, with the plugin, for a flavor that asks for nothing."""
+        """What Nova's generator, run once with the plugin, writes for a flavor without any choice."""
         if self._driver is None:
             return Result(Code.FAILURE, "the driver can't be loaded")
         try:
             text = _features(self._driver)
         except Exception as error:
             return Result(Code.FAILURE, f"the generator failed: {type(error).__name__}: {error}")
-        if "<pmu" in text or not self._policy:
-            return Result(Code.SUCCESS if self._policy else Code.WARNING, f"an instance without any choice gets {text}")
-        return Result(Code.WARNING, f"the policy writes no PMU state for an instance without any choice: {text}")
+        if not self._has_policy:
+            return Result(Code.WARNING, f"an instance without any choice gets {text}")
+        if "<pmu" not in text:
+            return Result(Code.WARNING, f"the policy writes no PMU state for an instance without any choice: {text}")
+        return Result(Code.SUCCESS, f"an instance without any choice gets {text}")
 
 
 def _features(driver: type) -> str:
-    """The <features> of a server of a flavor without extra specs."""
+    """The <features> of a server whose flavor has no extra specs."""
     from nova.virt.libvirt import config as vconfig
 
     objects.register_all()
-    made: Any = driver(object())  # the virtapi is not asked for anything
-    # Nor libvirt, which may be down: newer Novas ask it what the host can encrypt, whether or not anybody wants that.
-    made._get_mem_encryption_config = lambda *_: None
+    libvirt_driver: Any = driver(object())  # its virtapi is not used here
+    # Newer Novas ask libvirt for the host's memory encryption, whether or not a server wants it. libvirt may be down.
+    libvirt_driver._get_mem_encryption_config = lambda *_: None
     guest = vconfig.LibvirtConfigGuest()
     guest.virt_type, guest.name, guest.uuid = CONF.libvirt.virt_type, "made-up", "00000000-0000-4000-8000-000000000000"
     flavor = objects.Flavor(name="made-up", flavorid="made-up", extra_specs={})
     image_meta = objects.ImageMeta.from_dict({"properties": {}})
-    made._set_features(guest, "linux", image_meta, flavor)
-    inner = "".join("".join(feature.to_xml().split("\n")).strip() for feature in guest.features)
-    return f"<features>{inner}</features>"
+    libvirt_driver._set_features(guest, "linux", image_meta, flavor)
+    features = "".join(feature.to_xml() for feature in guest.features)
+    return "<features>" + "".join(line.strip() for line in features.split("\n")) + "</features>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read Nova's configuration as nova-compute does, run the checks, print them; the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in given
-    given = [argument for argument in given if argument != "--json"]
+    """Run the checks with the configuration of nova-compute and print them. The exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options_of_nova = [word for word in words if word != "--json"]
     try:
         options.register(CONF)
         files = cfg.find_config_files("nova", "nova-compute")
-        CONF(given, project="nova", prog="nova-compute", default_config_files=files)
+        CONF(options_of_nova, project="nova", prog="nova-compute", default_config_files=files)
         results = Checks().run()
     except SystemExit as error:  # of the option parser
         return 255 if error.code else 0
     except Exception:
         traceback.print_exc()
         return 255
-    if as_json:
-        checks = [{"check": name, "result": int(result.code), "details": result.details} for name, result in results]
-        print(json.dumps({"name": "pmuconf nova check", "checks": checks}))
-    else:
-        table = prettytable.PrettyTable(["pmuconf nova check"], hrules=prettytable.ALL)
-        table.align, table.max_width = "l", 100
-        for name, result in results:
-            table.add_row([f"Check: {name}\nResult: {_WORDS[result.code]}\nDetails: {result.details}"])
-        print(table)
+    print(_json(results) if "--json" in words else _table(results))
     return int(max(result.code for _, result in results))
+
+
+def _json(results: Sequence[tuple[str, Result]]) -> str:
+    checks = [{"check": name, "result": int(result.code), "details": result.details} for name, result in results]
+    return json.dumps({"name": "pmuconf nova check", "checks": checks})
+
+
+def _table(results: Sequence[tuple[str, Result]]) -> str:
+    table = prettytable.PrettyTable(["pmuconf nova check"], hrules=prettytable.ALL)
+    table.align, table.max_width = "l", 100
+    for name, result in results:
+        table.add_row([f"Check: {name}\nResult: {_CODES[result.code]}\nDetails: {result.details}"])
+    return str(table)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Nova's libvirt driver, with the PMU state that the policy decides in every domain that it generates.
+"""Nova's libvirt driver, which writes the PMU state of the policy into every domain that it generates.
 
-Nova generates a domain from flavor and image when it builds, starts, hard reboots, cold moves or rescues a server, and
-asks ``_set_features()`` for its features: the same method with the same arguments in Nova 26 to 34. It does not for a
-live migration, a resume or a soft reboot, so those keep what the guest has.
+Nova generates a domain from flavor and image when it builds, starts, hard reboots, cold moves or rescues a server. It
+calls ``_set_features()`` for the domain's features: the same method with the same arguments in Nova 26 to 34. A live
+migration, a resume or a soft reboot generates no domain, so the guest keeps its PMU state.
 
-Whatever fails here leaves what Nova itself generates, unless ``[pmuconf] strict`` is set.
+After an error here, Nova's own domain is used, unless ``[pmuconf] strict`` is set.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 
 from pmuconf.domain.definition import UNKNOWN, PmuState
-from pmuconf.policy import Policy, Ruling, Subject, decide
+from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE, Policy, Ruling, Subject, decide
 from pmuconf_nova import options, record, trait
 from pmuconf_nova.failures import Failures, cause_of
-from pmuconf_nova.source import Source
+from pmuconf_nova.source import PolicySource
 
 __all__ = ["LibvirtDriver", "PmuPolicyFailed", "subject_of"]
 
@@ -43,9 +43,9 @@ class PmuPolicyFailed(exception.NovaException):  # type: ignore[misc]
 class _Build:
     """The instance whose domain is being generated.
 
-    :param policy: None if it can't be read: then nothing is done.
-    :param lifted: the record that the instance came with.
-    :param ruling: what was decided; None until then, or if that failed.
+    :param policy: None if it can't be read; then the domain stays as Nova generates it.
+    :param lifted: the record that was in the instance.
+    :param ruling: None before the decision, or if that failed.
     """
 
     instance: Any
@@ -54,7 +54,7 @@ class _Build:
     ruling: Ruling | None = None
 
 
-# Of this greenlet or thread alone: nova-compute builds several servers at a time.
+# Each greenlet or thread has its own, because nova-compute builds several servers at a time.
 _building: ContextVar[_Build | None] = ContextVar("pmuconf_building", default=None)
 
 
@@ -63,12 +63,12 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pmuconf_source = Source(lambda: CONF.pmuconf.policy_file)
+        self._pmuconf_source = PolicySource(lambda: CONF.pmuconf.policy_file)
         self._pmuconf_failures = Failures("the PMU policy", "Nova's own domain is used")
         self._pmuconf_trait_failures = Failures("the trait", "it is taken away")
 
     def init_host(self, host: str) -> None:
-        """Say at the start, not at the first server, whether the policy can be read."""
+        """Read the policy once at the start, so that an error shows before the first server is built."""
         super().init_host(host)
         try:
             policy = self._pmuconf_source.settings().policy
@@ -91,7 +91,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         rescue = args[0] if args else kwargs.get("rescue")
         build = _Build(instance)
         try:
-            # The policy first: where it can't be read the record stays in, and Nova takes it for what is asked.
+            # The policy first: if it can't be read, the record stays in, and Nova takes it for an explicit choice.
             policy = self._pmuconf_source.settings().policy
             build.lifted = record.lift(instance)
             image_meta = record.without_record(build.lifted, image_meta)
@@ -140,17 +140,17 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             self._pmuconf_failed(error, build.instance)
 
     def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
-        """Nova's own, and the trait of a host that delivers the fast path; Nova asks at each periodic update."""
+        """Nova's own inventory, and the trait of a host that delivers the fast path. Nova calls this periodically."""
         super().update_provider_tree(provider_tree, nodename, allocations=allocations)
         failed: Exception | None = None
         try:
             try:
                 delivers = CONF.libvirt.virt_type == "kvm" and trait.delivers()
-            except Exception as error:  # what can't be found out is no yes
+            except Exception as error:  # an unknown answer must not become a yes
                 delivers, failed = False, error
             change = provider_tree.add_traits if delivers else provider_tree.remove_traits
             change(nodename, trait.TRAIT)
-        except Exception as error:  # of ours: never in the way of the host's inventory, strict or not
+        except Exception as error:  # the host's inventory must not suffer, strict or not
             failed = failed or error
         if failed is None:
             self._pmuconf_trait_failures.works()
@@ -158,7 +158,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             self._pmuconf_trait_failures.note(failed)
 
     def _pmuconf_unknown(self) -> _Build:
-        """For one who asks for the features of no instance."""
+        """The build for a caller that asks for features outside _get_guest_config()."""
         build = _Build(None)
         try:
             build.policy = self._pmuconf_source.settings().policy
@@ -167,7 +167,7 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
         return build
 
     def _pmuconf_record(self, build: _Build, *, rescue: bool) -> None:
-        """Record what was decided. A rescue is another image's affair, and after a failure nothing is known anew."""
+        """Record the decision. In a rescue (another image) and after an error, the earlier record stays."""
         if rescue or build.ruling is None:
             build.lifted.put_back(build.instance)
             return
@@ -176,9 +176,9 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
             record.write(build.instance, where, state)
 
     def _pmuconf_failed(self, error: Exception, instance: Any = None) -> None:
-        """Fail open: count and log an error of ours, for the caller to go on; with strict, fail the operation.
+        """Count and log an error of pmuconf, so that the caller can go on without pmuconf.
 
-        :raises PmuPolicyFailed: strict is set.
+        :raises PmuPolicyFailed: strict is set, and the operation has to fail.
         """
         self._pmuconf_failures.note(error)
         if CONF.pmuconf.strict:
@@ -187,12 +187,12 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
 
 
 def subject_of(policy: Policy, guest: Any, instance: Any, image_meta: Any, flavor: Any, arch: str) -> Subject:
-    """What the policy has to know of a domain that Nova is about to generate.
+    """The facts that the policy reads, of a domain that Nova is about to generate.
 
-    The type is the guest's own, which is qemu where Nova emulates, and the image's properties are text, as Nova 32 and
-    later writes them into the domain's metadata: an audit of that domain decides upon the same.
+    The type is the guest's own: qemu where Nova emulates. The image's properties are texts, as Nova 32 and later writes
+    them into the domain's metadata. So an audit of that domain decides by the same facts.
 
-    :param instance: None where it is not known; a rule about projects then leaves the domain undecided.
+    :param instance: None if it is not known; a rule about projects then leaves the domain undecided.
     """
     properties = image_meta.properties
     return Subject(
@@ -201,8 +201,7 @@ def subject_of(policy: Policy, guest: Any, instance: Any, image_meta: Any, flavo
         flavor=flavor.name,
         flavor_id=flavor.flavorid,
         extra_specs=dict(flavor.extra_specs),
-        # Of almost two hundred that an image may have, those that something here asks for: all of them would show in
-        # the time that a build takes.
+        # Only the properties that a rule reads. An image may have almost two hundred: reading all would slow a build.
         image_properties={
             name: str(getattr(properties, name))
             for name in policy.image_properties
@@ -219,4 +218,4 @@ def _feature(state: PmuState) -> Any:
 
 
 def _explicit(ruling: Ruling) -> bool:
-    return ruling.rule in ("hw:pmu", "hw_pmu")
+    return ruling.rule in (FLAVOR_CHOICE, IMAGE_CHOICE)

@@ -1,4 +1,4 @@
-"""Errors of ours inside nova-compute: counted, and logged once a cause, because a VM must not suffer from them."""
+"""Errors of pmuconf inside nova-compute: counted, and logged once a cause. No VM may suffer from them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LOG = logging.getLogger(__name__)
 
 
 class Failures:
-    """How often what failed since it last worked.
+    """How often a part of the plugin failed since it last worked, by cause.
 
-    :param what: fails, as the log is to name it.
-    :param instead: what happens instead.
+    :param what: the part, as the log names it.
+    :param instead: what happens instead, for the log.
     """
 
     def __init__(self, what: str, instead: str) -> None:
@@ -26,7 +26,7 @@ class Failures:
         self.counts: Counter[str] = Counter()
 
     def note(self, error: Exception) -> None:
-        """Count the error, and log it if it is the first of its cause."""
+        """Count an error, and log it if it is the first of its cause."""
         cause = cause_of(error)
         self.counts[cause] += 1
         if self.counts[cause] > 1:
@@ -39,7 +39,7 @@ class Failures:
             LOG.error(text, values, exc_info=error)
 
     def works(self) -> None:
-        """It worked: say so if it had failed, and how often; the next error is logged again."""
+        """Log that the part works again, if it had failed before. The next error is logged again."""
         if self.counts:
             counted = ", ".join(f"{number} times {cause}" for cause, number in sorted(self.counts.items()))
             self.counts.clear()
@@ -49,5 +49,5 @@ class Failures:
 
 
 def cause_of(error: Exception) -> str:
-    """pmuconf's own cause code, or the name of the exception."""
+    """The cause code of pmuconf's own errors, or the name of another exception."""
     return error.cause if isinstance(error, PmuconfError) else type(error).__name__

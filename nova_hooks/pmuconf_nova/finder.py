@@ -1,11 +1,11 @@
-"""Lets ``nova.virt.pmuconf`` be imported where Nova lies in another directory than this distribution.
+"""Makes ``nova.virt.pmuconf`` importable if Nova is installed in another directory than this distribution.
 
-Nova loads a driver as ``nova.virt.<name>``. With pip both lie in one site-packages, and Python finds the driver below
-nova/virt/ by itself. Debian's Nova lies in /usr/lib/python3/dist-packages and pip installs elsewhere: a package, which
-``nova`` is and since 31.0.0 ``nova.virt`` too, has one directory only.
+Nova loads a driver as ``nova.virt.<name>``. If pip installed both, they are in one site-packages, and Python finds the
+driver below nova/virt/ by itself. Debian's Nova is in /usr/lib/python3/dist-packages, and pip installs elsewhere. A
+package has one directory only: ``nova`` is one, and since 31.0.0 ``nova.virt`` too.
 
-pmuconf-nova.pth calls install() at the start of every Python of this environment. So this imports nothing: nova-compute
-has to patch the standard library before anything else loads, and no other program may get slower.
+pmuconf-nova.pth calls install() at the start of every Python of this environment. So this module imports nothing:
+nova-compute has to patch the standard library before anything else is loaded, and no other program may get slower.
 """
 
 import sys
@@ -16,10 +16,10 @@ _NAME = "nova.virt.pmuconf"
 
 
 class _Finder:
-    """Asked last, and so only when Nova's own directories do not have the driver."""
+    """Python asks it last, so only if Nova's own directories lack the driver."""
 
     @staticmethod
-    def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]  # noqa: ARG004 - Python's names
         if fullname != _NAME:
             return None
         import importlib.util
@@ -33,6 +33,6 @@ class _Finder:
 
 
 def install() -> None:
-    """Have Python ask here last for a module that it can't find."""
+    """Let Python look here, last of all, for a module that it can't find."""
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

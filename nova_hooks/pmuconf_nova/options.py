@@ -1,4 +1,4 @@
-"""The options of the plugin in nova.conf: where the policy is and what an error does, never what the policy says."""
+"""The options of the plugin in nova.conf: the path of the policy and the effect of an error, not the policy itself."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ GROUP: Final = "pmuconf"
 _OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt(
         "policy_file",
-        help="The policy file that every front end of pmuconf reads; it must be readable by the user of nova-compute. "
-        "Unset: /etc/pmuconf/pmuconf.conf and /etc/pmuconf/pmuconf.conf.d/*.conf, and without any the built-in policy: "
-        "off. It is read anew when it changes; nova-compute need not be restarted.",
+        help="The policy file that every front end of pmuconf reads. The user of nova-compute must be able to read it. "
+        "The default is /etc/pmuconf/pmuconf.conf and /etc/pmuconf/pmuconf.conf.d/*.conf; without these files, the "
+        "built-in policy: off. A change of the file takes effect without a restart of nova-compute.",
     ),
     cfg.BoolOpt(
         "strict",
         default=False,
-        help="What an error of pmuconf, such as a policy file that can't be read, does to a server that is being built "
-        "or started. False: Nova's own domain is used, as if pmuconf were not there, and the error is logged once a "
+        help="The effect of an error of pmuconf, such as an unreadable policy file, on a server that is being built or "
+        "started. False: Nova's own domain is used, as if pmuconf were not installed, and the error is logged once a "
         "cause. True: the operation fails.",
     ),
     cfg.StrOpt(
         "record_decision",
         default="no",
         choices=[
-            ("no", "do not"),
+            ("no", "nowhere"),
             ("flavor", "as hw:pmu in the server's own copy of its flavor"),
-            ("image", "as image_hw_pmu in its system metadata, where Nova itself records such defaults"),
+            ("image", "as image_hw_pmu in the server's system metadata, where Nova itself records such defaults"),
         ],
-        help="Whether to record the PMU state that the policy decided in the server, so that a compute host without "
-        "pmuconf keeps it. Anybody but pmuconf takes a record for an explicit choice. A resize replaces the one in the "
-        "flavor; with it, a rebuild with an image of hw_pmu=true is refused. The one of the image is wiped by a "
-        "rebuild, ignored by a rescue and inherited by snapshots; with it, a resize to a flavor of hw:pmu=true is "
-        "refused.",
+        help="Where to record the PMU state that the policy decided for a server, so that a compute host without "
+        "pmuconf keeps it. All programs but pmuconf take the record for an explicit choice. flavor: a resize replaces "
+        "the record; with it, a rebuild with an image of hw_pmu=true is refused. image: a rebuild wipes the record, a "
+        "rescue ignores it, and snapshots inherit it; with it, a resize to a flavor of hw:pmu=true is refused.",
     ),
 ]
 
@@ -47,5 +46,5 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Have Nova's configuration know them."""
+    """Add the options to Nova's configuration."""
     conf.register_opts(_OPTS, group=GROUP)

@@ -1,4 +1,4 @@
-"""Where Nova looks for ``compute_driver = pmuconf.LibvirtDriver``; the driver itself is in pmuconf_nova."""
+"""The place where Nova looks for ``compute_driver = pmuconf.LibvirtDriver``. The driver is in pmuconf_nova."""
 
 from pmuconf_nova.driver import LibvirtDriver
 

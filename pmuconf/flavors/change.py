@@ -13,8 +13,9 @@ from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors.cloud import Cloud
-from pmuconf.flavors.judge import SPEC, Flavor, Judged, Standing, spec_text, state_of
+from pmuconf.flavors.judge import Flavor, Judged, Standing, state_of
 from pmuconf.hypervisor.driver import Driver
+from pmuconf.policy import CHOICE_TEXTS, FLAVOR_CHOICE
 
 __all__ = ["FlavorOutcome", "FlavorResult", "revocable", "set_all", "take_back", "without_change", "writing"]
 
@@ -141,7 +142,7 @@ def take_back(cloud: Cloud, journal: Journal, entry: Entry, *, dry_run: bool) ->
     flavor = cloud.flavor(entry.uuid)
     if flavor is None:
         return result(FlavorOutcome.VANISHED, "the flavor is gone")
-    if flavor.extra_specs.get(SPEC) != spec_text(entry.new):
+    if flavor.extra_specs.get(FLAVOR_CHOICE) != CHOICE_TEXTS[entry.new]:
         return result(FlavorOutcome.CHANGED_SINCE, _NO_LONGER_OURS)
     if dry_run:
         return result(FlavorOutcome.PLANNED)
@@ -190,7 +191,7 @@ def _set(cloud: Cloud, journal: Journal, judged: Judged) -> FlavorResult:
     rule = judged.ruling.rule
     intent = Intent(Kind.APPLY, cloud.identity, flavor.id, judged.flavor.name, PmuState.DEFAULT, wanted, rule, "")
     number, status, note = _journalled(
-        cloud, journal, intent, flavor, wanted, lambda: cloud.set_pmu(flavor.id, spec_text(wanted))
+        cloud, journal, intent, flavor, wanted, lambda: cloud.set_pmu(flavor.id, CHOICE_TEXTS[wanted])
     )
     return _result(judged, FlavorOutcome.SET if status is Status.DONE else FlavorOutcome.FAILED, note, number)
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from pmuconf.change.journal import CLOUD
 from pmuconf.errors import PmuconfError
-from pmuconf.flavors.judge import SPEC, Embedded, ExplicitImage, Flavor
-from pmuconf.policy import explicit_choice
+from pmuconf.flavors.judge import Embedded, ExplicitImage, Flavor
+from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE, explicit_choice
 
 __all__ = ["Cloud"]
 
@@ -77,7 +77,7 @@ class Cloud:
         """The images whose hw_pmu makes an explicit choice."""
         images = []
         for entry in self._pages("image", "/images", "images"):
-            choice = explicit_choice(None, {"hw_pmu": str(entry["hw_pmu"])} if "hw_pmu" in entry else {})
+            choice = explicit_choice(None, {IMAGE_CHOICE: str(entry[IMAGE_CHOICE])} if IMAGE_CHOICE in entry else None)
             if choice is not None:
                 owner = entry.get("owner") if entry.get("visibility") == "private" else None
                 images.append(ExplicitImage(entry["id"], entry.get("name") or entry["id"], choice[0], owner))
@@ -92,12 +92,12 @@ class Cloud:
     def set_pmu(self, number: str, text: str) -> None:
         """Set hw:pmu of a flavor."""
         with _translated():
-            self._send("POST", f"/flavors/{number}/os-extra_specs", json={"extra_specs": {SPEC: text}})
+            self._send("POST", f"/flavors/{number}/os-extra_specs", json={"extra_specs": {FLAVOR_CHOICE: text}})
 
     def unset_pmu(self, number: str) -> None:
         """Remove hw:pmu of a flavor, if it is there."""
         with _translated():
-            self._send("DELETE", f"/flavors/{number}/os-extra_specs/{SPEC}", missing=True)
+            self._send("DELETE", f"/flavors/{number}/os-extra_specs/{FLAVOR_CHOICE}", missing=True)
 
     def _flavor(self, entry: Any) -> Flavor:
         projects = None

@@ -9,15 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
-__all__ = ["SPEC", "Embedded", "ExplicitImage", "Flavor", "Judged", "Standing", "judge", "spec_text", "state_of"]
-
-SPEC: Final = "hw:pmu"
-"""The extra spec with which a flavor chooses."""
+__all__ = ["Embedded", "ExplicitImage", "Flavor", "Judged", "Standing", "judge", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,8 @@ class Judged:
 
 def state_of(extra_specs: Mapping[str, str]) -> PmuState:
     """The state that extra specs choose, as Nova reads them; DEFAULT if they choose none."""
-    choice = explicit_choice({SPEC: extra_specs[SPEC]} if SPEC in extra_specs else {}, {})
+    choice = explicit_choice(extra_specs, None)
     return PmuState.DEFAULT if choice is None else choice[0]
-
-
-def spec_text(state: PmuState) -> str:
-    """The value of hw:pmu for a state, in the form that the API accepts since microversion 2.86."""
-    return {PmuState.ON: "true", PmuState.OFF: "false"}[state]
 
 
 def judge(
