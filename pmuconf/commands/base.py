@@ -17,6 +17,7 @@ from cliff.show import ShowOne
 
 from pmuconf import conf
 from pmuconf.commands.fence import fence
+from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
 
@@ -92,7 +93,7 @@ class _Guarded(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the paragraphs of the docstring
-        return parser
+        return spoken(parser, prog_name)
 
     def get_epilog(self) -> str:
         """None: cliff's own names the package, for which it reads every package of the environment (170 ms)."""

@@ -22,58 +22,8 @@ ERROR = 255
 CHECK_UNKNOWN = 3
 """Of a monitoring plug-in: status --check alone gives it."""
 
-# Where each command is: found here and imported when it is asked for, because finding plug-ins and importing every
-# command costs more than all that an audit of one VM does.
-_COMMANDS = {
-    "apply": "pmuconf.commands.apply:Apply",
-    "audit": "pmuconf.commands.audit:Audit",
-    "bench compare": "pmuconf.commands.bench:CompareRuns",
-    "bench cpuid": "pmuconf.commands.bench:BenchCpuid",
-    "bench msr": "pmuconf.commands.bench:BenchMsr",
-    "bench port": "pmuconf.commands.bench:BenchPort",
-    "explain": "pmuconf.commands.explain:Explain",
-    "fleet diff": "pmuconf.commands.fleet:FleetDiff",
-    "fleet plan": "pmuconf.commands.fleet:FleetPlan",
-    "fleet report": "pmuconf.commands.fleet:FleetReport",
-    "flavors apply": "pmuconf.commands.flavors:FlavorsApply",
-    "flavors audit": "pmuconf.commands.flavors:FlavorsAudit",
-    "flavors export": "pmuconf.commands.flavors:FlavorsExport",
-    "flavors rollback": "pmuconf.commands.flavors:FlavorsRollback",
-    "host": "pmuconf.commands.host:ShowHost",
-    "host facts": "pmuconf.commands.facts:WriteFacts",
-    "host record": "pmuconf.commands.host:RecordHost",
-    "journal": "pmuconf.commands.journal:ShowJournal",
-    "journal purge": "pmuconf.commands.journal:PurgeJournal",
-    "nova check": "pmuconf.commands.nova:NovaCheck",
-    "policy check": "pmuconf.commands.policy:PolicyCheck",
-    "policy explain": "pmuconf.commands.policy:PolicyExplain",
-    "preflight qemu": "pmuconf.commands.preflight:PreflightQemu",
-    "report": "pmuconf.commands.report:WriteReport",
-    "rewrite": "pmuconf.commands.rewrite:Rewrite",
-    "rollback": "pmuconf.commands.rollback:Rollback",
-    "serve": "pmuconf.commands.serve:Serve",
-    "status": "pmuconf.commands.status:ShowStatus",
-}
-
 _HANDLER = "pmuconf"
 _MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
-
-_DESCRIPTION = """\
-PMU off by default for KVM guests.
-
-  status            one short answer for this host, and what to do next
-  audit             what each VM has, what the policy wants, where they differ
-  apply --dry-run   what would be changed; without --dry-run, change it
-  explain VM        one VM's whole story: who has the fast path, why not, what would change it
-  host              whether the running kernel spares VMs without PMU its cost, and what shows it
-  bench cpuid       what an exit costs on this host with the PMU on and off, measured
-  fleet report DIR  the reports of many hosts joined, and which few steps would change most
-  rollback          put back what was there before
-  serve             keep it so: a service that hears of every new domain
-
-Exit status of every command: 0 all as wanted, 1 a warning (something waits for a restart or can't be known),
-2 a finding (a domain is off policy), 255 an error, usage errors included.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.modules.setdefault(module, _Later(module))
     app = _application()
     if not arguments:
-        app.parser.print_help(sys.stderr)
+        from pmuconf.commands.names import overview
+
+        sys.stderr.write(overview())
         return ERROR
     try:
         status: int = app.run(arguments)
@@ -138,8 +90,35 @@ def _application() -> Any:
 
     from cliff.app import App
     from cliff.commandmanager import CommandManager
+    from cliff.help import HelpCommand
 
+    from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
+    from pmuconf.commands.usage import spoken
     from pmuconf.report.plain import printable
+
+    class WholeNames(CommandManager):
+        """cliff would take "app" for "apply", and "journal p" for "journal purge", even where a VM is called p."""
+
+        def find_command(self, argv: list[str]) -> tuple[Any, str, list[str]]:
+            for number in range(len(words_of(argv)), 0, -1):
+                name = " ".join(argv[:number])
+                if name in self.commands:
+                    return self.commands[name].load(), name, argv[number:]
+            raise ValueError(f"Unknown command {argv!r}")
+
+    class Help(HelpCommand):
+        """print detailed help for another command"""
+
+        def take_action(self, parsed_args: argparse.Namespace) -> int:
+            if not parsed_args.cmd:
+                self.app.stdout.write(overview())
+                return 0
+            try:
+                self.app.command_manager.find_command(parsed_args.cmd)
+            except ValueError:
+                self.app.LOG.error("%s", not_a_command(parsed_args.cmd))
+                return ERROR
+            return int(super().take_action(parsed_args))
 
     class Formatter(logging.Formatter):
         def formatMessage(self, record: logging.LogRecord) -> str:
@@ -157,7 +136,7 @@ def _application() -> Any:
             import argparse
 
             raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, **(argparse_kwargs or {})}
-            parser: argparse.ArgumentParser = super().build_option_parser(description, version, raw)
+            parser: argparse.ArgumentParser = spoken(super().build_option_parser(description, version, raw), "pmuconf")
             group = parser.add_argument_group("configuration")
             group.add_argument(
                 "--config-file",
@@ -192,9 +171,7 @@ def _application() -> Any:
             try:
                 self.command_manager.find_command(argv)
             except ValueError:  # cliff itself would say so on standard output
-                near = ", ".join(self.get_fuzzy_matches(argv[0]))
-                did_you_mean = f"; did you mean: {near}?" if near else ""
-                self.LOG.error("%r is no command%s See 'pmuconf --help'", " ".join(argv), did_you_mean or ".")
+                self.LOG.error("%s", not_a_command(argv))
                 return ERROR
             except ImportError as error:
                 self.LOG.error(
@@ -203,6 +180,11 @@ def _application() -> Any:
                 return ERROR
             return int(super().run_subcommand(argv))
 
+        def print_help_if_requested(self) -> None:
+            if self.options.deferred_help:
+                self.stdout.write(overview())
+                raise SystemExit(0)
+
         def prepare_to_run_command(self, cmd: object) -> None:
             gc.freeze()
             gc.enable()
@@ -210,12 +192,14 @@ def _application() -> Any:
         def clean_up(self, cmd: object, result: int, err: BaseException | None) -> None:
             self.completed = err is None
 
-    manager = CommandManager("")
-    for name, place in _COMMANDS.items():
-        manager.commands[name] = EntryPoint(name, place, "")
-    return Application(
-        description=_DESCRIPTION, version=pmuconf.__version__, command_manager=manager, deferred_help=True
+    manager = WholeNames("")
+    for name, listed in COMMANDS.items():
+        manager.commands[name] = EntryPoint(name, f"pmuconf.commands.{listed.place}", "")
+    application = Application(
+        description=None, version=pmuconf.__version__, command_manager=manager, deferred_help=True
     )
+    manager.add_command("help", Help)
+    return application
 
 
 if __name__ == "__main__":

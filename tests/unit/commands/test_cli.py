@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import pmuconf
 from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.commands.names import COMMANDS as NAMES
+from pmuconf.commands.names import GROUPS
 from pmuconf.domain.definition import PmuState
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle
@@ -78,6 +83,50 @@ def test_the_list_of_commands_is_whole(run: Run) -> None:
     assert run("help", config=None).status == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("app", "apply"),
+        ("rollb --all", "rollback"),
+        ("serv", "serve"),
+        ("flavors app", "flavors apply"),
+        ("aud", "audit"),
+        ("sttaus", "status"),
+        ("polcy check", "policy check"),
+        ("fleet", "fleet report"),
+    ],
+)
+def test_a_command_is_run_by_its_whole_name_only(run: Run, arguments: str, meant: str) -> None:
+    said = run(*arguments.split())
+    assert said.status == 255
+    assert re.search(rf"is no command \(usage\)\. Did you mean: ([^?]*, )?{meant}[,?]", said.err)
+
+
+def test_a_name_that_begins_a_command_is_a_name(run: Run) -> None:
+    """cliff itself took "journal p" for "journal purge"."""
+    said = run("journal", "p", "--connect", "test:///default")
+    assert "dropped" not in said.out + said.err
+
+
+def examples() -> list[str]:
+    return [example for group in GROUPS for example in group.examples]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_examples_of_the_overview_are_what_the_commands_take(example: str) -> None:
+    program, *arguments = shlex.split(example)
+    assert program == "pmuconf"
+    name = next(name for number in (2, 1) if (name := " ".join(arguments[:number])) in NAMES)
+    module, _, command = NAMES[name].place.partition(":")
+    parser = getattr(importlib.import_module(f"pmuconf.commands.{module}"), command)(None, None).get_parser("pmuconf")
+    parser.parse_args(arguments[len(name.split()) :])
+
+
+def test_the_overview_fits_a_terminal(run: Run) -> None:
+    assert max(map(len, run("--help", config=None).out.splitlines())) <= 120
+    assert [len(group.examples) for group in GROUPS] == [3] * len(GROUPS)
+
+
 def test_the_version(run: Run) -> None:
     assert run("--version", config=None) == (0, f"pmuconf {pmuconf.__version__}\n", "")
 
@@ -120,7 +169,8 @@ def test_a_usage_error_is_an_error_and_says_something(run: Run, arguments: str) 
     """cliff's own 1 and 2 would be a warning and a finding."""
     said = run(*arguments.split())
     assert (said.status, said.out) == (255, "")
-    assert said.err.strip()
+    assert re.fullmatch(r"pmuconf: [^\n]+ \(usage\)[^\n]*\n", said.err)
+    assert "_" not in said.err
 
 
 def test_files_and_domains_do_not_go_together(run: Run, off: Path) -> None:
