@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.change.aftermath import LASTING, SENTENCES, Aftermath, overwrote
-from pmuconf.change.history import Happening
 from pmuconf.change.journal import Intent, Journal, Kind, Status
-from pmuconf.change.plan import NOVA_NOTE, Goal, Outcome, Plan, Result, result_of
+from pmuconf.change.plan import NOVA_NOTE, Goal, Plan, result_of
+from pmuconf.change.result import Outcome, Result
 from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
 from pmuconf.domain.rewriting import rewrite_libvirt
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
+from pmuconf.hypervisor.history import Happening
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.hypervisor.watch import DefineWatch, Mark
 

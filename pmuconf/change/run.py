@@ -19,7 +19,8 @@ from pmuconf.audit.look import look
 from pmuconf.audit.vm import Vm
 from pmuconf.change.journal import Entry, Journal, Kind, Status
 from pmuconf.change.make import Limits, apply
-from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.change.plan import Plan, not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.change.result import Outcome, Result
 from pmuconf.change.settle import confirm_canary, writing
 from pmuconf.change.whom import whom
 from pmuconf.conf import Settings

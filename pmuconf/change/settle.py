@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.change.journal import Entry, Journal, Status, writer_lock
-from pmuconf.change.whom import as_uuid
 from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
+from pmuconf.domain.uuids import as_uuid
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
+
+from pmuconf.domain.uuids import as_uuid
 
 if TYPE_CHECKING:
     from pmuconf.change.entry import Entry
     from pmuconf.hypervisor.hypervisor import Hypervisor
 
-__all__ = ["Whom", "as_uuid", "changes_of", "whom"]
+__all__ = ["Whom", "changes_of", "whom"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,6 @@ class Whom:
 
     uuid: str | None
     once: tuple[str, ...]
-
-
-def as_uuid(text: str) -> str | None:
-    """The UUID as libvirt writes it, of one that may have capitals, braces or no dashes; None if it is none."""
-    try:
-        return str(UUID(text))
-    except (ValueError, TypeError, AttributeError):
-        return None
 
 
 def whom(name: str, entries: Iterable[Entry], hypervisor: Hypervisor | None) -> Whom:

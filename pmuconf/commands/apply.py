@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pmuconf.change.plan import NOVA_NOTE, Outcome, Result
+from pmuconf.change.plan import NOVA_NOTE
+from pmuconf.change.result import Outcome, Result
 from pmuconf.commands.base import Table, add_connect, run_of
 
 __all__ = ["Apply", "ResultTable"]

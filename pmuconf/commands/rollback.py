@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pmuconf.change.plan import Outcome
+from pmuconf.change.result import Outcome
 from pmuconf.commands.apply import ResultTable
 from pmuconf.commands.base import add_connect, number, run_of
 

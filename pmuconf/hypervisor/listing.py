@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libvirt
 
-from pmuconf.change.whom import as_uuid
+from pmuconf.domain.uuids import as_uuid
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.connection import Line
 

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import libvirt
 
-from pmuconf.change.history import Happening
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import events
 from pmuconf.hypervisor.connection import Connection, Line, fence
+from pmuconf.hypervisor.history import Happening
 
 __all__ = ["DefineWatch", "Mark"]
 

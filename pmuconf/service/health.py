@@ -11,7 +11,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
-from pmuconf.change.plan import Outcome
+from pmuconf.change.result import Outcome
 from pmuconf.errors import PmuconfError
 
 __all__ = ["AREAS", "Health"]

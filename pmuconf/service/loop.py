@@ -20,7 +20,8 @@ from pmuconf.audit.look import look
 from pmuconf.audit.report import Report, asks_host, join
 from pmuconf.audit.vm import Vm
 from pmuconf.change.make import Limits, apply
-from pmuconf.change.plan import Goal, Outcome, Plan, Result, plan
+from pmuconf.change.plan import Goal, Plan, plan
+from pmuconf.change.result import Outcome, Result
 from pmuconf.change.settle import writing
 from pmuconf.conf import Mode, Settings
 from pmuconf.domain.definition import Domain

@@ -15,7 +15,7 @@ import yaml
 import pmuconf
 from pmuconf import conf
 from pmuconf.change.entry import Entry
-from pmuconf.change.plan import Outcome, Result
+from pmuconf.change.result import Outcome, Result
 from pmuconf.conf import Settings
 from pmuconf.policy import Decision
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.change.plan import Outcome
+from pmuconf.change.result import Outcome
 from pmuconf.report.prometheus import prometheus_text
 from pmuconf.service.health import Health
 from pmuconf.service.outputs import Outputs

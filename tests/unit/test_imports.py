@@ -12,7 +12,7 @@ import pmuconf
 from tests.unit.processes import python
 
 PURE = (
-    *("change/aftermath", "change/history", "fleet/outlook", "hostfacts", "mediated", "policy", "drift"),
+    *("change/aftermath", "hypervisor/history", "fleet/outlook", "hostfacts", "mediated", "policy", "drift"),
     *("audit/remedy", "audit/vm", "fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
     *("domain/cpu", "domain/definition", "domain/difference", "domain/rewriting", "domain/xmltext"),
 )
@@ -44,7 +44,7 @@ ALLOWED = {
         "pmuconf.fastpath.guest",
         "pmuconf.fastpath.inkernel",
         "pmuconf.fastpath.verdict",
-        "pmuconf.change.history",
+        "pmuconf.hypervisor.history",
         "pmuconf.policy",
         "pmuconf.audit.vm",
         "pmuconf.drift",

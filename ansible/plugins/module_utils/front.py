@@ -63,7 +63,7 @@ def telling(module):
 
 def finish(module, results):
     """Give the results of a run: what was changed, or would be, first."""
-    from pmuconf.change.plan import Outcome
+    from pmuconf.change.result import Outcome
 
     made = [result for result in results if result.outcome in (Outcome.CHANGED, Outcome.PLANNED)]
     pending = [result.name for result in made if result.pending]

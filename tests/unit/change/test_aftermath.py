@@ -11,9 +11,9 @@ import itertools
 import pytest
 
 from pmuconf.change.aftermath import SENTENCES, Aftermath
-from pmuconf.change.history import Happening
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.rewriting import rewrite
+from pmuconf.hypervisor.history import Happening
 from tests.support.domains import plain_domain
 
 D, A, U, M = Happening.DEFINED, Happening.ADDED, Happening.UNDEFINED, Happening.METADATA

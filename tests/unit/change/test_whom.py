@@ -9,8 +9,9 @@ import pytest
 
 from pmuconf.change.entry import Entry, Kind, Status
 from pmuconf.change.run import _newest_first
-from pmuconf.change.whom import Whom, as_uuid, changes_of, whom
+from pmuconf.change.whom import Whom, changes_of, whom
 from pmuconf.domain.definition import PmuState
+from pmuconf.domain.uuids import as_uuid
 
 UUID = "6e1f12ab-2f16-44d2-8a4c-6c7d2f5c7a10"
 OTHER = "6e1f12ab-2f16-44d2-8a4c-6c7d2f5c7a11"

@@ -10,7 +10,8 @@ import pytest
 from pmuconf.audit.remedy import remedies
 from pmuconf.audit.report import Report, join
 from pmuconf.audit.vm import Severity, Vm, judge
-from pmuconf.change.plan import Outcome, Plan, Result, not_to_be_changed, plan, planned, result_of
+from pmuconf.change.plan import Plan, not_to_be_changed, plan, planned, result_of
+from pmuconf.change.result import Outcome, Result
 from pmuconf.domain import definition as reading
 from pmuconf.domain.definition import PmuState, read, read_libvirt
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
