@@ -27,7 +27,7 @@ from typing import BinaryIO, NoReturn
 
 import zstandard
 
-from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import Btf
@@ -142,8 +142,8 @@ def journal_of(changes: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.sqlite"
         with Journal.open(path, create=True) as journal:
-            one = Intent(Kind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", "<domain/>")
-            journal.settle([(number, Status.DONE, "") for number in journal.begin([one] * changes)])
+            one = Intent(ChangeKind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", "<domain/>")
+            journal.settle([(number, ChangeStatus.DONE, "") for number in journal.begin([one] * changes)])
         return path.read_bytes()
 
 

@@ -13,13 +13,13 @@ from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
 
-__all__ = ["CLOUD", "COLUMNS", "Entry", "Intent", "Kind", "Status", "moment"]
+__all__ = ["CLOUD", "COLUMNS", "ChangeKind", "ChangeStatus", "Entry", "Intent", "moment"]
 
 # What the identity of a cloud begins with, where that of a libvirt connection has its URI.
 CLOUD: Final = "openstack:"
 
 
-class Kind(enum.Enum):
+class ChangeKind(enum.Enum):
     """What made a change: the policy, its canary, or a roll back."""
 
     APPLY = "apply"
@@ -27,7 +27,7 @@ class Kind(enum.Enum):
     ROLLBACK = "rollback"
 
 
-class Status(enum.Enum):
+class ChangeStatus(enum.Enum):
     """How a change ended: ``ABANDONED`` left the domain as it was.
 
     ``RESTORED`` put it back after a define that did more: what pmuconf 0.1.0 did, and no longer does.
@@ -43,7 +43,7 @@ class Status(enum.Enum):
 class Intent:
     """A change that is about to be made; ``undoes`` are the ids of the changes that it rolls back."""
 
-    kind: Kind
+    kind: ChangeKind
     uri: str
     uuid: str
     name: str
@@ -66,23 +66,23 @@ class Entry:
     id: int
     at: datetime
     who: str
-    kind: Kind
+    kind: ChangeKind
     uri: str
     uuid: str
     name: str
     old: PmuState
     new: PmuState
     rule: str
-    status: Status
+    status: ChangeStatus
     cause: str
     undone: bool
     machine: str = ""
     host_uuid: str = ""
 
     @property
-    def standing(self) -> bool:
+    def revocable(self) -> bool:
         """Whether there is something in it to be taken back."""
-        return self.status is Status.DONE and self.kind is not Kind.ROLLBACK and not self.undone
+        return self.status is ChangeStatus.DONE and self.kind is not ChangeKind.ROLLBACK and not self.undone
 
     @property
     def of_flavor(self) -> bool:
@@ -131,14 +131,14 @@ class Entry:
                 id=number,
                 at=at,
                 who=str(record["who"]),
-                kind=Kind(record["kind"]),
+                kind=ChangeKind(record["kind"]),
                 uri=str(record["uri"]),
                 uuid=record["uuid"],
                 name=str(record["name"]),
                 old=PmuState(record["old"]),
                 new=PmuState(record["new"]),
                 rule=str(record["rule"]),
-                status=Status.DONE if undone else Status(record["status"]),
+                status=ChangeStatus.DONE if undone else ChangeStatus(record["status"]),
                 cause=str(record["cause"]),
                 undone=undone,
                 machine=str(record.get("machine", "")),
@@ -167,14 +167,14 @@ class Entry:
             id=number,
             at=moment(at),
             who=who,
-            kind=Kind(kind),
+            kind=ChangeKind(kind),
             uri=uri,
             uuid=uuid,
             name=name,
             old=PmuState(old),
             new=PmuState(new),
             rule=rule,
-            status=Status(status),
+            status=ChangeStatus(status),
             cause=cause,
             undone=bool(undone),
             machine=str(machine),

@@ -22,14 +22,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 from pmuconf.change import retention
-from pmuconf.change.entry import CLOUD, COLUMNS, Entry, Intent, Kind, Status, moment
+from pmuconf.change.entry import CLOUD, COLUMNS, ChangeKind, ChangeStatus, Entry, Intent, moment
 from pmuconf.change.retention import Aged, forgettable, nothing_old, older
 from pmuconf.change.store import Store, writer_lock
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
 
-__all__ = ["CLOUD", "Entry", "Intent", "Journal", "Kind", "Status", "writer_lock"]
+__all__ = ["CLOUD", "ChangeKind", "ChangeStatus", "Entry", "Intent", "Journal", "writer_lock"]
 
 _VERSION: Final = 2
 _SCHEMA: Final = """
@@ -63,7 +63,7 @@ ALTER TABLE change ADD COLUMN host_uuid TEXT NOT NULL DEFAULT '';
 _UNDONE: Final = (
     "EXISTS (SELECT 1 FROM change AS undoing WHERE undoing.id = change.undone_by AND undoing.status = 'done')"
 )
-_STANDING: Final = f"(status = 'done' AND kind != 'rollback' AND NOT {_UNDONE})"
+_REVOCABLE: Final = f"(status = 'done' AND kind != 'rollback' AND NOT {_UNDONE})"
 _ONE_HOST: Final = "uri = ? AND machine = ? AND host_uuid = ?"
 
 
@@ -116,7 +116,7 @@ class Journal:
                         intent.old.value,
                         intent.new.value,
                         intent.rule,
-                        Status.IN_FLIGHT.value,
+                        ChangeStatus.IN_FLIGHT.value,
                         intent.preimage,
                     ),
                 )
@@ -134,7 +134,7 @@ class Journal:
                 (old.value, new.value, rule, preimage, number),
             )
 
-    def settle(self, ended: Iterable[tuple[int, Status, str]]) -> None:
+    def settle(self, ended: Iterable[tuple[int, ChangeStatus, str]]) -> None:
         """Say how changes ended (id, status, cause) and wipe the XML that they held."""
         with self._transaction() as connection:
             connection.executemany(
@@ -209,7 +209,7 @@ class Journal:
         """The changes of the newest canary on this driver, if nothing was applied after it."""
         where, values = self._of(driver)
         newest = self._entries(f"WHERE ({where}) AND status = 'done' ORDER BY id DESC LIMIT 1", values)
-        if not newest or newest[0].kind is not Kind.CANARY:
+        if not newest or newest[0].kind is not ChangeKind.CANARY:
             return []
         return self._entries(
             "WHERE kind = 'canary' AND status = 'done' AND run = (SELECT run FROM change WHERE id = ?)",
@@ -257,7 +257,7 @@ class Journal:
         """Settle those changes in flight that can't be read, whose XML would be kept for ever; as damaged()."""
         ended = self.damaged("status = 'in-flight'")
         if ended:
-            self.settle((number, Status.ABANDONED, "change-damaged") for number, _ in ended)
+            self.settle((number, ChangeStatus.ABANDONED, "change-damaged") for number, _ in ended)
         return ended
 
     def _drop(self, chosen: Callable[[Sequence[Aged]], Iterable[int]]) -> int:
@@ -270,15 +270,15 @@ class Journal:
     def _aged(self) -> list[Aged]:
         with self._lock, self._store.work():
             rows = self._connection.execute(
-                f"SELECT id, at, {_STANDING}, status = 'in-flight' FROM change ORDER BY id"
+                f"SELECT id, at, {_REVOCABLE}, status = 'in-flight' FROM change ORDER BY id"
             ).fetchall()
-        return [Aged(number, _time(at), bool(standing), bool(open_)) for number, at, standing, open_ in rows]
+        return [Aged(number, _time(at), bool(revocable), bool(open_)) for number, at, revocable, open_ in rows]
 
     def _end(self, order: str) -> Aged | None:
         """The first change or the last, as far as its age goes."""
         with self._lock, self._store.work():
             row = self._connection.execute(f"SELECT id, at FROM change ORDER BY id {order} LIMIT 1").fetchone()
-        return None if row is None else Aged(row[0], _time(row[1]), standing=False, in_flight=False)
+        return None if row is None else Aged(row[0], _time(row[1]), revocable=False, in_flight=False)
 
     def _any_to_retire(self, now: datetime, days: int) -> bool:
         """Whether a change is old by its own time and no part of the floor: most often there is none, said at once."""
@@ -286,8 +286,8 @@ class Journal:
         if first is None or last is None or nothing_old(first, last, now, days):
             return False
         within = "id > ifnull((SELECT id FROM change ORDER BY id DESC LIMIT 1 OFFSET {}), 0)"
-        newest, floor = within.format(retention.NEWEST), within.format(retention.STANDING)
-        query = f"at < ? AND status != 'in-flight' AND NOT {newest} AND NOT ({_STANDING} AND {floor})"
+        newest, floor = within.format(retention.NEWEST), within.format(retention.REVOCABLE)
+        query = f"at < ? AND status != 'in-flight' AND NOT {newest} AND NOT ({_REVOCABLE} AND {floor})"
         with self._lock, self._store.work():
             found = self._connection.execute(
                 f"SELECT 1 FROM change WHERE {query} LIMIT 1", (_text(oldest_kept(days)),)

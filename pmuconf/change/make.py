@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.change.aftermath import LASTING, SENTENCES, Aftermath, overwrote
-from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.change.plan import NOVA_NOTE, Goal, Plan, result_of
 from pmuconf.change.result import Outcome, Result
 from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
@@ -64,7 +64,7 @@ class Limits:
 
 
 def apply(
-    hypervisor: Hypervisor, journal: Journal, plans: Sequence[Plan], limits: Limits, kind: Kind = Kind.APPLY
+    hypervisor: Hypervisor, journal: Journal, plans: Sequence[Plan], limits: Limits, kind: ChangeKind = ChangeKind.APPLY
 ) -> Iterator[Result]:
     """Make the changes, within the limits; a result for each plan, as it is known.
 
@@ -79,7 +79,7 @@ def apply(
     canary = min(limits.canary, sum(one.listed.uuid not in refused for one in plans[:allowed]) or allowed)
     stages = [(kind, plans[:allowed])]
     if canary:
-        stages = [(Kind.CANARY, plans[:canary])]
+        stages = [(ChangeKind.CANARY, plans[:canary])]
         if limits.go_on:
             stages.append((kind, plans[canary:allowed]))
     reached = 0
@@ -92,7 +92,7 @@ def apply(
                 for result in worker.batch(chosen[at : at + _BATCH], stage):
                     reached += 1
                     yield result
-            if stage is Kind.CANARY and worker.failures:
+            if stage is ChangeKind.CANARY and worker.failures:
                 worker.stop("canary-failed")
     why = worker.stopped or ("canary" if reached < allowed else "max-changes")
     for left in plans[reached:]:
@@ -135,7 +135,7 @@ class _Worker:
         with self._counting:
             self.stopped = self.stopped or why
 
-    def batch(self, plans: Sequence[Plan], kind: Kind) -> list[Result]:
+    def batch(self, plans: Sequence[Plan], kind: ChangeKind) -> list[Result]:
         """The results of these plans: written down together, carried out side by side, settled together."""
         drafted = list(self._hypervisor.map(self._draft, plans))
         drafts = [draft for draft in drafted if isinstance(draft, _Draft)]
@@ -148,7 +148,7 @@ class _Worker:
         carried = iter(results.values())
         return [next(carried) if isinstance(one, _Draft) else one for one in drafted]
 
-    def _intent(self, draft: _Draft, kind: Kind) -> Intent:
+    def _intent(self, draft: _Draft, kind: ChangeKind) -> Intent:
         listed, driver = draft.plan.listed, self._hypervisor.driver
         return Intent(
             kind=kind,
@@ -198,24 +198,26 @@ class _Worker:
             if self.failures > self._limits.max_failures:
                 self.stopped = self.stopped or "too-many-failures"
 
-    def _carry_out(self, numbered: tuple[int, _Draft]) -> tuple[Result, Status | None]:
+    def _carry_out(self, numbered: tuple[int, _Draft]) -> tuple[Result, ChangeStatus | None]:
         """Change one domain; its result, and how its journal entry ends (None: it stays in flight)."""
         number, draft = numbered
         plan = draft.plan
         if self.stopped:
-            return _not_begun(plan, self.stopped, self._limits), Status.ABANDONED
+            return _not_begun(plan, self.stopped, self._limits), ChangeStatus.ABANDONED
         try:
             return self._attempt(number, draft)
         except DomainVanished:
-            return result_of(plan, Outcome.VANISHED, "domain-vanished", "it went away meanwhile"), Status.ABANDONED
+            return result_of(
+                plan, Outcome.VANISHED, "domain-vanished", "it went away meanwhile"
+            ), ChangeStatus.ABANDONED
         except PmuconfError as error:
             if number not in self._made:
-                return self._failed(plan, error, number), Status.ABANDONED
+                return self._failed(plan, error, number), ChangeStatus.ABANDONED
             if isinstance(error, DomainXmlError) or error.cause in ("libvirt-error", "libvirt-permission"):
                 error = PmuconfError(f"it was changed and can't be looked at: {error.message}", cause="verify-failed")
             return self._failed(plan, error, number), self._ended(draft)
 
-    def _attempt(self, number: int, draft: _Draft) -> tuple[Result, Status]:
+    def _attempt(self, number: int, draft: _Draft) -> tuple[Result, ChangeStatus]:
         plan, listed = draft.plan, draft.plan.listed
         for attempt in range(self._limits.attempts):
             if attempt:
@@ -234,16 +236,16 @@ class _Worker:
                 if Happening.UNDEFINED in found.events and not self._hypervisor.is_persistent(listed):
                     return self._transient(plan)
                 if found.state is draft.goal.state:
-                    return self._changed(number, draft, found), Status.DONE
+                    return self._changed(number, draft, found), ChangeStatus.DONE
                 self._made.discard(number)  # somebody else's define took the PMU state back
                 xml = found.text
             again = self._drafted(plan, xml)
             if isinstance(again, Result):
-                return again, Status.ABANDONED
+                return again, ChangeStatus.ABANDONED
             draft = again
             self._journal.replan(number, draft.old, draft.goal.state, draft.goal.rule, draft.xml)
         note = f"somebody else edits it all the time: given up after {self._limits.attempts} attempts"
-        return result_of(plan, Outcome.BUSY, "busy", note, number), Status.ABANDONED
+        return result_of(plan, Outcome.BUSY, "busy", note, number), ChangeStatus.ABANDONED
 
     def _define(self, number: int, draft: _Draft) -> bool:
         """Make the define; False if somebody else is at the domain, which has to be looked at anew then.
@@ -347,17 +349,17 @@ class _Worker:
         kept = [result.note] if result.outcome is Outcome.CHANGED and result.note else []
         return replace(result, cause=cause or result.cause, note="; ".join([*told, *kept]))
 
-    def _ended(self, draft: _Draft) -> Status | None:
+    def _ended(self, draft: _Draft) -> ChangeStatus | None:
         """How a change ended that an error interrupted: by what the domain says; None if even that can't be read."""
         try:
             state = read_libvirt(self._read(draft.plan.listed), max_bytes=_ANY_SIZE).pmu
         except DomainVanished:
-            return Status.ABANDONED
+            return ChangeStatus.ABANDONED
         except PmuconfError:
             return None
-        return Status.DONE if state is draft.goal.state else Status.ABANDONED
+        return ChangeStatus.DONE if state is draft.goal.state else ChangeStatus.ABANDONED
 
     @staticmethod
-    def _transient(plan: Plan) -> tuple[Result, Status]:
+    def _transient(plan: Plan) -> tuple[Result, ChangeStatus]:
         note = "it became transient: it has no next boot any more"
-        return result_of(plan, Outcome.TRANSIENT, "transient", note), Status.ABANDONED
+        return result_of(plan, Outcome.TRANSIENT, "transient", note), ChangeStatus.ABANDONED

@@ -16,7 +16,7 @@ __all__ = ["Aged", "forgettable", "nothing_old", "older"]
 
 NEWEST: Final = 1000
 """So many of the newest changes are kept however old they look,"""
-STANDING: Final = 10_000
+REVOCABLE: Final = 10_000
 """and among so many those that could still be taken back."""
 
 _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
@@ -28,7 +28,7 @@ class Aged:
 
     id: int
     at: datetime | None
-    standing: bool
+    revocable: bool
     in_flight: bool
 
 
@@ -40,7 +40,7 @@ def forgettable(changes: Sequence[Aged], now: datetime, days: int) -> list[int]:
     times = [one.at for one in changes if one.at is not None]
     if not times:
         return []
-    floor = {one.id for one in changes[-NEWEST:]} | {one.id for one in changes[-STANDING:] if one.standing}
+    floor = {one.id for one in changes[-NEWEST:]} | {one.id for one in changes[-REVOCABLE:] if one.revocable}
     return [number for number in older(changes, _before(min(now, times[-1]), days)) if number not in floor]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pmuconf.access import connect
 from pmuconf.audit.look import look
 from pmuconf.audit.vm import Vm
-from pmuconf.change.journal import Entry, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Journal
 from pmuconf.change.make import Limits, apply
 from pmuconf.change.plan import Plan, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.change.result import Outcome, Result
@@ -79,7 +79,7 @@ class Run:
             if state is not None:
                 _refuse(state, (vm for _, vm in vms))
             plans, rest = plan(policy, vms), not_to_be_changed(policy, (vm for _, vm in vms))
-            return [*self._carried_out(hypervisor, journal, plans, limits, Kind.APPLY), *rest]
+            return [*self._carried_out(hypervisor, journal, plans, limits, ChangeKind.APPLY), *rest]
 
     def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
         """Take back the changes of these domains, or with None all that there are; or one change alone.
@@ -101,15 +101,15 @@ class Run:
             else:
                 entries = here
                 of_here = {entry.id for entry in here}
-                elsewhere = [one for one in known if one.standing and not one.of_flavor and one.id not in of_here]
+                elsewhere = [one for one in known if one.revocable and not one.of_flavor and one.id not in of_here]
                 self._name(elsewhere)
-                if not any(entry.standing for entry in here) and elsewhere:
+                if not any(entry.revocable for entry in here) and elsewhere:
                     return list(map(_elsewhere, elsewhere))
-            standing = [entry for entry in entries if entry.standing]
-            left = {entry.uuid for entry in standing}
+            revocable = [entry for entry in entries if entry.revocable]
+            left = {entry.uuid for entry in revocable}
             back = {entry.uuid: entry for entry in reversed(entries) if entry.uuid not in left and entry.undone}
             asked = names is not None or change is not None
-            return [*self._undone(hypervisor, journal, standing), *(map(_taken_back, back.values()) if asked else ())]
+            return [*self._undone(hypervisor, journal, revocable), *(map(_taken_back, back.values()) if asked else ())]
 
     def roll_back_carried(
         self, records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
@@ -124,7 +124,7 @@ class Run:
         :raises PmuconfError: change-invalid, ambiguous-domain, locked, ...
         """
         given = map(Entry.of_record, records)
-        carried = list(_newest_first(entry for entry in given if entry.standing and not entry.of_flavor))
+        carried = list(_newest_first(entry for entry in given if entry.revocable and not entry.of_flavor))
         with self._begun() as (hypervisor, journal):
             if names is None:
                 there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
@@ -136,7 +136,7 @@ class Run:
                     journal.adopt([entry for entry in reversed(entries) if journal.copy_of(entry) is None])
                 # What this journal knows of them counts: they may have been taken back since.
                 entries = [journal.copy_of(entry) or entry for entry in entries]
-            return self._undone(hypervisor, journal, [entry for entry in entries if entry.standing])
+            return self._undone(hypervisor, journal, [entry for entry in entries if entry.revocable])
 
     @contextmanager
     def _begun(self, *, remembers: bool = True) -> Iterator[tuple[Hypervisor, Journal | None]]:
@@ -196,15 +196,15 @@ class Run:
             self.warn(f"{len(elsewhere)} changes that could be taken back belong to another host: {where}")
 
     def _settled(self, hypervisor: Hypervisor, entry: Entry) -> Entry:
-        if entry.status is not Status.IN_FLIGHT or not entry.driver.same(hypervisor.driver):
+        if entry.status is not ChangeStatus.IN_FLIGHT or not entry.driver.same(hypervisor.driver):
             return entry
         found = self._now(hypervisor, entry.uuid)
         made = found is not None and found[1].next_boot is entry.new
-        return replace(entry, status=Status.DONE if made else Status.ABANDONED)
+        return replace(entry, status=ChangeStatus.DONE if made else ChangeStatus.ABANDONED)
 
     def _undone(self, hypervisor: Hypervisor, journal: Journal | None, entries: Sequence[Entry]) -> list[Result]:
         plans, rest = plan_rollback(entries, partial(self._now, hypervisor))
-        return [*self._carried_out(hypervisor, journal, plans, self._limits, Kind.ROLLBACK), *rest]
+        return [*self._carried_out(hypervisor, journal, plans, self._limits, ChangeKind.ROLLBACK), *rest]
 
     @property
     def _limits(self) -> Limits:
@@ -219,11 +219,11 @@ class Run:
         return None if vm is None else (listed, vm)
 
     def _carried_out(
-        self, hypervisor: Hypervisor, journal: Journal | None, plans: Sequence[Plan], limits: Limits, kind: Kind
+        self, hypervisor: Hypervisor, journal: Journal | None, plans: Sequence[Plan], limits: Limits, kind: ChangeKind
     ) -> Iterable[Result]:
         if self.dry or journal is None:  # a real run always has one
             return map(planned, plans)
-        what = "putting back" if kind is Kind.ROLLBACK else "changing"
+        what = "putting back" if kind is ChangeKind.ROLLBACK else "changing"
         results: Iterable[Result] = self.progress(apply(hypervisor, journal, plans, limits, kind), len(plans), what)
         return results
 
@@ -243,7 +243,7 @@ def _one(number: int, entries: Iterable[Entry]) -> Entry:
     entry = next((entry for entry in entries if entry.id == number), None)
     if entry is None:
         raise PmuconfError(f"the journal has no change {number}", cause="no-such-change", hint=_LISTS)
-    if not entry.standing and not entry.undone:
+    if not entry.revocable and not entry.undone:
         what = f"is {entry.status.value} and of kind {entry.kind.value}"
         raise PmuconfError(f"change {entry.id} {what}", cause="not-to-be-undone")
     return entry
@@ -263,9 +263,9 @@ def _of(name: str, here: Sequence[Entry], known: Sequence[Entry], hypervisor: Hy
     """The changes of the domain that this name means today, made on this host."""
     meant = whom(name, known, hypervisor)
     found = [entry for entry in here if entry.uuid == meant.uuid]
-    if any(entry.standing or entry.undone for entry in found):
+    if any(entry.revocable or entry.undone for entry in found):
         return found
-    more = [f"{entry.uri} changed it" for entry in known if entry.uuid == meant.uuid and entry.standing][:1]
+    more = [f"{entry.uri} changed it" for entry in known if entry.uuid == meant.uuid and entry.revocable][:1]
     if meant.once:
         more.append(f"the domain that was called so then is {' or '.join(meant.once)}: give its UUID")
     raise PmuconfError(

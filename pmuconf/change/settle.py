@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from pmuconf.change.journal import Entry, Journal, Status, writer_lock
+from pmuconf.change.journal import ChangeStatus, Entry, Journal, writer_lock
 from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
 from pmuconf.domain.uuids import as_uuid
 from pmuconf.errors import DomainVanished, PmuconfError
@@ -49,9 +49,9 @@ def writing(
             yield hypervisor, journal, sentences
 
 
-def _told(entry: Entry, status: Status, cause: str) -> str:
-    became = "was made" if status is Status.DONE else "was not made"
-    if status is Status.IN_FLIGHT:
+def _told(entry: Entry, status: ChangeStatus, cause: str) -> str:
+    became = "was made" if status is ChangeStatus.DONE else "was not made"
+    if status is ChangeStatus.IN_FLIGHT:
         became = f"is not settled: the domain can't be read ({cause})"
     more = {
         "settled-differs": ", and somebody changed more in it since",
@@ -61,7 +61,7 @@ def _told(entry: Entry, status: Status, cause: str) -> str:
     return f"an earlier run was interrupted: its change {entry.id} of domain {entry.name!r} {became}{more}"
 
 
-def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status, str]]:
+def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, ChangeStatus, str]]:
     """Close what a crash left in flight, by what each domain says now: each entry with how it ended and the cause.
 
     A define is atomic, so each domain has its old or its new state. Nothing is changed here: a domain that still
@@ -72,26 +72,26 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Status
     ``uuid-invalid``, and the cause of a domain that can't be read, whose entry stays in flight.
     """
     ended = [(entry, *_ended(hypervisor, journal, entry)) for entry in journal.in_flight(hypervisor.driver)]
-    closed = [(entry.id, status, cause) for entry, status, cause in ended if status is not Status.IN_FLIGHT]
+    closed = [(entry.id, status, cause) for entry, status, cause in ended if status is not ChangeStatus.IN_FLIGHT]
     if closed:
         journal.settle(closed)
     return ended
 
 
-def _ended(hypervisor: Hypervisor, journal: Journal, entry: Entry) -> tuple[Status, str]:
+def _ended(hypervisor: Hypervisor, journal: Journal, entry: Entry) -> tuple[ChangeStatus, str]:
     """How a change ended that was left in flight, and the cause."""
     if as_uuid(entry.uuid) is None:
-        return Status.ABANDONED, "uuid-invalid"
+        return ChangeStatus.ABANDONED, "uuid-invalid"
     try:
         xml = _next_boot(hypervisor, entry.uuid, secrets=True)
         state = None if xml is None else read_libvirt(xml, max_bytes=_ANY_SIZE).pmu
     except PmuconfError as error:
         if error.cause in _OF_ALL:
             raise
-        return Status.IN_FLIGHT, error.cause
+        return ChangeStatus.IN_FLIGHT, error.cause
     if xml is None:
-        return Status.ABANDONED, "domain-vanished"
-    status = Status.DONE if state is entry.new else Status.ABANDONED
+        return ChangeStatus.ABANDONED, "domain-vanished"
+    status = ChangeStatus.DONE if state is entry.new else ChangeStatus.ABANDONED
     try:
         preimage = journal.preimage(entry.id)
         differs = preimage is not None and not same_but_pmu(preimage, xml)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from pmuconf.files.place import Owner
+from pmuconf.files.place import FileOwner
 
 __all__ = ["acting_as"]
 
@@ -25,7 +25,7 @@ _NO_SETUID_FIXUP: Final = 4  # capabilities(7): then they would stay
 
 
 @contextmanager
-def acting_as(owner: Owner | None) -> Iterator[None]:
+def acting_as(owner: FileOwner | None) -> Iterator[None]:
     """Within it, this thread has the rights on files that this user and group have, and no other groups.
 
     None changes nothing, nor does a caller who is not root: the kernel holds them to their own rights already.

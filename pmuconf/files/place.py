@@ -20,14 +20,14 @@ from typing import Final
 
 from pmuconf.files.inputs import open_regular
 
-__all__ = ["Owner", "Place", "open_placed", "place"]
+__all__ = ["FileOwner", "Place", "open_placed", "place"]
 
 _MAX_LINKS: Final = 40  # as many as the kernel follows
 _DESCRIPTORS: Final = re.compile(r"/proc/[1-9][0-9]*(/task/[1-9][0-9]*)?/fd")
 
 
 @dataclass(frozen=True)
-class Owner:
+class FileOwner:
     """A user and a group, by number."""
 
     uid: int
@@ -48,7 +48,7 @@ class Place:
     name: str
     status: os.stat_result | None
     path: Path
-    stranger: Owner | None
+    stranger: FileOwner | None
     shared: Path | None
 
     @property
@@ -166,12 +166,12 @@ class _Walk:
         path = Path(self._text()) / name
         return Place(self._steps[-1].descriptor, name, status, path, stranger, shared)
 
-    def _strangers(self, status: os.stat_result | None) -> tuple[Owner | None, Path | None]:
+    def _strangers(self, status: os.stat_result | None) -> tuple[FileOwner | None, Path | None]:
         """The stranger and the shared folder of a Place that has this status."""
         children = [step.status for step in self._steps[1:]]
         for at, (step, child) in enumerate(zip(self._steps, [*children, status])):
             if step.status.st_uid not in self._ours:
-                return Owner(step.status.st_uid, step.status.st_gid), None
+                return FileOwner(step.status.st_uid, step.status.st_gid), None
             # What is not there yet, anybody could put there: the end of the way counts as theirs.
             if self._shared(step.status) and (child is None or child is status or self._planted(step.status, child)):
                 return None, Path(self._text(at + 1))

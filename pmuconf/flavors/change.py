@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status, writer_lock
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Intent, Journal, writer_lock
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
@@ -121,8 +121,8 @@ def revocable(cloud: Cloud, journal: Journal, names: Sequence[str] | None) -> li
     entries = [
         entry
         for entry in journal.entries()
-        if entry.uri == cloud.identity and entry.status is Status.DONE
-        if entry.kind is Kind.APPLY and not entry.undone
+        if entry.uri == cloud.identity and entry.status is ChangeStatus.DONE
+        if entry.kind is ChangeKind.APPLY and not entry.undone
         if names is None or entry.name in names or entry.uuid in names
     ]
     for name in names or ():
@@ -146,11 +146,13 @@ def take_back(cloud: Cloud, journal: Journal, entry: Entry, *, dry_run: bool) ->
         return result(FlavorOutcome.CHANGED_SINCE, _NO_LONGER_OURS)
     if dry_run:
         return result(FlavorOutcome.PLANNED)
-    intent = Intent(Kind.ROLLBACK, entry.uri, entry.uuid, entry.name, entry.new, entry.old, "rollback", "", (entry.id,))
+    intent = Intent(
+        ChangeKind.ROLLBACK, entry.uri, entry.uuid, entry.name, entry.new, entry.old, "rollback", "", (entry.id,)
+    )
     number, status, note = _journalled(
         cloud, journal, intent, flavor, PmuState.DEFAULT, lambda: cloud.unset_pmu(entry.uuid)
     )
-    return result(FlavorOutcome.TAKEN_BACK if status is Status.DONE else FlavorOutcome.FAILED, note, number)
+    return result(FlavorOutcome.TAKEN_BACK if status is ChangeStatus.DONE else FlavorOutcome.FAILED, note, number)
 
 
 @contextmanager
@@ -166,7 +168,7 @@ def writing(cloud: Cloud, chosen: Settings, warn: Callable[[str], None]) -> Iter
         for entry in journal.in_flight(Driver(cloud.identity)):
             flavor = cloud.flavor(entry.uuid)
             is_made = flavor is not None and state_of(flavor.extra_specs) is entry.new
-            journal.settle([(entry.id, Status.DONE if is_made else Status.ABANDONED, "interrupted")])
+            journal.settle([(entry.id, ChangeStatus.DONE if is_made else ChangeStatus.ABANDONED, "interrupted")])
             outcome = "made" if is_made else "not made"
             warn(f"an earlier run was interrupted: its change of flavor {entry.name!r} was {outcome}")
         yield journal
@@ -189,37 +191,37 @@ def _set(cloud: Cloud, journal: Journal, judged: Judged) -> FlavorResult:
     if state_of(flavor.extra_specs) is not PmuState.DEFAULT:
         return _result(judged, FlavorOutcome.ALREADY, "somebody has set it meanwhile")
     rule = judged.ruling.rule
-    intent = Intent(Kind.APPLY, cloud.identity, flavor.id, judged.flavor.name, PmuState.DEFAULT, wanted, rule, "")
+    intent = Intent(ChangeKind.APPLY, cloud.identity, flavor.id, judged.flavor.name, PmuState.DEFAULT, wanted, rule, "")
     number, status, note = _journalled(
         cloud, journal, intent, flavor, wanted, lambda: cloud.set_pmu(flavor.id, CHOICE_TEXTS[wanted])
     )
-    return _result(judged, FlavorOutcome.SET if status is Status.DONE else FlavorOutcome.FAILED, note, number)
+    return _result(judged, FlavorOutcome.SET if status is ChangeStatus.DONE else FlavorOutcome.FAILED, note, number)
 
 
 def _journalled(
     cloud: Cloud, journal: Journal, intent: Intent, flavor: Flavor, wanted: PmuState, change: Callable[[], None]
-) -> tuple[int, Status | None, str]:
+) -> tuple[int, ChangeStatus | None, str]:
     """Make a change between its two entries in the journal: its number, how it ended, and the error if there was one.
 
     The API's answer may be an error though the change was made, so the flavor is read again then. If that fails too,
     the status is None: the change stays in flight, and the next run settles it.
     """
     (number,) = journal.begin([intent])
-    status: Status | None = Status.DONE
+    status: ChangeStatus | None = ChangeStatus.DONE
     note = ""
     try:
         change()
     except PmuconfError as error:
         status, note = _status_after_error(cloud, flavor, wanted), str(error)
     if status is not None:
-        journal.settle([(number, status, "" if status is Status.DONE else "openstack-error")])
+        journal.settle([(number, status, "" if status is ChangeStatus.DONE else "openstack-error")])
     return number, status, note
 
 
-def _status_after_error(cloud: Cloud, flavor: Flavor, wanted: PmuState) -> Status | None:
+def _status_after_error(cloud: Cloud, flavor: Flavor, wanted: PmuState) -> ChangeStatus | None:
     try:
         current = cloud.flavor(flavor.id)
     except PmuconfError:
         return None
     is_made = current is not None and state_of(current.extra_specs) is wanted
-    return Status.DONE if is_made else Status.ABANDONED
+    return ChangeStatus.DONE if is_made else ChangeStatus.ABANDONED

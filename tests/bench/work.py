@@ -19,7 +19,7 @@ from lxml import etree
 
 from pmuconf import conf, policy
 from pmuconf.audit.look import audit, look
-from pmuconf.change import journal, plan
+from pmuconf.change import journal, plan, result
 from pmuconf.change import make as change
 from pmuconf.change.settle import settle
 from pmuconf.domain.definition import PmuState
@@ -69,7 +69,7 @@ def pmuconf_apply(config: str, uri: str) -> Callable[[], int]:
             vms = hypervisor.map(partial(look, hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes), listed)
             plans = plan.plan(chosen.policy, [(one, vm) for one, vm in zip(listed, vms) if vm is not None])
             results = list(change.apply(hypervisor, written, plans, limits))
-        return sum(result.outcome is plan.Outcome.CHANGED for result in results)
+        return sum(one.outcome is result.Outcome.CHANGED for one in results)
 
     return work
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Intent, Journal
 from pmuconf.change.run import Run
 from pmuconf.conf import load
 from pmuconf.domain.definition import PmuState
@@ -305,11 +305,18 @@ class TestCarried:
         with Journal.open(tmp_path / "elsewhere/journal.sqlite", create=True) as journal:
             intents = [
                 Intent(
-                    Kind.APPLY, "qemu://far/system", domain_uuid(name), name, old, PmuState.OFF, "default", "<domain/>"
+                    ChangeKind.APPLY,
+                    "qemu://far/system",
+                    domain_uuid(name),
+                    name,
+                    old,
+                    PmuState.OFF,
+                    "default",
+                    "<domain/>",
                 )
                 for name, old in zip("abcd", (PmuState.ON, PmuState.DEFAULT, PmuState.ON, PmuState.ON))
             ]
-            journal.settle((number, Status.DONE, "") for number in journal.begin(intents))
+            journal.settle((number, ChangeStatus.DONE, "") for number in journal.begin(intents))
             return [entry.record() for entry in journal.entries()]
 
     def carried(self, host: Host, records: list[dict[str, Any]], *, dry: bool = False) -> dict[str, str]:

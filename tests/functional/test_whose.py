@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import libvirt
 import pytest
 
-from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.domain.definition import PmuState
 from pmuconf.hypervisor import hypervisor
 from tests.functional.host import OFF, ON, Host, journal_bytes
@@ -55,7 +55,9 @@ def applied(host: Host, *policies: str) -> None:
 
 def intent(name: str, uri: str, *, preimage: str = "<domain/>", uuid: str = "", machine: str = "") -> Intent:
     uuid = uuid or domain_uuid(name)
-    return Intent(Kind.APPLY, uri, uuid, name, PmuState.DEFAULT, PmuState.OFF, "default", preimage, machine=machine)
+    return Intent(
+        ChangeKind.APPLY, uri, uuid, name, PmuState.DEFAULT, PmuState.OFF, "default", preimage, machine=machine
+    )
 
 
 def in_flight(host: Host, *intents: Intent) -> list[int]:
@@ -126,7 +128,7 @@ class TestAHostIsNotItsName:
         host.define(plain_domain("web", pmu="off"))
         with Journal.open(host.journal, create=True) as journal:
             numbers = journal.begin([intent("web", "qemu://compute2/system", machine="2" * 32)])
-            journal.settle([(numbers[0], Status.DONE, "")])
+            journal.settle([(numbers[0], ChangeStatus.DONE, "")])
         ran = host.json("rollback", "--all")
         assert "1 changes that could be taken back belong to another host: qemu://compute2/system (1)" in ran.err
         assert ran.by_name("cause") == {"web": "another-host"}

@@ -126,7 +126,7 @@ def main():
                 for number, why in journal.damaged():
                     module.warn(f"change {number} of the journal can't be read, and is left out: {why}")
         if asked["standing"]:
-            entries = [entry for entry in entries if entry.standing]
+            entries = [entry for entry in entries if entry.revocable]
         with connect(chosen, asked["uri"], read_only=True) as hypervisor:
             if asked["names"]:
                 entries, sentences = changes_of(asked["names"], entries, hypervisor)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.change import retention
-from pmuconf.change.journal import Entry, Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Intent, Journal
 from pmuconf.change.retention import forgettable
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
@@ -28,7 +28,7 @@ ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
 def intent(
     uuid: str = "u1",
     *,
-    kind: Kind = Kind.APPLY,
+    kind: ChangeKind = ChangeKind.APPLY,
     uri: str = URI,
     old: PmuState = ON,
     new: PmuState = OFF,
@@ -51,7 +51,7 @@ def journal(path: Path) -> Iterator[Journal]:
 def done(journal: Journal, *intents: Intent) -> list[int]:
     """Changes that were begun together and went well."""
     numbers = journal.begin(intents)
-    journal.settle((number, Status.DONE, "") for number in numbers)
+    journal.settle((number, ChangeStatus.DONE, "") for number in numbers)
     return numbers
 
 
@@ -82,14 +82,14 @@ def test_a_change_that_was_begun_is_in_flight_with_all_its_facts(
         id=number,
         at=entry.at,
         who=entry.who,
-        kind=Kind.APPLY,
+        kind=ChangeKind.APPLY,
         uri=URI,
         uuid="u1",
         name="name of u1",
         old=DEFAULT,
         new=OFF,
         rule="default",
-        status=Status.IN_FLIGHT,
+        status=ChangeStatus.IN_FLIGHT,
         cause="",
         undone=False,
     )
@@ -112,8 +112,8 @@ def test_what_was_begun_is_on_the_disk_when_begin_returns(path: Path, journal: J
         assert ids(other.in_flight(HERE)) == [number]
 
 
-@pytest.mark.parametrize("status", [Status.DONE, Status.ABANDONED, Status.RESTORED])
-def test_a_settled_change_says_how_it_ended_and_forgets_the_xml(journal: Journal, status: Status) -> None:
+@pytest.mark.parametrize("status", [ChangeStatus.DONE, ChangeStatus.ABANDONED, ChangeStatus.RESTORED])
+def test_a_settled_change_says_how_it_ended_and_forgets_the_xml(journal: Journal, status: ChangeStatus) -> None:
     first, second = journal.begin([intent("a"), intent("b")])
     journal.settle([(first, status, "some-cause")])
     entry = journal.entry(first)
@@ -129,7 +129,7 @@ def test_a_change_that_starts_from_another_text_is_written_down_anew(journal: Jo
     journal.replan(number, DEFAULT, ON, "perf", "<domain new/>")
     entry = journal.entry(number)
     assert entry is not None
-    assert (entry.old, entry.new, entry.rule, entry.status) == (DEFAULT, ON, "perf", Status.IN_FLIGHT)
+    assert (entry.old, entry.new, entry.rule, entry.status) == (DEFAULT, ON, "perf", ChangeStatus.IN_FLIGHT)
     assert journal.preimage(number) == "<domain new/>"
 
 
@@ -162,7 +162,7 @@ def test_several_threads_at_once(journal: Journal) -> None:
             for at in range(10):
                 (number,) = journal.begin([intent(f"{worker}-{at}")])
                 journal.replan(number, ON, OFF, "r", "<domain/>")
-                journal.settle([(number, Status.DONE, "")])
+                journal.settle([(number, ChangeStatus.DONE, "")])
         except BaseException as error:
             failed.append(error)
 
@@ -172,7 +172,7 @@ def test_several_threads_at_once(journal: Journal) -> None:
     for one in workers:
         one.join()
     assert failed == []
-    assert len({entry.uuid for entry in journal.entries() if entry.status is Status.DONE}) == 40
+    assert len({entry.uuid for entry in journal.entries() if entry.status is ChangeStatus.DONE}) == 40
 
 
 @pytest.mark.parametrize(("sudo", "wanted"), [("alice", "alice as root"), (None, "root")])
@@ -207,7 +207,7 @@ def test_entries_of_one_domain_newest_first_and_no_more_than_asked(journal: Jour
 
 @pytest.mark.parametrize("name", ["' OR 1=1 --", "a\x00b", "\u202e=cmd()", "\n", "💥", ""])
 def test_names_are_kept_whatever_they_are(journal: Journal, name: str) -> None:
-    one = Intent(Kind.APPLY, URI, name, name, ON, OFF, name, "<domain/>")
+    one = Intent(ChangeKind.APPLY, URI, name, name, ON, OFF, name, "<domain/>")
     done(journal, one)
     (entry,) = journal.entries(name)
     assert (entry.uuid, entry.name, entry.rule) == (name, name, name)
@@ -218,25 +218,25 @@ def test_names_are_kept_whatever_they_are(journal: Journal, name: str) -> None:
 
 def test_a_change_is_undone_once_its_roll_back_is_done(journal: Journal) -> None:
     first, second, other = done(journal, intent(), intent(old=OFF, new=ON), intent("u2"))
-    (back,) = journal.begin([intent(kind=Kind.ROLLBACK, old=OFF, new=ON, undoes=(second, first))])
+    (back,) = journal.begin([intent(kind=ChangeKind.ROLLBACK, old=OFF, new=ON, undoes=(second, first))])
 
     def undone() -> dict[int, bool]:
         return {entry.id: entry.undone for entry in journal.entries()}
 
     assert undone() == {first: False, second: False, other: False, back: False}
-    journal.settle([(back, Status.DONE, "")])
+    journal.settle([(back, ChangeStatus.DONE, "")])
     assert undone() == {first: True, second: True, other: False, back: False}
 
 
-@pytest.mark.parametrize("status", [Status.ABANDONED, Status.RESTORED])
+@pytest.mark.parametrize("status", [ChangeStatus.ABANDONED, ChangeStatus.RESTORED])
 def test_a_roll_back_that_did_not_happen_undoes_nothing_and_may_be_tried_again(
-    journal: Journal, status: Status
+    journal: Journal, status: ChangeStatus
 ) -> None:
     (first,) = done(journal, intent())
-    (failed,) = journal.begin([intent(kind=Kind.ROLLBACK, undoes=(first,))])
+    (failed,) = journal.begin([intent(kind=ChangeKind.ROLLBACK, undoes=(first,))])
     journal.settle([(failed, status, "busy")])
     assert not journal.entries()[-1].undone
-    done(journal, intent(kind=Kind.ROLLBACK, undoes=(first,)))
+    done(journal, intent(kind=ChangeKind.ROLLBACK, undoes=(first,)))
     assert journal.entries()[-1].undone
 
 
@@ -245,32 +245,32 @@ def test_a_roll_back_that_did_not_happen_undoes_nothing_and_may_be_tried_again(
 
 def test_the_last_canary_is_every_change_of_its_run(path: Path, journal: Journal) -> None:
     assert journal.last_canary(HERE) == []
-    earlier = done(journal, intent("a", kind=Kind.CANARY))
+    earlier = done(journal, intent("a", kind=ChangeKind.CANARY))
     with Journal.open(path) as next_run:
-        canary = done(next_run, intent("b", kind=Kind.CANARY), intent("c", kind=Kind.CANARY))
-        canary += done(next_run, intent("d", kind=Kind.CANARY))
+        canary = done(next_run, intent("b", kind=ChangeKind.CANARY), intent("c", kind=ChangeKind.CANARY))
+        canary += done(next_run, intent("d", kind=ChangeKind.CANARY))
     assert sorted(ids(journal.last_canary(HERE))) == canary
     assert earlier[0] not in canary
 
 
 def test_what_of_a_canary_was_not_made_is_not_part_of_it(journal: Journal) -> None:
-    good, bad, open_ = journal.begin([intent(uuid, kind=Kind.CANARY) for uuid in ("a", "b", "c")])
-    journal.settle([(good, Status.DONE, ""), (bad, Status.ABANDONED, "busy")])
+    good, bad, open_ = journal.begin([intent(uuid, kind=ChangeKind.CANARY) for uuid in ("a", "b", "c")])
+    journal.settle([(good, ChangeStatus.DONE, ""), (bad, ChangeStatus.ABANDONED, "busy")])
     assert ids(journal.last_canary(HERE)) == [good]
     assert ids(journal.in_flight(HERE)) == [open_]
 
 
-@pytest.mark.parametrize("kind", [Kind.APPLY, Kind.ROLLBACK])
-def test_a_canary_is_over_once_anything_was_changed_after_it(journal: Journal, kind: Kind) -> None:
-    done(journal, intent("a", kind=Kind.CANARY))
+@pytest.mark.parametrize("kind", [ChangeKind.APPLY, ChangeKind.ROLLBACK])
+def test_a_canary_is_over_once_anything_was_changed_after_it(journal: Journal, kind: ChangeKind) -> None:
+    done(journal, intent("a", kind=ChangeKind.CANARY))
     (number,) = journal.begin([intent("b", kind=kind)])
     assert len(journal.last_canary(HERE)) == 1, "it has not been changed yet"
-    journal.settle([(number, Status.DONE, "")])
+    journal.settle([(number, ChangeStatus.DONE, "")])
     assert journal.last_canary(HERE) == []
 
 
 def test_a_canary_belongs_to_its_connection(journal: Journal) -> None:
-    done(journal, intent("a", kind=Kind.CANARY))
+    done(journal, intent("a", kind=ChangeKind.CANARY))
     done(journal, intent("b", uri="test:///other"))
     assert len(journal.last_canary(HERE)) == 1
     assert journal.last_canary(Driver("test:///other")) == []
@@ -301,7 +301,7 @@ def test_a_run_begins_without_reading_what_is_finished_and_young(
 
 def test_purge_drops_what_is_older_and_finished(path: Path, journal: Journal) -> None:
     old, failed, open_, young = journal.begin([intent(uuid) for uuid in "abcd"])
-    journal.settle([(old, Status.DONE, ""), (young, Status.DONE, ""), (failed, Status.ABANDONED, "")])
+    journal.settle([(old, ChangeStatus.DONE, ""), (young, ChangeStatus.DONE, ""), (failed, ChangeStatus.ABANDONED, "")])
     age(path, old, 31)
     age(path, young, 29)
     age(path, open_, 400)
@@ -332,22 +332,24 @@ def test_what_retires_is_what_the_rule_says_of_all_changes(
 ) -> None:
     """That there is nothing to do is said without looking at all of them."""
     monkeypatch.setattr(retention, "NEWEST", 2)
-    monkeypatch.setattr(retention, "STANDING", 6)
+    monkeypatch.setattr(retention, "REVOCABLE", 6)
     chance = random.Random(seed)
     for _ in range(chance.randrange(1, 14)):
-        undoes = [entry.id for entry in journal.entries() if entry.standing][: chance.randrange(2)]
-        kind = Kind.ROLLBACK if undoes else Kind.APPLY
+        undoes = [entry.id for entry in journal.entries() if entry.revocable][: chance.randrange(2)]
+        kind = ChangeKind.ROLLBACK if undoes else ChangeKind.APPLY
         (number,) = journal.begin([intent(kind=kind, undoes=tuple(undoes))])
         if chance.random() < 0.9:
-            journal.settle([(number, chance.choice([Status.DONE, Status.DONE, Status.ABANDONED]), "")])
+            journal.settle(
+                [(number, chance.choice([ChangeStatus.DONE, ChangeStatus.DONE, ChangeStatus.ABANDONED]), "")]
+            )
         age(path, number, chance.choice([500, 400, 366, 30, 1, 0, -400]))
     wanted = forgettable(journal._aged(), datetime.now(timezone.utc), 365)
-    standing = [entry.id for entry in journal.entries(limit=6) if entry.standing]
+    revocable = [entry.id for entry in journal.entries(limit=6) if entry.revocable]
     assert journal.to_retire(365) == set(wanted)
     assert journal.retire(365) == len(wanted)
     left = ids(journal.entries())
     assert not set(wanted) & set(left)
-    assert [number for number in standing if number in left] == standing
+    assert [number for number in revocable if number in left] == revocable
 
 
 def test_an_id_is_never_used_again(journal: Journal) -> None:
@@ -385,7 +387,7 @@ class TestCarried:
         assert Entry.of_record(entry.record()) == entry
         undone = replace(entry, undone=True)
         assert Entry.of_record(undone.record()) == undone
-        assert not undone.standing
+        assert not undone.revocable
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -415,13 +417,13 @@ class TestCarried:
             assert copy is not None
             assert replace(copy, id=entry.id) == entry
             assert copy.id != entry.id
-            done(other, intent(entry.uuid, kind=Kind.ROLLBACK, uri="elsewhere", undoes=(copy.id,)))
+            done(other, intent(entry.uuid, kind=ChangeKind.ROLLBACK, uri="elsewhere", undoes=(copy.id,)))
             copy = other.copy_of(entry)
             assert copy is not None
             assert copy.undone
             assert other.last_canary(HERE) == []
         assert journal.copy_of(entry) == entry, "its own journal knows it too"
-        assert entry.standing
+        assert entry.revocable
 
 
 class TestRefused:
@@ -429,27 +431,27 @@ class TestRefused:
 
     CAUSES = frozenset({"refused", "denied"})
 
-    def ended(self, journal: Journal, status: Status, cause: str, uuid: str = "u1", uri: str = URI) -> None:
+    def ended(self, journal: Journal, status: ChangeStatus, cause: str, uuid: str = "u1", uri: str = URI) -> None:
         (number,) = journal.begin([intent(uuid, uri=uri)])
         journal.settle([(number, status, cause)])
 
     def test_by_the_causes_that_are_asked_for(self, journal: Journal) -> None:
-        self.ended(journal, Status.ABANDONED, "refused", "a")
-        self.ended(journal, Status.ABANDONED, "denied", "b")
-        self.ended(journal, Status.ABANDONED, "busy", "c")
-        self.ended(journal, Status.DONE, "", "d")
+        self.ended(journal, ChangeStatus.ABANDONED, "refused", "a")
+        self.ended(journal, ChangeStatus.ABANDONED, "denied", "b")
+        self.ended(journal, ChangeStatus.ABANDONED, "busy", "c")
+        self.ended(journal, ChangeStatus.DONE, "", "d")
         assert journal.refused(HERE, self.CAUSES) == {"a", "b"}
 
     def test_a_change_that_was_made_since_ends_it(self, journal: Journal) -> None:
-        self.ended(journal, Status.ABANDONED, "refused")
-        self.ended(journal, Status.DONE, "")
+        self.ended(journal, ChangeStatus.ABANDONED, "refused")
+        self.ended(journal, ChangeStatus.DONE, "")
         assert journal.refused(HERE, self.CAUSES) == frozenset()
 
     def test_one_that_was_not_even_begun_does_not(self, journal: Journal) -> None:
-        self.ended(journal, Status.ABANDONED, "refused")
-        self.ended(journal, Status.ABANDONED, "too-many-failures")
+        self.ended(journal, ChangeStatus.ABANDONED, "refused")
+        self.ended(journal, ChangeStatus.ABANDONED, "too-many-failures")
         assert journal.refused(HERE, self.CAUSES) == {"u1"}
 
     def test_another_drivers_are_none(self, journal: Journal) -> None:
-        self.ended(journal, Status.ABANDONED, "refused", uri="test:///other")
+        self.ended(journal, ChangeStatus.ABANDONED, "refused", uri="test:///other")
         assert journal.refused(HERE, self.CAUSES) == frozenset()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.change.journal import Intent, Journal, Kind, Status, writer_lock
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal, writer_lock
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def intent(preimage: str = "<domain/>") -> Intent:
-    return Intent(Kind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", preimage)
+    return Intent(ChangeKind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", preimage)
 
 
 @contextmanager
@@ -89,9 +89,9 @@ def found_in(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
-@pytest.mark.parametrize("ended", [Status.DONE, Status.ABANDONED, Status.RESTORED])
+@pytest.mark.parametrize("ended", [ChangeStatus.DONE, ChangeStatus.ABANDONED, ChangeStatus.RESTORED])
 def test_once_settled_no_byte_of_a_secret_is_left_while_the_journal_is_still_open(
-    path: Path, size: int, ended: Status
+    path: Path, size: int, ended: ChangeStatus
 ) -> None:
     with Journal.open(path, create=True) as journal:
         numbers = journal.begin([intent(secret(size)) for _ in range(3)])
@@ -106,7 +106,7 @@ def test_nor_of_a_text_that_a_later_plan_replaced(path: Path) -> None:
         (number,) = journal.begin([intent(secret(1000))])
         journal.replan(number, PmuState.ON, PmuState.OFF, "default", secret(10))
         journal.replan(number, PmuState.ON, PmuState.OFF, "default", "<domain/>")
-        journal.settle([(number, Status.DONE, "")])
+        journal.settle([(number, ChangeStatus.DONE, "")])
         assert found_in(path) == set()
 
 
@@ -116,14 +116,14 @@ def test_nor_of_what_was_in_the_file_itself_when_a_crash_came(path: Path) -> Non
         journal.begin([intent(secret(1000))])
     assert found_in(path) == {"journal.sqlite"}
     with Journal.open(path) as journal:
-        journal.settle((entry.id, Status.DONE, "settled") for entry in journal.in_flight(Driver("test:///")))
+        journal.settle((entry.id, ChangeStatus.DONE, "settled") for entry in journal.in_flight(Driver("test:///")))
         assert found_in(path) == set()
 
 
 def test_settling_one_change_keeps_the_text_of_the_others(path: Path) -> None:
     with Journal.open(path, create=True) as journal:
         first, second = journal.begin([intent(secret(1)), intent(secret(2))])
-        journal.settle([(first, Status.DONE, "")])
+        journal.settle([(first, ChangeStatus.DONE, "")])
         assert journal.preimage(second) == secret(2)
 
 
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_journal(path: Path, data: bytes, create: bool) -> Non
 def test_a_journal_that_lost_its_end(path: Path) -> None:
     with Journal.open(path, create=True) as journal:
         numbers = journal.begin([intent("x" * 500) for _ in range(200)])
-        journal.settle((number, Status.DONE, "") for number in numbers)
+        journal.settle((number, ChangeStatus.DONE, "") for number in numbers)
     path.write_bytes(path.read_bytes()[:8192])
     assert refused(path).cause == "journal-damaged"
 

@@ -18,13 +18,13 @@ NOW = datetime(2031, 6, 1, tzinfo=timezone.utc)
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "NEWEST", 2)
-    monkeypatch.setattr(retention, "STANDING", 4)
+    monkeypatch.setattr(retention, "REVOCABLE", 4)
 
 
-def changes(*days_ago: float | None, standing: Sequence[int] = (), in_flight: Sequence[int] = ()) -> list[Aged]:
+def changes(*days_ago: float | None, revocable: Sequence[int] = (), in_flight: Sequence[int] = ()) -> list[Aged]:
     """Changes 1, 2, ..., made so long ago by the clock that they had; None: with a time that can't be read."""
     return [
-        Aged(number, None if ago is None else NOW - timedelta(days=ago), number in standing, number in in_flight)
+        Aged(number, None if ago is None else NOW - timedelta(days=ago), number in revocable, number in in_flight)
         for number, ago in enumerate(days_ago, 1)
     ]
 
@@ -34,8 +34,8 @@ def changes(*days_ago: float | None, standing: Sequence[int] = (), in_flight: Se
     [
         (changes(500, 400, 300, 2, 1), [1, 2]),
         (changes(500, 400), []),  # the newest stay
-        (changes(500, 499, 498, 2, 1, standing=[2]), [1, 3]),  # what could be taken back
-        (changes(500, 499, 498, 497, 2, 1, standing=[1, 2]), [1, 2, 3, 4]),  # unless many newer ones came
+        (changes(500, 499, 498, 2, 1, revocable=[2]), [1, 3]),  # what could be taken back
+        (changes(500, 499, 498, 497, 2, 1, revocable=[1, 2]), [1, 2, 3, 4]),  # unless many newer ones came
         (changes(500, 499, 498, 2, 1, in_flight=[1, 3]), [2]),
         ([], []),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.change.run import Run
 from pmuconf.conf import load
 from pmuconf.domain.definition import PmuState
@@ -19,9 +19,9 @@ CLOUD = "openstack:https://cloud.example.org:5000/v3#one"
 def test_a_flavor_s_change_is_no_matter_of_libvirt_s(tmp_path: Path, dry: bool) -> None:
     path = tmp_path / "journal.sqlite"
     with Journal.open(path, create=True) as journal:
-        intent = Intent(Kind.APPLY, CLOUD, "42", "m1 large", PmuState.DEFAULT, PmuState.OFF, "default", "")
+        intent = Intent(ChangeKind.APPLY, CLOUD, "42", "m1 large", PmuState.DEFAULT, PmuState.OFF, "default", "")
         (number,) = journal.begin([intent])
-        journal.settle([(number, Status.DONE, "")])
+        journal.settle([(number, ChangeStatus.DONE, "")])
     config = tmp_path / "pmuconf.conf"
     config.write_text(f"[journal]\npath = {path}\n[libvirt]\nuri = qemu+unix:///system?socket={tmp_path}/none\n")
     with pytest.raises(PmuconfError) as caught:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pmuconf.change.journal import Intent, Journal, Kind, Status, writer_lock
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal, writer_lock
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.files import inputs
 from pmuconf.files.acting import acting_as
-from pmuconf.files.place import Owner
+from pmuconf.files.place import FileOwner
 from tests.unit.processes import python
 from tests.unit.unprivileged import as_nobody, open_folder
 
@@ -50,9 +50,9 @@ def victim(path: Path) -> Path:
 def use(path: Path) -> None:
     """What every run does with lock and journal."""
     with writer_lock(path), Journal.open(path, create=True) as journal:
-        one = Intent(Kind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", "<domain/>")
+        one = Intent(ChangeKind.APPLY, "test:///", "u", "web", PmuState.ON, PmuState.OFF, "default", "<domain/>")
         (number,) = journal.begin([one])
-        journal.settle([(number, Status.DONE, "")])
+        journal.settle([(number, ChangeStatus.DONE, "")])
         assert journal.entries()[0].id == number
 
 
@@ -217,7 +217,7 @@ def test_in_a_folder_of_roots_an_administrators_link_is_followed(path: Path) -> 
 
 def test_only_the_thread_that_acts_gives_its_rights_up(victim: Path) -> None:
     said: list[str] = []
-    with acting_as(Owner(NOBODY, NOBODY)):
+    with acting_as(FileOwner(NOBODY, NOBODY)):
         with pytest.raises(PermissionError):
             victim.read_text()
         # A thread inherits what the one that starts it has; one that was there before does not.
@@ -232,7 +232,7 @@ def test_only_the_thread_that_acts_gives_its_rights_up(victim: Path) -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    with acting_as(Owner(NOBODY, NOBODY)):
+    with acting_as(FileOwner(NOBODY, NOBODY)):
         acting.set()
         assert read.wait(30)
     thread.join()
@@ -244,10 +244,10 @@ GROUPS = """
 import os, sys
 from pmuconf.files import inputs
 from pmuconf.files.acting import acting_as
-from pmuconf.files.place import Owner
+from pmuconf.files.place import FileOwner
 os.setgroups([4, 6])
 try:
-    with acting_as(Owner(65534, 65534)):
+    with acting_as(FileOwner(65534, 65534)):
         print(os.getgroups(), os.stat("/proc/thread-self").st_uid, flush=True)
         raise KeyError
 except KeyError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pmuconf.change.entry import Entry, Kind, Status
+from pmuconf.change.entry import ChangeKind, ChangeStatus, Entry
 from pmuconf.change.run import _newest_first
 from pmuconf.change.whom import Whom, changes_of, whom
 from pmuconf.domain.definition import PmuState
@@ -33,7 +33,9 @@ def test_what_is_no_uuid(text: Any) -> None:
 def entry(number: int, uuid: str, name: str, *, uri: str = "qemu://here/system", minute: int = 0) -> Entry:
     at = datetime(2031, 1, 1, 0, minute, tzinfo=timezone.utc)
     states = (PmuState.ON, PmuState.OFF)
-    return Entry(number, at, "root", Kind.APPLY, uri, uuid, name, *states, "default", Status.DONE, "", False)
+    return Entry(
+        number, at, "root", ChangeKind.APPLY, uri, uuid, name, *states, "default", ChangeStatus.DONE, "", False
+    )
 
 
 class Host:

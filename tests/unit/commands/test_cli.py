@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pmuconf
-from pmuconf.change.journal import Intent, Journal, Kind, Status
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.commands.names import COMMANDS as NAMES
 from pmuconf.commands.names import GROUPS
 from pmuconf.domain.definition import PmuState
@@ -402,9 +402,11 @@ def journalled(tmp_path: Path) -> str:
     path = tmp_path / "journal.sqlite"
     with Journal.open(path, create=True) as journal:
         for uuid in UUIDS:
-            change = Intent(Kind.APPLY, "test:///", uuid, "=web\x9b", PmuState.ON, PmuState.OFF, "default", "<domain/>")
+            change = Intent(
+                ChangeKind.APPLY, "test:///", uuid, "=web\x9b", PmuState.ON, PmuState.OFF, "default", "<domain/>"
+            )
             (number,) = journal.begin([change])
-            journal.settle([(number, Status.DONE, "")])
+            journal.settle([(number, ChangeStatus.DONE, "")])
     return f"[journal]\npath = {path}\n"
 
 
