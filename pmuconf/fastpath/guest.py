@@ -15,12 +15,11 @@ __all__ = ["Guest", "overridden"]
 class Guest:
     """What is known of a VM besides its host.
 
-    ``domain`` is the definition to judge: the running one, or the next boot of a domain that does not run. ``vm`` is
-    its process as the probes found it, None if they did not. ``next_qemu`` is the binary that is now where its own was
-    started from.
-
-    :param obeyed: whether the next boot gets what its ``<pmu>`` says, on or off; None: it can't be said.
-    :param next_effective: what the next boot gets if that is not sure; None: unknown.
+    :param domain: the definition to judge: of the running guest, or of the next boot if it does not run.
+    :param vm: its process as the probes found it; None if they did not.
+    :param next_qemu: the binary that is now at the path from which its own was started.
+    :param obeyed: whether the next boot gets what its ``<pmu>`` says, on or off; None: unknown.
+    :param next_effective: what the next boot gets if it is not obeyed for sure; None: unknown.
     """
 
     domain: Domain
@@ -34,29 +33,44 @@ class Guest:
     next_effective: PmuState | None = None
 
     @property
+    def wanted(self) -> PmuState | None:
+        """The state that the policy wants written; None: it wants none."""
+        return None if self.decision is None else self.decision.state
+
+    @property
     def differs(self) -> bool:
         """Whether the CPU of its process is not what its definition says: something in between decides."""
-        said = self.domain.effective_pmu
+        by_definition = self.domain.effective_pmu
         has_pmu = None if self.vm is None else self.vm.pmu_property
-        return self.running and None not in (said, has_pmu) and has_pmu is not (said is PmuState.ON)
+        if not self.running or by_definition is None or has_pmu is None:
+            return False
+        return has_pmu is not (by_definition is PmuState.ON)
 
     @property
     def heeded(self) -> bool | None:
         """As ``obeyed``; a definition that is not obeyed now will not be obeyed at the next start."""
         return False if self.differs else self.obeyed
 
+    @property
+    def has_pmu(self) -> bool | None:
+        """Whether the CPU of the running guest has a PMU, by its process or else by its definition; None: unknown."""
+        if self.vm is not None and self.vm.pmu_property is not None:
+            return self.vm.pmu_property
+        by_definition = self.domain.effective_pmu
+        return None if by_definition is None else by_definition is PmuState.ON
+
     def will_get(self, state: PmuState) -> PmuState | None:
-        """What the next boot gets if its ``<pmu>`` says that; None: unknown."""
+        """What the next boot gets if its ``<pmu>`` says ``state``; None: unknown."""
         if self.heeded and state is not PmuState.DEFAULT:
             return state
         return None if self.differs else self.next_effective
 
 
 def overridden(guest: Guest) -> bool:
-    """Whether the next boot has the state that the policy wants, and the guest will not get it nevertheless."""
-    wanted = None if guest.decision is None else guest.decision.state
+    """Whether the next boot has the state that the policy wants, and the guest will not get it."""
+    wanted = guest.wanted
     if wanted is None or guest.next_boot is not wanted or guest.heeded is not False:
         return False
-    seen = guest.vm.pmu_property if guest.differs and guest.vm is not None else None
-    gets = guest.will_get(wanted) if seen is None else PmuState.ON if seen else PmuState.OFF
-    return gets is not wanted
+    if guest.differs:  # it gets at its next start what it has now
+        return guest.has_pmu is not (wanted is PmuState.ON)
+    return guest.will_get(wanted) is not wanted

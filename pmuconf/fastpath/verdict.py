@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.drift import drifts
+from pmuconf.drift import drifts, image_waits
 from pmuconf.fastpath.cases import CASES, WANTED, Basis, FastPath
 from pmuconf.fastpath.guest import Guest, overridden
 from pmuconf.fastpath.inkernel import WHY_UNKNOWN, InKernel, in_kernel_pmu
@@ -26,9 +26,9 @@ __all__ = ["Answer", "answer", "delivers"]
 class Answer:
     """The verdict on one VM.
 
-    :param cause: the first of ``causes``, a key of CASES.
-    :param causes: all that stand in the way, in the order in which to remove them; for a yes, the reason alone.
-    :param evidence: of the weakest fact that the verdict stands on; for unknown, none.
+    :param causes: keys of CASES: everything that stands in the way, in the order in which to remove it. For a yes, the
+        reason alone.
+    :param evidence: that of the weakest fact that the verdict stands on; for unknown, none.
     :param wanted_on: the policy wants a PMU here, or leaves the one that is there.
     """
 
@@ -41,94 +41,106 @@ class Answer:
 
     @property
     def cause(self) -> str:
+        """The first of the causes."""
         return self.causes[0]
 
     @property
     def severity(self) -> int:
-        """The exit status that it becomes: 0 as wanted, 1 waits or can't be known, 2 slow path."""
+        """The exit status that it deserves: 0 as wanted, 1 waits or is unknown, 2 slow path."""
         return 0 if self.wanted_on else CASES[self.cause].severity
 
 
 def answer(host: HostFacts | None, guest: Guest) -> Answer:
-    """Judge one VM.
+    """The verdict on one VM.
 
-    :param host: None: the VM's host can't be looked at from here.
+    :param host: the VM's host; None: it can't be looked at from here.
     """
-    held = in_kernel_pmu(host, guest)
-    causes = _causes(host, guest, held)
+    in_kernel = in_kernel_pmu(host, guest)
+    causes = _causes(host, guest, in_kernel)
     case = CASES[causes[0]]
     message = case.message
     if causes[0] == "pmu-unknown":
-        message = f"{message}: {WHY_UNKNOWN.get(held.cause, held.cause)}"
+        message = f"{message}: {WHY_UNKNOWN.get(in_kernel.cause, in_kernel.cause)}"
     elif causes[0] == "kernel-unknown" and host is not None:
         message = f"{message}: {host.guard.message}"
     return Answer(
         fast_path=case.fast_path,
         causes=causes,
-        evidence=_evidence(case.basis, host, held),
+        evidence=_evidence(case.basis, host, in_kernel),
         message=message,
-        in_kernel=held,
+        in_kernel=in_kernel,
         wanted_on=guest.decision is Decision.ON or any(cause in WANTED for cause in causes),
     )
 
 
-def _causes(host: HostFacts | None, guest: Guest, held: InKernel) -> tuple[str, ...]:
-    """The cases, in order: the first that holds is the cause, what follows it stands in the way as well."""
+def _causes(host: HostFacts | None, guest: Guest, in_kernel: InKernel) -> tuple[str, ...]:
+    """The cause, and behind it what else stands in the way.
+
+    A VM that has no exits of KVM's is told apart first: its kernel does not matter. Then the kernel decides, and only
+    where it asks for the VM's PMU does that PMU decide.
+    """
     if not guest.domain.x86:
         return ("not-x86",)
     if guest.domain.virt_type != "kvm":
         return ("not-kvm", *_beside(guest))
-    wanted = None if guest.decision is None else guest.decision.state
     if not guest.running:
-        other = wanted is not None and guest.saved not in (None, wanted)
-        return ("saved-image" if other else "not-running", *_beside(guest))
+        waits = guest.wanted is not None and image_waits(guest.wanted, guest.saved)
+        return ("saved-image" if waits else "not-running", *_beside(guest))
     if host is None:
         return ("remote-host",)
+    return _by_kernel(host, guest, in_kernel)
+
+
+def _by_kernel(host: HostFacts, guest: Guest, in_kernel: InKernel) -> tuple[str, ...]:
+    """The causes of a VM that runs under KVM on this host."""
     verdict = host.guard.verdict
     if verdict is Verdict.NO_CALL:
-        if guest.vm is None:  # whatever its PMU is, but of this kernel only: it must be seen to run here
+        if guest.vm is None:  # the verdict is on this kernel: nothing shows that the VM runs under it
             return ("pmu-unknown",)
-        if host.mediated_pmu is False or held.pmu is KernelPmu.DISABLED:
+        if host.mediated_pmu is False or in_kernel.pmu is KernelPmu.DISABLED:
             return ("no-call",)
-    in_the_way = _in_the_way(guest) if held.pmu is KernelPmu.ENABLED else ()
+    in_the_way = _in_the_way(guest) if in_kernel.pmu is KernelPmu.ENABLED else ()
     if verdict is Verdict.UNKNOWN:
         return ("kernel-unknown", *in_the_way)
     if verdict is Verdict.UNGUARDED:
-        if in_the_way and in_the_way[0] in WANTED:
-            return in_the_way
-        return ("kernel-unguarded", *in_the_way)
-    if held.pmu is KernelPmu.DISABLED:
+        return _unless_wanted("kernel-unguarded", in_the_way)
+    if in_kernel.pmu is KernelPmu.DISABLED:
         return (_why_disabled(host, guest, verdict),)
     if verdict in (Verdict.EARLY_OUT, Verdict.NO_CALL):
-        return _though_enabled(host, guest, held, in_the_way)
-    if held.pmu is KernelPmu.UNKNOWN:
-        return ("pmu-unknown",)
-    return in_the_way
+        return _though_enabled(host, guest, in_kernel, in_the_way)
+    return ("pmu-unknown",) if in_kernel.pmu is KernelPmu.UNKNOWN else in_the_way
 
 
-def _though_enabled(host: HostFacts, guest: Guest, held: InKernel, in_the_way: tuple[str, ...]) -> tuple[str, ...]:
-    """The cases of a kernel that may spare a VM the counting though its PMU is not known to be disabled.
+def _unless_wanted(cause: str, in_the_way: tuple[str, ...]) -> tuple[str, ...]:
+    """The cause before what else stands in the way; a VM that is to have its PMU has no cause but that."""
+    return in_the_way if in_the_way and in_the_way[0] in WANTED else (cause, *in_the_way)
 
-    Counting is not all that there is: since 7.0 a mediated PMU is switched at every exit that leaves KVM's inner loop,
-    for every VM whose PMU has a version, whatever it counts (kvm_mediated_pmu_load, kvm_mediated_pmu_put).
+
+def _though_enabled(host: HostFacts, guest: Guest, in_kernel: InKernel, in_the_way: tuple[str, ...]) -> tuple[str, ...]:
+    """The causes where the kernel may spare a VM the counting, although its PMU is not known to be disabled.
+
+    Counting is not all the work. Since Linux 7.0 KVM switches a mediated PMU at every exit that leaves its inner loop,
+    for every VM whose PMU has a version, whatever it counts (kvm_mediated_pmu_load, kvm_mediated_pmu_put). So the
+    switching is asked for first, and the counting after it.
     """
-    mediated, idle = host.mediated_pmu, guest.vm is not None and guest.vm.in_use is False
+    counts_nothing = guest.vm is not None and guest.vm.in_use is False
+    switched = host.mediated_pmu
     if guest.vm is not None and guest.vm.pmu_shown is False:
-        # On Intel, where QEMU shows the guest no PMU and KVM holds one nevertheless. As long as it is started, perhaps.
-        mediated = False if idle or mediated is False else None
-    if mediated and held.pmu is KernelPmu.ENABLED:
-        return in_the_way if in_the_way[:1] and in_the_way[0] in WANTED else ("mediated-pmu", *in_the_way)
-    if mediated:
-        return ("pmu-unknown",)
-    if host.guard.verdict is Verdict.NO_CALL and mediated is False:
+        # On Intel, a PMU that QEMU does not show to the guest has no version, though KVM has it enabled. That was seen
+        # with the use of the counters, or it is older: then it may be otherwise by now.
+        switched = False if counts_nothing or switched is False else None
+    if switched:
+        return _unless_wanted("mediated-pmu", in_the_way) if in_kernel.pmu is KernelPmu.ENABLED else ("pmu-unknown",)
+    no_call = host.guard.verdict is Verdict.NO_CALL
+    if no_call and switched is False:
         return ("no-call",)
-    idle = idle or host.guard.verdict is Verdict.NO_CALL
-    if idle and mediated is None:
+    if switched is None and (counts_nothing or no_call):
         return ("mediated-unknown", *in_the_way)
-    return ("early-out-idle",) if idle else ("depends-on-guest", *in_the_way)
+    return ("early-out-idle",) if counts_nothing or no_call else ("depends-on-guest", *in_the_way)
 
 
 def _why_disabled(host: HostFacts, guest: Guest, verdict: Verdict) -> str:
+    """The cause of a VM whose PMU is disabled in a kernel that asks for that."""
     if verdict is Verdict.PARTIAL:
         return "partial-guard"
     if verdict is Verdict.EARLY_OUT:
@@ -146,68 +158,67 @@ def _beside(guest: Guest) -> tuple[str, ...]:
     return ("cpu-overridden",) if overridden(guest) else ()
 
 
-def _has_pmu(guest: Guest) -> bool | None:
-    """Whether the running guest's CPU has a PMU: by its process, else by its definition."""
-    if guest.vm is not None and guest.vm.pmu_property is not None:
-        return guest.vm.pmu_property
-    said = guest.domain.effective_pmu
-    return None if said is None else said is PmuState.ON
-
-
 def _in_the_way(guest: Guest) -> tuple[str, ...]:
-    """Why a running VM's PMU is enabled in the kernel, and what has to go before it would not be."""
+    """Why the PMU of a running VM is enabled in the kernel, in the order in which to remove the reasons.
+
+    First the policy: if it does not want the PMU gone, nothing stands in the way. Then its QEMU, and then its next
+    boot, because a new start helps only under the right QEMU.
+    """
     if guest.decision is None or guest.decision is Decision.UNDECIDED:
         return ("undecided",)
-    has_pmu = _has_pmu(guest)
     if guest.decision is Decision.ON:
-        return (has_pmu is False and _beside(guest)) or ("pmu-on-by-policy",)
-    vm = guest.vm
-    if guest.decision is Decision.KEEP and has_pmu is not False:
-        return ("pmu-kept",)
-    causes = []
-    qemu, next_qemu = None if vm is None else vm.qemu, guest.next_qemu
-    if has_pmu is False and qemu is not None and qemu.disables:
-        causes.append("qemu-did-not")
-    elif (has_pmu is False or (qemu is not None and qemu.disables is False)) and not (next_qemu and next_qemu.disables):
-        causes.append("qemu-keeps-pmu")
-    elif has_pmu is False:
-        causes.append("qemu-upgraded")
-    if guest.decision is not Decision.OFF:
-        return tuple(causes)
-    if has_pmu is not False:
-        causes += _what_off_does(guest)
-    if guest.next_boot is None and has_pmu is not False:
+        return _beside(guest) if guest.has_pmu is False and overridden(guest) else ("pmu-on-by-policy",)
+    if guest.decision is Decision.KEEP:
+        return _by_qemu(guest) if guest.has_pmu is False else ("pmu-kept",)
+    return (*_by_qemu(guest), *_by_next_boot(guest))
+
+
+def _by_qemu(guest: Guest) -> tuple[str, ...]:
+    """How its QEMU keeps the PMU enabled, or would."""
+    disables = None if guest.vm is None or guest.vm.qemu is None else guest.vm.qemu.disables
+    next_disables = guest.next_qemu is not None and bool(guest.next_qemu.disables)
+    if guest.has_pmu is not False:
+        return ("qemu-keeps-pmu",) if disables is False and not next_disables else ()
+    if disables:
+        return ("qemu-did-not",)
+    return ("qemu-upgraded",) if next_disables else ("qemu-keeps-pmu",)
+
+
+def _by_next_boot(guest: Guest) -> tuple[str, ...]:
+    """How its next boot would leave a PMU to a guest that is to have none."""
+    causes = [] if guest.has_pmu is False else [*_after_off(guest)]
+    if guest.next_boot is None and guest.has_pmu is not False:
         causes.append("transient")
     elif drifts(guest.decision, guest.next_boot):
         causes.append("drift")
     return tuple(causes)
 
 
-def _what_off_does(guest: Guest) -> tuple[str, ...]:
-    """Of a guest that is to lose its PMU: whether a power cycle takes it away, once ``off`` is written."""
-    will_get = guest.will_get(PmuState.OFF)
-    if will_get is PmuState.OFF:
+def _after_off(guest: Guest) -> tuple[str, ...]:
+    """What stands between the guest and a start without a PMU, apart from writing ``off``."""
+    if guest.will_get(PmuState.OFF) is PmuState.OFF:
         return ("pending-power-cycle",) if guest.next_boot is PmuState.OFF else ()
     return ("cpu-overridden",) if guest.heeded is False else ("next-boot-unknown",)
 
 
-def _evidence(basis: Basis, host: HostFacts | None, held: InKernel) -> Evidence:
-    """That of the weakest fact that the verdict stands on."""
+def _evidence(basis: Basis, host: HostFacts | None, in_kernel: InKernel) -> Evidence:
+    """The evidence of the weakest fact that the verdict stands on."""
     if basis is Basis.LIBVIRT:
         return Evidence.OBSERVED
     if basis is Basis.NOTHING or host is None:
         return Evidence.NONE
     if basis is Basis.PMU:
-        return held.evidence
+        return in_kernel.evidence
     if basis is Basis.KERNEL or host.guard.verdict is Verdict.UNGUARDED:
         return host.guard.evidence  # whatever the VM's PMU is
-    return host.guard.evidence.weaker(held.evidence)
+    return host.guard.evidence.weaker(in_kernel.evidence)
 
 
 def delivers(facts: HostFacts) -> bool:
     """Whether a VM whose PMU is off has the fast path on this host: what the trait CUSTOM_PMU_FASTPATH promises.
 
-    The kernel spares it, and KVM's parameter, or each QEMU that libvirt would start and at least one, disables its PMU.
+    The kernel has to spare it, and its PMU has to be disabled: by KVM's parameter, or by every QEMU that libvirt would
+    start, if there is one.
     """
     guard = facts.guard
     if guard.evidence is Evidence.NONE or guard.verdict.severity:
