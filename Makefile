@@ -13,6 +13,7 @@
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make contention   other tools edit, undefine and redefine the domains that pmuconf changes: what gets lost? (root)
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
+# make records   boot the lab's kernels and record them anew for tests/records (root, 4 GB, half an hour)
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab soak churn contention picture architecture causes sample sample-nova clean
+        bench-lab records soak churn contention picture architecture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +74,11 @@ bench-lab: $(VENV)/test
 	tests/lab/fetch
 	tests/lab/build
 	$(BIN)/python -m tests.lab.costs docs/performance.md
+
+records: $(VENV)/test
+	tests/lab/fetch newer
+	tests/lab/build
+	$(BIN)/python -m tests.lab.records
 
 lint: $(VENV)/test
 	$(BIN)/ruff check
