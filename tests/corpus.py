@@ -24,8 +24,9 @@ from xml.sax.saxutils import escape
 
 import libvirt
 
-from pmuconf.domain.definition import DomainXmlError, PmuState
+from pmuconf.domain.definition import PmuState
 from pmuconf.domain.rewriting import rewrite_bytes, rewrite_libvirt
+from pmuconf.domain.xmltext import DomainXmlError
 from tests.functional.host import Host
 from tests.support.daemon import Daemon
 from tests.unit import oracle

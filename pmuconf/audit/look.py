@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pmuconf.audit.report import Report, asks_host, join
 from pmuconf.audit.vm import Unjudged, Vm, judge
-from pmuconf.domain import definition as domain
-from pmuconf.domain.definition import Domain, DomainXmlError
+from pmuconf.domain import reading
+from pmuconf.domain.definition import Domain
+from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.files.inputs import read_start
 from pmuconf.hostfacts import HostFacts
@@ -29,7 +30,7 @@ def audit(
     policy: Policy,
     names: Sequence[str] = (),
     *,
-    max_bytes: int = domain.MAX_XML_BYTES,
+    max_bytes: int = MAX_XML_BYTES,
     survey: Callable[[], HostFacts] | None = None,
     always: bool = False,
     sample: float = 0,
@@ -76,7 +77,7 @@ def look(
     policy: Policy,
     listed: Listed,
     *,
-    max_bytes: int = domain.MAX_XML_BYTES,
+    max_bytes: int = MAX_XML_BYTES,
     fill: Callable[[Domain], Domain] | None = None,
 ) -> Vm | None:
     """One domain as it is now, judged by the policy; None if it is gone.
@@ -115,7 +116,7 @@ def _states(
     """All definitions that libvirt has of a domain; None of a transient domain that stopped."""
 
     def read(xml: str) -> Domain:
-        definition = domain.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
+        definition = reading.read_libvirt(xml, source=f"domain {listed.name!r}", max_bytes=max_bytes)
         return definition if fill is None else fill(definition)
 
     live = read(hypervisor.live_xml(listed)) if listed.active else None
@@ -131,7 +132,7 @@ def _states(
         live=live,
         next_boot=next_boot,
         saved=None if image is None else read(image),
-        snapshots=tuple(domain.read_snapshot(xml, source=source, max_bytes=max_bytes) for xml in snapshots),
+        snapshots=tuple(reading.read_snapshot(xml, source=source, max_bytes=max_bytes) for xml in snapshots),
     )
 
 
@@ -139,7 +140,7 @@ def audit_files(
     policy: Policy,
     paths: Iterable[Path],
     *,
-    max_bytes: int = domain.MAX_XML_BYTES,
+    max_bytes: int = MAX_XML_BYTES,
     fill: Callable[[Domain], Domain] | None = None,
 ) -> Report:
     r"""The audit of domain XML files (of ``virsh dumpxml`` or /etc/libvirt/qemu); a folder gives its \*.xml.
@@ -166,7 +167,7 @@ def _xml_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _vm_of_file(policy: Policy, path: Path, max_bytes: int, fill: Callable[[Domain], Domain] | None) -> Vm:
     try:
-        definition = domain.read(read_start(path, max_bytes + 1), source=str(path), max_bytes=max_bytes)
+        definition = reading.read(read_start(path, max_bytes + 1), source=str(path), max_bytes=max_bytes)
         definition = definition if fill is None else fill(definition)
     except OSError as error:
         return Vm(path.name, None, error=Unjudged("file-unreadable", f"{path}: {error.strerror}"))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from pmuconf.domain.definition import PmuState, read_libvirt
+from pmuconf.domain.definition import PmuState
 from pmuconf.domain.difference import differences, in_metadata, of_libvirt
+from pmuconf.domain.reading import read_libvirt
 from pmuconf.hypervisor.history import Happening
 
 __all__ = ["LASTING", "SENTENCES", "Aftermath", "overwrote"]

@@ -21,8 +21,10 @@ from pmuconf.change.aftermath import LASTING, SENTENCES, Aftermath, overwrote
 from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
 from pmuconf.change.plan import NOVA_NOTE, Goal, Plan, result_of
 from pmuconf.change.result import Outcome, Result
-from pmuconf.domain.definition import DomainXmlError, PmuState, read_libvirt
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.reading import read_libvirt
 from pmuconf.domain.rewriting import rewrite_libvirt
+from pmuconf.domain.xmltext import DomainXmlError
 from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.hypervisor.history import Happening
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed

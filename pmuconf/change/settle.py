@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.change.journal import ChangeStatus, Entry, Journal, writer_lock
-from pmuconf.domain.definition import DomainXmlError, read_libvirt, same_but_pmu
+from pmuconf.domain.difference import same_but_pmu
+from pmuconf.domain.reading import read_libvirt
 from pmuconf.domain.uuids import as_uuid
+from pmuconf.domain.xmltext import DomainXmlError
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
 

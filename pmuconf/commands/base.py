@@ -30,8 +30,14 @@ _Item = TypeVar("_Item")
 _MOST = (1 << 31) - 1
 
 _COLOURS = {
-    **{"drift": "31", "failed": "31", "pending": "33", "changed": "32", "ok": "32"},
-    **{"slow": "31", "partial": "33", "unknown": "33"},
+    "drift": "31",
+    "failed": "31",
+    "pending": "33",
+    "changed": "32",
+    "ok": "32",
+    "slow": "31",
+    "partial": "33",
+    "unknown": "33",
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from pmuconf.access import connect
 from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.conf import Settings
-from pmuconf.domain import definition as domain
 from pmuconf.domain.definition import UNKNOWN, Domain
+from pmuconf.domain.reading import read
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_start
 from pmuconf.policy import Decision, Ruling, Subject, decide
@@ -106,11 +106,11 @@ def _definition(args: argparse.Namespace, chosen: Settings) -> Domain:
             data = read_start(args.xml, chosen.max_xml_bytes + 1)
         except OSError as error:
             raise PmuconfError(f"{args.xml}: {error.strerror}", cause="file-unreadable") from None
-        return domain.read(data, source=str(args.xml), max_bytes=chosen.max_xml_bytes)
+        return read(data, source=str(args.xml), max_bytes=chosen.max_xml_bytes)
     with connect(chosen, args.connect, read_only=True) as hypervisor:
         (listed,) = hypervisor.domains([args.domain])
         xml = hypervisor.next_boot_xml(listed) if listed.persistent else hypervisor.live_xml(listed)
-    return domain.read(xml, source=f"domain {listed.name!r}", max_bytes=chosen.max_xml_bytes)
+    return read(xml, source=f"domain {listed.name!r}", max_bytes=chosen.max_xml_bytes)
 
 
 def _story(about: str, ruling: Ruling) -> list[str]:

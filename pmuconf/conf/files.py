@@ -108,7 +108,7 @@ class ConfigFiles:
 
 
 def files_in(folder: str) -> list[str]:
-    """The \\*.conf files of a folder, by name; hidden files, as editors leave them, are no configuration.
+    r"""The \*.conf files of a folder, by name; hidden files, as editors leave them, are no configuration.
 
     :raises PmuconfError: config-missing or config-unreadable.
     """

@@ -6,7 +6,8 @@ from typing import Final
 
 from oslo_config import cfg, types
 
-from pmuconf.domain.definition import MAX_XML_BYTES, X86
+from pmuconf.domain.definition import X86
+from pmuconf.domain.xmltext import MAX_XML_BYTES
 from pmuconf.policy import VIRT_TYPES
 
 __all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "list_opts", "options_of"]

@@ -1,7 +1,7 @@
 """Whether the CPU that a QEMU gives its guest has a PMU: one rule, for command lines and for definitions.
 
-Pure. A process's command line is words; a definition becomes the words that libvirt makes of it, with those of
-``<qemu:commandline>`` behind them. What the words leave open is None, never a guess.
+Pure. A command line is words already. A definition becomes the words that libvirt makes of it, with those of
+``<qemu:commandline>`` behind them. If the words leave it open, the answer is None, never a guess.
 
 The facts are QEMU's: x86_cpu_parse_featurestr and x86_cpu_expand_features in target/i386/cpu.c, qemu_global_option in
 softmmu/vl.c, pc_compat_1_5 in hw/i386/pc.c. tests/functional/test_cpu.py holds them against a real QEMU.
@@ -27,7 +27,8 @@ _ALONE: Final = frozenset(_WORDS.split())
 
 _ARCHITECTURE: Final = re.compile(r"qemu-system-\w+")
 _X86: Final = re.compile(r"qemu-system-(x86_64|i386)\b")
-# Names under which distributions and managers install a QEMU for x86. Any other may be a script that adds options.
+# Names under which distributions and managers install a QEMU for x86. A file of another name may be a script that adds
+# options.
 _BINARY: Final = re.compile(r"qemu-system-(x86_64|i386)(-microvm|-spice)?|qemu-kvm(-one)?|kvm(-spice)?|qemu")
 
 # Before 1.6 every CPU model had a PMU, and these machine types keep that.
@@ -47,9 +48,10 @@ _EVERY_CPU: Final = ("x86_64-cpu", "i386-cpu", "cpu", "device")
 
 
 def has_pmu(words: Sequence[str], names: Sequence[str] = ()) -> bool | None:
-    """Whether the guest's CPU has a PMU, by a QEMU's command line; None: it can't be said.
+    """Whether the guest's CPU has a PMU, by a QEMU's command line; None: unknown.
 
-    The last ``-cpu`` counts. If it does not speak of ``pmu``, ``-global`` does, else the machine type and the model.
+    The last ``-cpu`` counts. If it does not set ``pmu``, ``-global`` may. Otherwise the machine type and the model
+    decide.
 
     :param words: the binary, then its options.
     :param names: of the binary, for its architecture; without any, that of the first word.
@@ -59,13 +61,13 @@ def has_pmu(words: Sequence[str], names: Sequence[str] = ()) -> bool | None:
         return None
     if any(_set_by(option, value) for option, value in _pairs(words)):
         return None
-    said = last(words, "cpu")
-    if said is None and values(words, "cpu"):
+    cpu = last(words, "cpu")
+    if cpu is None and values(words, "cpu"):
         return None
     by_model = _machines_default(words)
-    if said is None:  # the machine's own: a named model
-        return _by_globals(words, "", by_model)
-    model, *features = said.split(",")
+    if cpu is None:  # the machine's own: a named model
+        return _by_globals(words, "", otherwise=by_model)
+    model, *features = cpu.split(",")
     if not _MODEL.fullmatch(model) or model.endswith("-cpu"):
         return None
     if any(feature.lstrip("+-").partition("=")[0] == "pmu" for feature in features):
@@ -74,13 +76,13 @@ def has_pmu(words: Sequence[str], names: Sequence[str] = ()) -> bool | None:
         by_model = True
     elif model == "max":  # under TCG: 7.2 and 10.0 give it one, 11.1 does not
         by_model = True if accelerator(words, names) == "kvm" else None
-    return _by_globals(words, model, by_model)
+    return _by_globals(words, model, otherwise=by_model)
 
 
 def accelerator(words: Sequence[str], names: Sequence[str] = ()) -> str:
-    """The accelerator that a QEMU tries first; empty: it was not told.
+    """The accelerator that a QEMU tries first; empty: the command line names none.
 
-    Of several ``-accel`` the first counts, of what a machine is given the last.
+    Of several ``-accel`` the first counts. Of several ``-machine`` with one the last counts.
     """
     names = names or [_name(word) for word in words[:1]]
     asked, given = [], ["kvm"] if names and names[-1].endswith("kvm") else []  # called so, it asks for KVM by itself
@@ -90,7 +92,7 @@ def accelerator(words: Sequence[str], names: Sequence[str] = ()) -> str:
         elif option == "enable-kvm":
             given.append("kvm")
         elif option in ("machine", "M"):
-            given += [said.partition(":")[0] for key, _, said in properties(value) if key == "accel"]
+            given += [name.partition(":")[0] for key, _, name in properties(value) if key == "accel"]
     return asked[0] if asked else given[-1] if given else ""
 
 
@@ -122,13 +124,13 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def last(words: Sequence[str], name: str) -> str | None:
-    """What the option was given last; None if it wasn't given, or if that is not sure."""
+    """The last value of the option; None if it has none, or if that is not sure."""
     given = _given(words, name)
     return given[-1] if given else None
 
 
 def values(words: Sequence[str], *names: str) -> list[str]:
-    """What follows each word that looks like one of the options, if it is one or not."""
+    """The word behind each word that looks like one of the options, whether it is one or not."""
     return [value for option, value in _pairs(words) if option in names]
 
 
@@ -147,10 +149,10 @@ def _name(path: str) -> str:
 
 
 def _given(words: Sequence[str], name: str) -> list[str] | None:
-    """All that the option was given, in order; None if that is not sure.
+    """All values of the option, in order; None if that is not sure.
 
-    An option that a newer QEMU has, and that takes no argument, would be taken for one that does, and hide the next.
-    So what only looks like the option must agree with what was read in order.
+    A newer QEMU may have an option without an argument that is not known here. It would be read as one with an
+    argument, and hide the next option. So the words that look like the option must agree with those read in order.
     """
     read = [value for option, value in options(words) if option == name]
     seen = [words[at + 1] for at in range(1, len(words) - 1) if words[at] in (f"-{name}", f"--{name}")]
@@ -165,27 +167,27 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _set_by(option: str, value: str) -> bool:
-    """Whether the option may set the property in a way that is not followed here."""
+    """Whether the option may set the PMU in a way that is not followed here."""
     if option == "readconfig":
         return True
     return "pmu" in value and (option == "set" or (option == "device" and "-cpu" in value))
 
 
 def _machines_default(words: Sequence[str]) -> bool | None:
-    """Whether a named model has a PMU with the machine type; None if that is not known, or types differ in it."""
-    said: set[bool | None] = set()
+    """Whether a named model has a PMU with the machine type; None if that is unknown, or if the types differ in it."""
+    defaults: set[bool | None] = set()
     for value in values(words, "machine", "M"):
         pieces = properties(value)
         types = [text for key, _, text in pieces if key == "type"]  # the key may be left out, then it comes first
         types += [pieces[0][0]] if not pieces[0][1] else []
-        said.update(True if _WITH.fullmatch(t) else False if _WITHOUT.fullmatch(t) else None for t in types)
-    if not said:
+        defaults.update(True if _WITH.fullmatch(t) else False if _WITHOUT.fullmatch(t) else None for t in types)
+    if not defaults:
         return False
-    return said.pop() if len(said) == 1 else None
+    return defaults.pop() if len(defaults) == 1 else None
 
 
 def _by_features(features: Sequence[str]) -> bool | None:
-    """What -cpu itself says, which beats all that is said elsewhere."""
+    """The PMU that the features of -cpu give, which beats every other option."""
     if "-pmu" in features:  # those with a sign are set last, first all with +, then all with -
         return False
     if "+pmu" in features:
@@ -196,23 +198,23 @@ def _by_features(features: Sequence[str]) -> bool | None:
     return True if given[-1:] and given[-1] in _TRUE else False if given[-1:] and given[-1] in _FALSE else None
 
 
-def _by_globals(words: Sequence[str], model: str, otherwise: bool | None) -> bool | None:
-    """What -global says of the CPUs of that model: the last that applies; ``otherwise`` if none speaks of a PMU."""
+def _by_globals(words: Sequence[str], model: str, *, otherwise: bool | None) -> bool | None:
+    """The PMU that -global gives to CPUs of that model: the last one that applies; ``otherwise`` if none sets it."""
     if not any("pmu" in value for value in values(words, "global")):
         return otherwise
-    kinds = (*_EVERY_CPU, *(f"{one}-{cpu}" for one in _parents(model) for cpu in ("x86_64-cpu", "i386-cpu")))
+    kinds = (*_EVERY_CPU, *(f"{parent}-{cpu}" for parent in _parents(model) for cpu in ("x86_64-cpu", "i386-cpu")))
     for value in _given(words, "global") or [".pmu="]:
         if "pmu" in value:
             match = _GLOBAL.fullmatch(value)
-            kind, said = (match[1] or match[3], match[2] or match[4]) if match else ("", "")
-            if kind not in kinds or said not in _TRUE | _FALSE:
-                return None  # of another kind, most likely; but models have other names
-            otherwise = said in _TRUE
+            kind, text = (match[1] or match[3], match[2] or match[4]) if match else ("", "")
+            if kind not in kinds or text not in _TRUE | _FALSE:
+                return None  # most likely another kind of CPU; but models have other names
+            otherwise = text in _TRUE
     return otherwise
 
 
 def _parents(model: str) -> tuple[str, ...]:
-    """The models whose properties this one has: QEMU's host is a kind of max."""
+    """The models whose properties this model has: QEMU's host is a kind of max."""
     if not model:
         return ()
     return (model, "max") if model == "host" else (model,)

@@ -1,33 +1,25 @@
 """The rewrite of the PMU in a domain XML: an edit of a few bytes, and all others stay as they are.
 
-Two readers have to agree. lxml says what the text means and which elements are to be edited; expat, which shares no
-code with it, says where the same elements stand. The edited text is then read again, and has to mean what the edit of
-lxml's own elements means. Otherwise nothing is handed out (cause ``xml-readers-disagree``).
+Two readers have to agree. lxml says what the text means and which elements are to be edited. expat, which shares no
+code with lxml, says where the same elements stand. The edited text is then read again, and has to mean the same as
+lxml's own elements after the same edit. Otherwise the rewrite is refused (cause ``xml-readers-disagree``).
 
 Pure: text in, text out.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
-from xml.parsers import expat
 
 from lxml import etree
 
-from pmuconf.domain.definition import (
-    MAX_XML_BYTES,
-    DomainXmlError,
-    PmuState,
-    libvirt_head,
-    parse_domain,
-    pmu_state,
-    state_attribute,
-)
-from pmuconf.domain.xmltext import encoding
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.places import Edit, Place, Places, disagreement
+from pmuconf.domain.reading import libvirt_head, parse_domain, pmu_state, state_attribute
+from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, encoding
 
 __all__ = ["rewrite", "rewrite_bytes", "rewrite_libvirt"]
 
@@ -41,40 +33,33 @@ _AFTER_FEATURES: Final = frozenset(
 
 _Xml = TypeVar("_Xml", str, bytes)
 
-_SPACE: Final = re.compile(rb"[ \t\r\n]*")
-_END: Final = b"</domain>"
-_VALUE = rb"""[ \t\r\n]*=[ \t\r\n]*("[^"]*"|'[^']*')"""
-_ATTRIBUTE: Final = re.compile(rb"[ \t\r\n]+([^\s=/>]+)" + _VALUE)
-_START_TAG: Final = re.compile(
-    rb"<(?P<name>[^\s=/>]+)(?P<attributes>(?:[ \t\r\n]+[^\s=/>]+" + _VALUE + rb")*)[ \t\r\n]*(?P<empty>/?)>"
-)
-_END_TAG: Final = re.compile(rb"</[^\s>]+[ \t\r\n]*>")
+_END: Final = "</domain>"
 
 
 def rewrite(xml: str, state: PmuState, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str:
-    """Return the XML with its PMU in the given state and every other character as it was.
+    """The XML with its PMU in the given state, and every other character as it was.
 
     ``DEFAULT`` takes the element away. Idempotent: text that already says exactly this comes back as it is.
 
-    :raises DomainXmlError: xml-readers-disagree, or as domain.read().
+    :raises DomainXmlError: xml-readers-disagree, or as read().
     """
     root = parse_domain(xml, source, max_bytes)
-    edits = _edits(xml.encode("utf-8"), root, state, source)
-    if not edits:
-        return xml
-    return _checked(b"".join(_spliced(xml.encode("utf-8"), edits)).decode("utf-8"), root, source)
+    data = xml.encode("utf-8")
+    edits = _edits(data, root, state, source)
+    return _checked(b"".join(_spliced(data, edits)).decode("utf-8"), root, source) if edits else xml
 
 
 def rewrite_libvirt(xml: str, state: PmuState, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> str:
-    """As rewrite(), for text that libvirt itself wrote: what it has from the devices on need not be read."""
-    found = libvirt_head(xml, source, max_bytes)
-    if found is None:
+    """As rewrite(), for text that libvirt itself wrote: the part from the devices on is not read."""
+    head_and_root = libvirt_head(xml, source, max_bytes)
+    if head_and_root is None:
         return rewrite(xml, state, source=source, max_bytes=max_bytes)
-    head, root = found
-    edits = _edits(head.encode("utf-8"), root, state, source)
+    head, root = head_and_root
+    data = head.encode("utf-8")
+    edits = _edits(data, root, state, source)
     if not edits:
         return xml
-    edited = _checked(b"".join(_spliced(head.encode("utf-8"), edits)).decode("utf-8"), root, source)
+    edited = _checked(b"".join(_spliced(data, edits)).decode("utf-8"), root, source)
     return edited[: -len(_END)] + xml[len(head) - len(_END) :]
 
 
@@ -89,60 +74,52 @@ def rewrite_bytes(xml: bytes, state: PmuState, *, source: str, max_bytes: int = 
     try:
         data = body.decode(codec).encode("utf-8")
     except (UnicodeError, LookupError) as error:
-        raise DomainXmlError(
-            f"can't be read as {codec}: {error}", cause="xml-encoding", source=source, hint=_convert(codec)
-        ) from None
+        raise _unconvertible(codec, f"can't be read as {codec}: {error}", source) from None
     edits = _edits(data, root, state, source)
     if not edits:
         return xml
     parts = list(_spliced(data, edits))
     if codec != "utf-8":
-        # What stays is taken from the file itself, never encoded anew.
-        sizes = [len(part.decode("utf-8").encode(codec)) for part in parts]
-        gone = [len(data[edit.start : edit.end].decode("utf-8").encode(codec)) for edit in edits]
-        if sum(sizes[::2]) + sum(gone) != len(body):
-            raise DomainXmlError(
-                f"can't be edited as {codec}: it has other ways to write its characters than Python's",
-                cause="xml-encoding",
-                source=source,
-                hint=_convert(codec),
-            )
-        at = 0
-        for number, size in enumerate(sizes):
-            if number % 2:
-                parts[number] = parts[number].decode("utf-8").encode(codec)
-                at += gone[number // 2]
-            else:
-                parts[number] = body[at : at + size]
-                at += size
+        parts = _encoded(parts, [data[edit.start : edit.end] for edit in edits], body, codec, source)
     return _checked(mark + b"".join(parts), root, source)
 
 
-def _convert(codec: str) -> str:
-    return f"Convert it to UTF-8 first, its declaration too: iconv -f {codec} -t UTF-8"
+def _encoded(parts: list[bytes], replaced: list[bytes], body: bytes, codec: str, source: str) -> list[bytes]:
+    """The parts of an edited text in the encoding of its file.
+
+    The parts that stay are taken from the file itself, and never encoded again: a codec may know several ways to write
+    a character. So their sizes have to add up to that of the file.
+
+    :param parts: UTF-8, in turn a part that stays and a new one.
+    :param replaced: the parts of the old text in place of the new ones.
+    :param body: the file without its byte order mark.
+    """
+
+    def size(part: bytes) -> int:
+        return len(part.decode("utf-8").encode(codec))
+
+    kept, old = [size(part) for part in parts[::2]], [size(part) for part in replaced]
+    if sum(kept) + sum(old) != len(body):
+        problem = f"can't be edited as {codec}: it has other ways to write its characters than Python's"
+        raise _unconvertible(codec, problem, source)
+    encoded, at = [], 0
+    for number, part in enumerate(parts):
+        if number % 2:
+            encoded.append(part.decode("utf-8").encode(codec))
+            at += old[number // 2]
+        else:
+            encoded.append(body[at : at + kept[number // 2]])
+            at += kept[number // 2]
+    return encoded
 
 
-@dataclass(frozen=True)
-class _Edit:
-    """What stands from start to end, in bytes of UTF-8, becomes the new text."""
-
-    start: int
-    end: int
-    new: bytes
+def _unconvertible(codec: str, problem: str, source: str) -> DomainXmlError:
+    hint = f"Convert it to UTF-8 first, its declaration too: iconv -f {codec} -t UTF-8"
+    return DomainXmlError(problem, cause="xml-encoding", source=source, hint=hint)
 
 
-class _Place:
-    """Where an element's start tag and end tag begin; of an empty element's, the second is the end of its only one."""
-
-    __slots__ = ("children", "end", "start")
-
-    def __init__(self, start: int) -> None:
-        self.start = self.end = start
-        self.children: list[_Place] = []
-
-
-def _spliced(data: bytes, edits: list[_Edit]) -> Iterator[bytes]:
-    """What stays and what is new, in turn."""
+def _spliced(data: bytes, edits: list[Edit]) -> Iterator[bytes]:
+    """The edited text in parts: in turn one that stays and a new one."""
     at = 0
     for edit in edits:
         yield data[at : edit.start]
@@ -151,204 +128,81 @@ def _spliced(data: bytes, edits: list[_Edit]) -> Iterator[bytes]:
     yield data[at:]
 
 
-def _edits(data: bytes, root: etree._Element, state: PmuState, source: str) -> list[_Edit]:
-    """The edits of UTF-8 text that bring it to this state, in order; the same is done to the elements."""
-    found = [
-        (at, number, element)
+@dataclass(frozen=True)
+class _Pmu:
+    """A PMU element, and its place: the number of its features among the root's children, and its own among theirs."""
+
+    element: etree._Element
+    features: int
+    number: int
+
+    def place(self, places: Places) -> Place:
+        """Where it stands in the text."""
+        return places.root.children[self.features].children[self.number]
+
+
+def _pmus(root: etree._Element, source: str) -> list[_Pmu]:
+    """All PMU elements, in their order; each of them has a state that is one."""
+    pmus = [
+        _Pmu(element, at, number)
         for at, features in enumerate(root.iterchildren(etree.Element))
         if features.tag == "features"
         for number, element in enumerate(features.iterchildren(etree.Element))
         if str(element.tag).rpartition("}")[2] == "pmu"
     ]
-    for _, _, element in found:
-        pmu_state(element, source)
-    if state is PmuState.DEFAULT:
-        if not found:
-            return []
-        drops = found
-    else:
-        if len(found) == 1 and state_attribute(found[0][2]) and pmu_state(found[0][2], source) is state:
-            return []
-        drops = found[:-1]
-    text = _Text(data, source)
-    edits = [
-        text.without(text.root.children[at].children[number], spaced=_drop(element)) for at, number, element in drops
-    ]
-    if state is not PmuState.DEFAULT:
-        if found:
-            at, number, element = found[-1]
-            name = state_attribute(element)
-            written = None if name is None else element.keys().index(name)
-            edits.append(text.with_state(text.root.children[at].children[number], state, written))
-            element.set(name or "state", state.value)
-        else:
-            edits.append(_added(text, root, state))
+    for pmu in pmus:
+        pmu_state(pmu.element, source)
+    return pmus
+
+
+def _edits(data: bytes, root: etree._Element, state: PmuState, source: str) -> list[Edit]:
+    """The edits of UTF-8 text that bring it to this state, in their order. The same is done to the elements.
+
+    The last PMU counts, for libvirt too: it gets the state, and those before it go.
+    """
+    pmus = _pmus(root, source)
+    wanted = [] if state is PmuState.DEFAULT else [state]
+    if [_written(pmu, source) for pmu in pmus] == wanted:
+        return []
+    places = Places(data, source)
+    kept = pmus[-1:] if wanted else []
+    edits = [places.without(pmu.place(places), spaced=_drop(pmu.element)) for pmu in pmus[: len(pmus) - len(kept)]]
+    for pmu in kept:
+        name = state_attribute(pmu.element)
+        number = None if name is None else pmu.element.keys().index(name)
+        edits.append(places.with_state(pmu.place(places), state, number))
+        pmu.element.set(name or "state", state.value)
+    if wanted and not pmus:
+        edits.append(_added(places, root, state))
     return edits
 
 
-def _added(text: _Text, root: etree._Element, state: PmuState) -> _Edit:
-    """A PMU where there is none: first of the first features, else with features of its own."""
-    pmu = b"<pmu state=%(q)s%(state)s%(q)s/>" % {b"q": text.quote, b"state": state.value.encode()}
+def _written(pmu: _Pmu, source: str) -> PmuState | None:
+    """The state that an attribute says; None if there is no such attribute, which means on."""
+    return pmu_state(pmu.element, source) if state_attribute(pmu.element) else None
+
+
+def _added(places: Places, root: etree._Element, state: PmuState) -> Edit:
+    """The edit that adds a PMU: as the first of the first features, or with features of its own."""
+    pmu = b"<pmu state=%(q)s%(state)s%(q)s/>" % {b"q": places.quote, b"state": state.value.encode()}
     children = list(root.iterchildren(etree.Element))
-    at = next((number for number, child in enumerate(children) if child.tag == "features"), None)
-    if at is not None:
-        features = children[at]
-        place = text.root.children[at]
-        spaced = _blank(features.text)
-        new = etree.SubElement(features, "pmu", state=state.value)
-        features.insert(0, new)
-        new.tail, features.text = features.text, None
-        return text.first_in(place, pmu, spaced=spaced)
+    for features, place in zip(children, places.root.children):
+        if features.tag == "features":
+            spaced = _blank(features.text)
+            element = etree.SubElement(features, "pmu", state=state.value)
+            features.insert(0, element)
+            element.tail, features.text = features.text, None
+            return places.first_in(place, pmu, spaced=spaced)
     features = etree.SubElement(root, "features")
     etree.SubElement(features, "pmu", state=state.value)
-    whole = b"<features>" + pmu + b"</features>"
-    at = next((number for number, child in enumerate(children) if child.tag in _AFTER_FEATURES), None)
-    if at is None:
-        previous = features.getprevious()
-        return text.last_in(whole, spaced=_blank(root.text if previous is None else previous.tail))
-    spaced = _blank(_before(children[at]))
-    root.insert(root.index(children[at]), features)
-    return text.in_front(text.root.children[at], whole, spaced=spaced)
-
-
-class _Text:
-    """UTF-8 text of a domain with the places of its elements, down to the grandchildren of the root."""
-
-    def __init__(self, data: bytes, source: str) -> None:
-        self._data = data
-        self._source = source
-        self.root = self._placed()
-        first = _ATTRIBUTE.search(self._tag(self.root, b"domain")["attributes"])
-        self.quote = first[2][:1] if first else b"'"
-
-    def without(self, place: _Place, *, spaced: bool) -> _Edit:
-        """Take an element away, and if white space alone is around it, its line."""
-        tag = self._tag(place, b"pmu")
-        line = self._line_before(place.start) if spaced else b""
-        return _Edit(place.start - len(line), self._end(place, tag), b"")
-
-    def with_state(self, place: _Place, state: PmuState, written: int | None) -> _Edit:
-        """Give a PMU this state, by the attribute of this number that says it now; None if none does."""
-        tag = self._tag(place, b"pmu")
-        if written is not None:
-            found = _ATTRIBUTE.finditer(self._data, tag.start("attributes"), tag.end("attributes"))
-            attributes = [one for one in found if one[1].partition(b":")[0] != b"xmlns"]
-            if written >= len(attributes) or attributes[written][1].rpartition(b":")[2] != b"state":
-                raise self._disagreement("no state where there should be one")
-            return _Edit(attributes[written].start(2) + 1, attributes[written].end(2) - 1, state.value.encode())
-        at = tag.end("attributes")
-        return _Edit(at, at, b" state=" + self.quote + state.value.encode() + self.quote)
-
-    def first_in(self, place: _Place, new: bytes, *, spaced: bool) -> _Edit:
-        """Put text in front of all that these features hold, on a line of its own if they have lines."""
-        tag = self._tag(place, b"features")
-        if tag["empty"]:
-            return self._filled(tag, new)
-        at = tag.end()
-        if not spaced:
-            return _Edit(at, at, new)
-        space = self._space_after(at)
-        line = _last_line(space)
-        if at + len(space) == place.end and line[:1] in (b"\r", b"\n"):  # so far this is the line of the end tag alone
-            before = self._line_before(place.start)
-            line = before + before.lstrip(b"\r\n")
-        return _Edit(at, at, line + new)
-
-    def in_front(self, place: _Place, new: bytes, *, spaced: bool) -> _Edit:
-        """Put text in front of an element, on a line of its own if that has one."""
-        line = self._line_before(place.start) if spaced else b""
-        at = place.start - len(line)
-        return _Edit(at, at, line + new)
-
-    def last_in(self, new: bytes, *, spaced: bool) -> _Edit:
-        """Put text behind all that the domain holds, on a line of its own if the last element has one."""
-        tag = self._tag(self.root, b"domain")
-        if tag["empty"]:
-            return self._filled(tag, new)
-        at = self.root.end
-        if not spaced:
-            return _Edit(at, at, new)
-        at -= len(self._space_before(at))
-        line = self._line_before(self.root.children[-1].start) if self.root.children else b""
-        return _Edit(at, at, line + new)
-
-    def _filled(self, tag: re.Match[bytes], new: bytes) -> _Edit:
-        """Put text between the two tags that an empty element's only one becomes."""
-        return _Edit(tag.start("empty"), tag.end(), b">" + new + b"</" + tag["name"] + b">")
-
-    def _placed(self) -> _Place:
-        reader = expat.ParserCreate("utf-8")
-        path = [_Place(0)]
-        depth = 0
-
-        def start(_name: str, _attributes: object) -> None:
-            nonlocal depth
-            if depth < 3:
-                place = _Place(reader.CurrentByteIndex)
-                path[-1].children.append(place)
-                path.append(place)
-            depth += 1
-
-        def end(_name: str) -> None:
-            nonlocal depth
-            depth -= 1
-            if depth < 3:
-                path.pop().end = reader.CurrentByteIndex
-
-        reader.StartElementHandler, reader.EndElementHandler = start, end
-        try:
-            reader.Parse(self._data, True)
-        except expat.ExpatError as error:
-            raise self._disagreement(f"expat says: {expat.ErrorString(error.code)}", error.lineno) from None
-        return path[0].children[0]
-
-    def _tag(self, place: _Place, name: bytes) -> re.Match[bytes]:
-        tag = _START_TAG.match(self._data, place.start)
-        if tag is None or tag["name"].rpartition(b":")[2] != name:
-            raise self._disagreement(f"no <{name.decode()}> where there should be one")
-        return tag
-
-    def _end(self, place: _Place, tag: re.Match[bytes]) -> int:
-        if tag["empty"]:
-            return tag.end()
-        end = _END_TAG.match(self._data, place.end)
-        if end is None:
-            raise self._disagreement("no end of an element where it should be")
-        return end.end()
-
-    def _space_after(self, at: int) -> bytes:
-        found = _SPACE.match(self._data, at)
-        return found[0] if found else b""
-
-    def _space_before(self, at: int) -> bytes:
-        start = at
-        while start and self._data[start - 1] in b" \t\r\n":
-            start -= 1
-        return self._data[start:at]
-
-    def _line_before(self, at: int) -> bytes:
-        return _last_line(self._space_before(at))
-
-    def _disagreement(self, problem: str, line: int | None = None) -> DomainXmlError:
-        return _disagreement(problem, self._source, line)
-
-
-def _last_line(space: bytes) -> bytes:
-    """White space from its last line end on; all of it, if it has none."""
-    at = max(space.rfind(b"\n"), space.rfind(b"\r"))
-    if at > 0 and space[at - 1 : at + 1] == b"\r\n":
-        at -= 1
-    return space[max(at, 0) :]
-
-
-def _disagreement(problem: str, source: str, line: int | None = None) -> DomainXmlError:
-    return DomainXmlError(
-        f"two XML readers disagree about it, so it was not rewritten: {problem}",
-        cause="xml-readers-disagree",
-        source=source,
-        line=line,
-        hint="Set the PMU state by hand (virsh edit), and please report what is special about this XML",
-    )
+    text = b"<features>" + pmu + b"</features>"
+    for child, place in zip(children, places.root.children):
+        if child.tag in _AFTER_FEATURES:
+            spaced = _blank(_before(child))
+            root.insert(root.index(child), features)
+            return places.in_front(place, text, spaced=spaced)
+    previous = features.getprevious()
+    return places.last_in(text, spaced=_blank(root.text if previous is None else previous.tail))
 
 
 def _checked(edited: _Xml, root: etree._Element, source: str) -> _Xml:
@@ -356,28 +210,31 @@ def _checked(edited: _Xml, root: etree._Element, source: str) -> _Xml:
     try:
         again = parse_domain(edited, source, sys.maxsize)
     except DomainXmlError as error:
-        raise _disagreement(f"the edited text is refused ({error.cause})", source) from None
+        raise disagreement(f"the edited text is refused ({error.cause})", source) from None
     if _meaning(again) != _meaning(root):
-        raise _disagreement("the edited text means something else", source)
+        raise disagreement("the edited text means something else", source)
     return edited
 
 
 def _meaning(root: etree._Element) -> str:
-    """All that the text says but for the white space among the children of the domain and of features. Spoils them."""
+    """What the text says, without the white space among the children of the domain and of features.
+
+    The elements are changed, so they are of no further use.
+    """
     for parent in (root, *root.iterchildren("features")):
-        parent.text = _said(parent.text)
+        parent.text = _unspaced(parent.text)
         for child in parent:
-            child.tail = _said(child.tail)
+            child.tail = _unspaced(child.tail)
     text: str = etree.tostring(root.getroottree(), encoding="unicode")
     return text
 
 
-def _said(text: str | None) -> str | None:
+def _unspaced(text: str | None) -> str | None:
     return ("".join(text.split()) or None) if text else None
 
 
 def _drop(element: etree._Element) -> bool:
-    """Take an element away, and leave the text behind it; whether there was white space alone around it."""
+    """Take an element away, and leave the text behind it. True if there was only white space around it."""
     parent, previous = element.getparent(), element.getprevious()
     if parent is None:
         raise ValueError("the root is no PMU")
@@ -394,7 +251,7 @@ def _drop(element: etree._Element) -> bool:
 
 
 def _before(element: etree._Element) -> str | None:
-    """The text between an element and the one in front of it, or its parent's start."""
+    """The text between an element and the one before it, or the start of its parent."""
     previous, parent = element.getprevious(), element.getparent()
     if previous is not None:
         return previous.tail

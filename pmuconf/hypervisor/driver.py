@@ -75,7 +75,7 @@ def machine_id(path: str = _MACHINE_ID) -> str:
 
 
 def host_uuid(connection: libvirt.virConnect) -> str:
-    """libvirt's UUID of its host; empty where it tells none. Its first answer may take as long as QEMU's start."""
+    """Libvirt's UUID of its host; empty where it tells none. Its first answer may take as long as QEMU's start."""
     found = re.search(r"<host>\s*<uuid>([0-9a-f-]{36})</uuid>", connection.getCapabilities())
     return found.group(1) if found else ""
 

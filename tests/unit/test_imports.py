@@ -14,7 +14,15 @@ from tests.unit.processes import python
 PURE = (
     *("change/aftermath", "hypervisor/history", "fleet/outlook", "hostfacts", "mediated", "policy", "drift"),
     *("audit/remedy", "audit/vm", "fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
-    *("domain/cpu", "domain/definition", "domain/difference", "domain/rewriting", "domain/xmltext"),
+    *(
+        "domain/cpu",
+        "domain/definition",
+        "domain/difference",
+        "domain/places",
+        "domain/reading",
+        "domain/rewriting",
+        "domain/xmltext",
+    ),
 )
 ALLOWED = {
     *(
@@ -48,6 +56,8 @@ ALLOWED = {
         "pmuconf.policy",
         "pmuconf.audit.vm",
         "pmuconf.drift",
+        "pmuconf.domain.places",
+        "pmuconf.domain.reading",
         "pmuconf.domain.xmltext",
     ),
 }
@@ -163,17 +173,17 @@ def test_reading_deciding_and_rewriting_opens_nothing() -> None:
         """
 import sys
 from pmuconf import policy
-from pmuconf.domain import definition as domain
-from pmuconf.domain import rewriting
+from pmuconf.domain import difference, reading, rewriting
+from pmuconf.domain.definition import PmuState
 xml = sys.stdin.read()
 rules = (policy.Rule("a", policy.Decision.ON, flavor=("perf.*",)),)
 def work():
-    facts = domain.read(xml)
-    policy.decide(policy.Policy(rules=rules), policy.Subject.of_domain(facts))
+    definition = reading.read(xml)
+    policy.decide(policy.Policy(rules=rules), policy.Subject.of_domain(definition))
     policy.shadowed(rules)
-    after = rewriting.rewrite(xml, domain.PmuState.OFF)
-    assert domain.same_but_pmu(xml, after)
-    rewriting.rewrite_bytes(xml.encode(), domain.PmuState.ON, source="file")
+    after = rewriting.rewrite(xml, PmuState.OFF)
+    assert difference.same_but_pmu(xml, after)
+    rewriting.rewrite_bytes(xml.encode(), PmuState.ON, source="file")
 work()  # what Python itself loads late has been loaded now
 told = []
 sys.addaudithook(lambda event, values: told.append(event))

@@ -31,7 +31,15 @@ _SIZED: Final = frozenset({_INT, _STRUCT, _UNION, _ENUM, _ENUM64, _FLOAT})
 # For each kind, the words behind the three that every type has: some fixed, and some for each of its vlen elements.
 _KNOWN: Final[dict[int, tuple[int, int]]] = {
     **dict.fromkeys((2, 7, 8, 9, 10, 11, 12, 16, 18), (0, 0)),
-    **{1: (1, 0), 3: (3, 0), 4: (0, 3), 5: (0, 3), 6: (0, 2), 13: (0, 2), 14: (1, 0), 15: (0, 3), 17: (1, 0)},
+    1: (1, 0),
+    3: (3, 0),
+    4: (0, 3),
+    5: (0, 3),
+    6: (0, 2),
+    13: (0, 2),
+    14: (1, 0),
+    15: (0, 3),
+    17: (1, 0),
     19: (0, 3),
 }
 _DEPTH: Final = 32

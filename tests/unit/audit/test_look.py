@@ -78,7 +78,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts[source] += 1
         return root_of(xml, source, *more)
 
-    monkeypatch.setattr("pmuconf.domain.definition.root_of", counting)
+    monkeypatch.setattr("pmuconf.domain.reading.root_of", counting)
     return counts
 
 

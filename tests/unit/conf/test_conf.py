@@ -16,7 +16,7 @@ from oslo_config import cfg, generator
 import pmuconf
 from pmuconf import conf
 from pmuconf.conf import Mode, ServiceSettings, Settings, options, settings
-from pmuconf.domain.definition import MAX_XML_BYTES
+from pmuconf.domain.xmltext import MAX_XML_BYTES
 from pmuconf.policy import CRITERIA, Decision, NovaDomains, Policy, Rule
 
 Write = Callable[..., str]

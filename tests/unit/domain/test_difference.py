@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from pmuconf.domain.definition import PmuState, same_but_pmu
-from pmuconf.domain.difference import differences, in_metadata, of_libvirt
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.difference import differences, in_metadata, of_libvirt, same_but_pmu
 from pmuconf.domain.rewriting import rewrite
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit.xmls import domain_texts

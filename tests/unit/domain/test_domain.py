@@ -11,18 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmuconf.domain.definition import (
-    UNKNOWN,
-    Domain,
-    DomainXmlError,
-    Nova,
-    PmuState,
-    read,
-    read_libvirt,
-    read_snapshot,
-    same_but_pmu,
-)
+from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.difference import same_but_pmu
+from pmuconf.domain.reading import read, read_libvirt, read_snapshot
 from pmuconf.domain.rewriting import rewrite, rewrite_bytes, rewrite_libvirt
+from pmuconf.domain.xmltext import DomainXmlError
 from tests.support.domains import domain_uuid, nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import any_bytes, any_text, domain_texts

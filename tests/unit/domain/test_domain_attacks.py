@@ -7,15 +7,11 @@ from typing import Final
 
 import pytest
 
-from pmuconf.domain.definition import (
-    MAX_XML_BYTES,
-    DomainXmlError,
-    PmuState,
-    read,
-    read_snapshot,
-    same_but_pmu,
-)
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.difference import same_but_pmu
+from pmuconf.domain.reading import read, read_snapshot
 from pmuconf.domain.rewriting import rewrite, rewrite_bytes
+from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError
 
 DOMAIN: Final = "<domain type='kvm'>\n<name>{}</name>\n<os><type arch='{}'>hvm</type></os>\n</domain>"
 SOURCE: Final = "domain 'web'"

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmuconf.domain.definition import DomainXmlError, PmuState, read
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.reading import read
 from pmuconf.domain.rewriting import rewrite_bytes
+from pmuconf.domain.xmltext import DomainXmlError
 from tests.unit import oracle
 from tests.unit.xmls import domain_texts
 

@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from pmuconf.domain.definition import PmuState, read
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.reading import read
 from pmuconf.domain.rewriting import rewrite, rewrite_bytes
 from tests.unit import oracle
 

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from lxml import etree
 
-from pmuconf.domain.definition import DomainXmlError, PmuState, read, same_but_pmu
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.difference import same_but_pmu
+from pmuconf.domain.reading import read
 from pmuconf.domain.rewriting import rewrite
+from pmuconf.domain.xmltext import DomainXmlError
 from tests.support.domains import nova_domain, plain_domain
 from tests.unit import oracle
 from tests.unit.xmls import domain_texts

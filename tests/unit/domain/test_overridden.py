@@ -12,8 +12,9 @@ from pmuconf.audit.report import Report, join
 from pmuconf.audit.vm import Severity, Vm, judge
 from pmuconf.change.plan import Plan, not_to_be_changed, plan, planned, result_of
 from pmuconf.change.result import Outcome, Result
-from pmuconf.domain import definition as reading
-from pmuconf.domain.definition import PmuState, read, read_libvirt
+from pmuconf.domain import reading
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.reading import read, read_libvirt
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision, Policy
 from pmuconf.report.document import record

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pmuconf.domain.definition import UNKNOWN, PmuState, read
+from pmuconf.domain.definition import UNKNOWN, PmuState
+from pmuconf.domain.reading import read
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors import cloud as cloud_api
 from pmuconf.flavors.cloud import Cloud

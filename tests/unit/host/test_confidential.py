@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pmuconf.domain.definition import read, read_libvirt
+from pmuconf.domain.reading import read, read_libvirt
 from pmuconf.host.confidential import is_tdx
 from pmuconf.host.vms.qemu_args import parse_args
 

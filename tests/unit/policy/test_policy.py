@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oslo_utils import strutils
 
-from pmuconf.domain.definition import UNKNOWN, PmuState, read
+from pmuconf.domain.definition import UNKNOWN, PmuState
+from pmuconf.domain.reading import read
 from pmuconf.policy import (
     CONFLICT,
     CRITERIA,

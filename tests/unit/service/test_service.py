@@ -18,7 +18,8 @@ import pytest
 from pmuconf import conf
 from pmuconf.audit.vm import judge
 from pmuconf.conf import Mode
-from pmuconf.domain.definition import PmuState, read, read_libvirt
+from pmuconf.domain.definition import PmuState
+from pmuconf.domain.reading import read, read_libvirt
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Listed
