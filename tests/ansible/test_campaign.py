@@ -185,7 +185,7 @@ def test_from_plan_to_plan(make: MakeFleet, daemon: Daemon) -> None:
         until(partial(holds_something, file), "the guest listens to its power button")
     ran = fleet.run(*campaign, "-e", "pmuconf_stop_seconds=5")
     assert (ran.status != 0, ran.recap["h00"]["failed"]) == (True, 1), ran.text
-    assert f"({uuid['b-deaf']}): asked to shut down, it still runs" in ran.text
+    assert f"({uuid['b-deaf']}): it was asked to shut down and still runs" in ran.text
     assert guests.pmus() == {**dict.fromkeys(uuid, ("off", "off")), "b-deaf": ("default", "off")}
     after = guests.starts()
     assert {name for name in uuid if after[name] != before[name]} == {"a-first", "c-last"}

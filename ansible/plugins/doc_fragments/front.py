@@ -1,4 +1,4 @@
-"""What the documentation of all modules has in common."""
+"""The parts of the documentation that all modules share."""
 
 
 class ModuleDocFragment:
@@ -12,13 +12,12 @@ requirements:
 options:
   uri:
     description:
-      - The libvirt connection.
-      - Without it, C([libvirt] uri) of the configuration counts, and C(qemu:///system) without that.
+      - The libvirt connection. The default is C([libvirt] uri) of the configuration, or C(qemu:///system).
     type: str
   config_file:
     description:
       - Files on the host to read instead of C(/etc/pmuconf/pmuconf.conf) and C(/etc/pmuconf/pmuconf.conf.d/*.conf).
-      - The policy, limits and the place of the journal are in there, as for the command C(pmuconf).
+      - They have the policy, the limits and the path of the journal, as for the command C(pmuconf).
     type: list
     elements: path
     default: []
@@ -30,8 +29,8 @@ options:
     default: []
   python:
     description:
-      - The Python on the host that has pmuconf, where the one that Ansible found there has it not.
-      - The role C(pmuconf.kvm.pmuconf) installs it there.
+      - The Python on the host that has pmuconf. It is used if the Python that Ansible uses there lacks pmuconf.
+      - The role C(pmuconf.kvm.pmuconf) installs pmuconf there.
     type: path
     default: /opt/pmuconf/bin/python
 """
@@ -43,13 +42,13 @@ attributes:
     support: full
     membership: [pmuconf.kvm.pmuconf]
   check_mode:
-    description: Tells what would be changed, with the same C(changed) as a real run, and changes nothing.
+    description: Returns what would be changed, with the same C(changed) as a real run, and changes nothing.
     support: full
   diff_mode:
     description: Shows the PMU state of each domain before and after, never its XML.
     support: full
   platform:
-    description: What it runs on.
+    description: The systems on which the module runs.
     platforms: posix
     support: full
 """
@@ -61,13 +60,13 @@ attributes:
     support: full
     membership: [pmuconf.kvm.pmuconf]
   check_mode:
-    description: Reads only, so that check mode makes no difference.
+    description: The module only reads, so check mode makes no difference.
     support: full
   diff_mode:
     description: There is nothing to compare.
     support: N/A
   platform:
-    description: What it runs on.
+    description: The systems on which the module runs.
     platforms: posix
     support: full
 """

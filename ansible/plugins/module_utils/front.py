@@ -1,4 +1,4 @@
-"""How a module of this collection begins and ends. What is decided, pmuconf's own library decides."""
+"""The common beginning and end of all modules. They hold no rules: pmuconf's library decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = {
 
 
 def begin(argument_spec, **constraints):
-    """The module, once pmuconf can be imported: by this Python, or by the one that the option C(python) names."""
+    """The module. If this Python lacks pmuconf, the module starts again with the Python of the option C(python)."""
     module = AnsibleModule(dict(OPTIONS, **argument_spec), supports_check_mode=True, **constraints)
     try:
         import libvirt  # noqa: F401
@@ -28,8 +28,8 @@ def begin(argument_spec, **constraints):
         python = module.params["python"]
         if not has_respawned() and os.access(python, os.X_OK):
             respawn_module(python)  # never returns
-        told = missing_required_lib("pmuconf[host]", reason=f"and {python} has it neither")
-        module.fail_json(msg=told, cause="module-missing", exception=traceback.format_exc())
+        message = missing_required_lib("pmuconf[host]", reason=f"and {python} lacks it too")
+        module.fail_json(msg=message, cause="module-missing", exception=traceback.format_exc())
     return module
 
 
@@ -41,7 +41,7 @@ def settings(module):
 
 
 def run(module):
-    """A run of pmuconf's; in check mode, a dry one."""
+    """A run with the options of the module; in check mode, a dry run."""
     from pmuconf.change.run import Run
 
     return Run(settings(module), module.params["uri"], module.check_mode, module.warn)
@@ -49,7 +49,7 @@ def run(module):
 
 @contextmanager
 def telling(module):
-    """Errors end the module with the sentence that the command would give, and its cause code."""
+    """Errors of pmuconf end the module with the message and the cause code that the command would give."""
     from pmuconf.errors import PmuconfError
 
     try:
@@ -57,33 +57,33 @@ def telling(module):
     except PmuconfError as error:
         module.fail_json(msg=str(error), cause=error.cause, hint=error.hint)
     except ImportError as error:
-        told = missing_required_lib("pmuconf[host]", reason=f"which brings {error.name}")
-        module.fail_json(msg=told, cause="module-missing", exception=traceback.format_exc())
+        message = missing_required_lib("pmuconf[host]", reason=f"which installs {error.name}")
+        module.fail_json(msg=message, cause="module-missing", exception=traceback.format_exc())
 
 
 def finish(module, results):
-    """Give the results of a run: what was changed, or would be, first."""
+    """End the module with the results of a run. It fails if a domain failed."""
     from pmuconf.change.result import Outcome
 
-    made = [result for result in results if result.outcome in (Outcome.CHANGED, Outcome.PLANNED)]
-    pending = [result.name for result in made if result.pending]
+    changed = [result for result in results if result.outcome in (Outcome.CHANGED, Outcome.PLANNED)]
+    pending = [result.name for result in changed if result.pending]
     left = [result.status for result in results if result.outcome is not Outcome.PLANNED]
     answer = {
-        "changed": bool(made),
+        "changed": bool(changed),
         "results": [result.record() for result in results],
         "pending": pending,
         "status": max([1 if pending else 0, *left]),
         "diff": {
             "before_header": "PMU state of the next boot",
             "after_header": "PMU state of the next boot",
-            "before": "".join(f"{result.name}: {result.old.value}\n" for result in made),
-            "after": "".join(f"{result.name}: {result.new.value}\n" for result in made),
+            "before": "".join(f"{result.name}: {result.old.value}\n" for result in changed),
+            "after": "".join(f"{result.name}: {result.new.value}\n" for result in changed),
         },
     }
     failed = [result for result in results if result.outcome is Outcome.FAILED]
     if failed:
         first = failed[0]
         more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
-        told = f"domain {first.name!r}: {first.note} ({first.cause}){more}"
-        module.fail_json(msg=told, cause=first.cause, **answer)
+        message = f"domain {first.name!r}: {first.note} ({first.cause}){more}"
+        module.fail_json(msg=message, cause=first.cause, **answer)
     module.exit_json(**answer)

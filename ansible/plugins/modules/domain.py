@@ -4,50 +4,50 @@
 DOCUMENTATION = r"""
 ---
 module: domain
-short_description: Bring the PMU of libvirt domains on policy
+short_description: Bring the PMU state of libvirt domains on policy
 version_added: 0.1.0
 description:
   - Writes the PMU state of the next boot of one domain, several, or all of a host, with the code of C(pmuconf apply).
   - A running guest is never touched. It gets its new PMU state when it is stopped and started.
-  - Each change is journalled before it is made and verified after; C(pmuconf.kvm.rollback) takes it back.
+  - Each change is journalled before it is made, and verified after it. C(pmuconf.kvm.rollback) takes it back.
 options:
   names:
     description:
-      - Names or UUIDs of the domains. Without any, all domains of the host.
+      - Names or UUIDs of the domains. The default is all domains of the host.
     type: list
     elements: str
     default: []
     aliases: [name, domains]
   state:
     description:
-      - C(policy) is what the policy of the configuration wants for each domain.
-      - C(off) and C(on) ask for that state instead of what the rules want, and take C(names). An explicit C(hw:pmu)
-        or C(hw_pmu), and whatever else beats every rule, beats them too. The task fails then and changes nothing.
-      - The next run with C(policy) undoes them unless the policy agrees.
+      - C(policy) is the state that the policy of the configuration wants for each domain.
+      - C(off) and C(on) ask for that state instead, and require C(names). An explicit C(hw:pmu) or C(hw_pmu), and
+        everything else that beats every rule, beats them too. The task fails then and changes nothing.
+      - The next run with C(policy) undoes C(off) or C(on) unless the policy agrees with it.
     type: str
     choices: ["policy", "off", "on"]
     default: policy
   max_changes:
     description:
-      - Stop after so many changes; C(0) for no limit. The default is C([change] max_changes) of the configuration,
-        100 if that says nothing.
-      - What was not reached is in the results, and C(status) is 2.
+      - Stop after this number of changes; C(0) for no limit. The default is C([change] max_changes) of the
+        configuration, or 100.
+      - Domains that were not reached are in the results, and C(status) is 2.
     type: int
   max_failures:
     description:
-      - Stop when more domains than this have failed, or differ in more than their PMU afterwards, nobody knows why.
-        The default is C([change] max_failures) of the configuration, 3 if that says nothing.
-      - A domain that fails stops no other up to there. The task fails in the end.
+      - Stop when more domains than this have failed, or differ in more than their PMU after the change for an unknown
+        reason. The default is C([change] max_failures) of the configuration, or 3.
+      - Up to this number, the other domains are still changed. The task fails at its end.
     type: int
   canary:
     description:
-      - Change so many domains and stop; with C(continue), go on with the others once these are verified.
+      - Change this number of domains and stop. With C(continue), go on with the others when these are verified.
     type: int
     default: 0
   continue:
     description:
-      - Go on after the canary. Without C(canary), after that of an earlier run, if its domains still have what it
-        left.
+      - Go on after the canary. Without C(canary), go on after the canary of an earlier run, if its domains still have
+        the state that it wrote.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -66,21 +66,21 @@ EXAMPLES = r"""
   pmuconf.kvm.domain:
     canary: 1
 
-- name: And then the others, as many as there are
+- name: Change all the others
   pmuconf.kvm.domain:
     continue: true
     max_changes: 0
   register: brought
   failed_when: brought is failed or brought.status > 1
 
-- name: Say what is left to do
+- name: Show what is left to do
   ansible.builtin.debug:
     msg: "{{ item.name }}: {{ item.remedy }}"
   loop: "{{ brought.results | selectattr('remedy') }}"
   loop_control:
     label: "{{ item.name }}"
 
-- name: Two domains off, whatever the rules say
+- name: Switch the PMU of two domains off, against the rules
   pmuconf.kvm.domain:
     names: [web1, web2]
     state: "off"
@@ -94,16 +94,16 @@ EXAMPLES = r"""
     - name: Bring its domains on policy
       pmuconf.kvm.domain:
 
-    - name: And see how fast they are
+    - name: Report which of them have the fast path
       pmuconf.kvm.report_info:
 """
 
 RETURN = r"""
 results:
   description:
-    - What became of each domain that was to be changed, and why others that are off policy were left alone.
-    - A domain that is as wanted is not listed.
-  returned: always, unless nothing could be begun
+    - The result for each domain that was to be changed, and for each other one that is off policy.
+    - Domains that are as wanted are not listed.
+  returned: unless the task failed before its first change
   type: list
   elements: dict
   contains:
@@ -121,7 +121,7 @@ results:
       description: The PMU state that its next boot has now, or would have.
       type: str
     rule:
-      description: The rule of the policy that wants it; C(requested) if the task does, C(rollback) for a roll back.
+      description: The rule of the policy that wants this state; C(requested) for a task, C(rollback) for a roll back.
       type: str
     outcome:
       description:
@@ -129,32 +129,32 @@ results:
           C(vanished), C(busy), C(not-reached), C(not-judged) or C(failed), as the command C(pmuconf) has them.
       type: str
     pending:
-      description: Whether the guest runs on with the old PMU state until it is stopped and started.
+      description: Whether the guest keeps its old PMU state until it is stopped and started.
       type: bool
     cause:
-      description: A stable code for what is the matter; empty if nothing is.
+      description: A stable code for a problem; empty if there is none.
       type: str
       sample: not-reached
     note:
-      description: The same in a sentence.
+      description: The problem in a sentence.
       type: str
     remedy:
-      description: What brings it further, in the words of what manages the domain; empty if nothing is left to do.
+      description: What to do next, in the words of the manager of the domain; empty if nothing is left to do.
       type: str
     change:
       description: The number of the change in the host's journal, which C(pmuconf.kvm.rollback) takes.
       type: int
 pending:
-  description: The names of the changed domains whose guests run on with the old PMU state.
-  returned: always, unless nothing could be begun
+  description: The names of the changed domains whose guests keep their old PMU state until a stop and start.
+  returned: unless the task failed before its first change
   type: list
   elements: str
 status:
   description:
-    - The exit status that the command would have given after a real run without failures.
-    - C(0) if all is as wanted, C(1) if something waits for a restart or was left alone, C(2) if a domain stays off
-      policy, or if one came back that somebody had undefined (its C(cause) is C(defined-anew)).
-  returned: always, unless nothing could be begun
+    - The exit status of the command after a real run without failures.
+    - C(0) if all is as wanted. C(1) if a guest waits for a restart, or a domain was left as it is. C(2) if a domain
+      stays off policy, or if a domain came back that somebody had undefined (its C(cause) is C(defined-anew)).
+  returned: unless the task failed before its first change
   type: int
 cause:
   description: The cause code of a failure.
@@ -162,7 +162,7 @@ cause:
   type: str
   sample: libvirt-unreachable
 hint:
-  description: What to do about a failure, where there is something.
+  description: What to do about a failure, if that is known.
   returned: failure
   type: str
 """
@@ -184,7 +184,7 @@ def main():
     asked = module.params
     if asked["state"] != "policy" and not asked["names"]:
         module.fail_json(
-            msg=f"state {asked['state']} takes names: it is asked of domains, not of a host", cause="usage"
+            msg=f"state {asked['state']} requires names: it is for single domains, not for a host", cause="usage"
         )
     for option in ("max_changes", "max_failures", "canary"):
         if (asked[option] or 0) < 0:

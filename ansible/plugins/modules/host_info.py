@@ -4,23 +4,24 @@
 DOCUMENTATION = r"""
 ---
 module: host_info
-short_description: Whether a KVM host's running kernel spares VMs without PMU the PMU's cost
+short_description: Whether the running kernel of a KVM host gives VMs without a PMU the fast path
 version_added: 0.1.0
 description:
-  - Reads what the running kernel's code does at a VM's exits, KVM's settings, the CPU, and what QEMUs run, as
+  - Reads what the running kernel's code does at a VM's exits, KVM's settings, the CPU, and the QEMUs that run, as
     C(pmuconf host facts) does.
-  - Reading the running kernel takes root. Without, the file with its build ID is judged, and the evidence is weaker.
+  - Reading the running kernel requires root. Without root, the file with the same build ID is judged instead, which is
+    weaker evidence.
 options:
   host_facts:
     description:
-      - Use this file on the host, which root has written with C(pmuconf host facts --output), instead of looking.
+      - Use this file on the host instead of looking. Root wrote it with C(pmuconf host facts --output).
     type: path
 extends_documentation_fragment:
   - pmuconf.kvm.front
   - pmuconf.kvm.front.info
 notes:
-  - The options C(uri), C(config_file) and C(config_dir) mean nothing here; they are taken so that
-    C(module_defaults) can give them to the whole group.
+  - The options C(uri), C(config_file) and C(config_dir) have no effect here. They are accepted so that
+    C(module_defaults) can set them for the whole group.
 seealso:
   - module: pmuconf.kvm.report_info
 """
@@ -29,12 +30,12 @@ EXAMPLES = r"""
 - name: Look at the host
   pmuconf.kvm.host_info:
   become: true
-  register: looked
+  register: survey
 
 - name: Hosts that need a kernel
   ansible.builtin.debug:
-    msg: "{{ looked.host.release }}: {{ looked.host.guard.message }}; {{ looked.host.guard.remedy }}"
-  when: looked.verdict == 'unguarded'
+    msg: "{{ survey.host.release }}: {{ survey.host.guard.message }}; {{ survey.host.guard.remedy }}"
+  when: survey.verdict == 'unguarded'
 """
 
 RETURN = r"""
@@ -43,18 +44,18 @@ verdict:
   returned: success
   type: str
 status:
-  description: C(0) if the kernel is as wanted, C(1) if it is so in part or not known, C(2) if not.
+  description: C(0) if the kernel is as wanted, C(1) if it is as wanted in part or unknown, C(2) if it is not.
   returned: success
   type: int
 delivers_fast_path:
   description:
-    - Whether a VM whose PMU is off has the fast path here, the kernel and every QEMU that libvirt would start taken
-      together.
-    - No where that is not certain.
+    - Whether a VM whose PMU is off has the fast path here, with this kernel and with every QEMU that libvirt would
+      start.
+    - No, if that is not certain.
   returned: success
   type: bool
 host:
-  description: All that was found, as C(host_facts) in the report of C(pmuconf report).
+  description: All facts about the host, as C(host_facts) in the report of C(pmuconf report).
   returned: success
   type: dict
 cause:
@@ -63,7 +64,7 @@ cause:
   type: str
   sample: libvirt-unreachable
 hint:
-  description: What to do about a failure, where there is something.
+  description: What to do about a failure, if that is known.
   returned: failure
   type: str
 """

@@ -4,21 +4,21 @@
 DOCUMENTATION = r"""
 ---
 module: journal_info
-short_description: What pmuconf changed on a host
+short_description: The changes that pmuconf made on a host
 version_added: 0.1.0
 description:
-  - Reads the journal of changes, as C(pmuconf journal) does, and says whether each domain is still there.
+  - Reads the journal of changes, as C(pmuconf journal) does. Also returns whether each domain is still on the host.
 options:
   names:
     description:
-      - Names of today, or UUIDs, of domains. Without any, all.
-      - A name that no domain has today gives the changes of those that had it once, with a warning.
+      - The present names, or the UUIDs, of domains. The default is all changes.
+      - A name that no domain has now gives the changes of the domains that had it once, with a warning.
     type: list
     elements: str
     default: []
     aliases: [name, domains]
   standing:
-    description: Only those changes that could be taken back.
+    description: Only the changes that could be taken back.
     type: bool
     default: false
 extends_documentation_fragment:
@@ -29,12 +29,12 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: What can be taken back
+- name: Read the changes that can be taken back
   pmuconf.kvm.journal_info:
     standing: true
   register: journal
 
-- name: Of VMs that have moved away since
+- name: Show those of VMs that have moved away since
   ansible.builtin.debug:
     msg: "{{ journal.changes | rejectattr('here') }}"
 """
@@ -65,7 +65,7 @@ changes:
       description: The PMU state after.
       type: str
     rule:
-      description: The rule of the policy that wanted it.
+      description: The rule of the policy that wanted the change.
       type: str
     kind:
       description: C(apply), C(canary) or C(rollback).
@@ -74,19 +74,19 @@ changes:
       description: C(done), C(undone), C(abandoned), C(restored) or C(in-flight).
       type: str
     cause:
-      description: A cause code, if there is something to say.
+      description: A cause code; empty if there was no problem.
       type: str
     who:
       description: The user who made it.
       type: str
     uri:
-      description: The libvirt driver on which it was made, with the name of its host.
+      description: The libvirt driver on which the change was made, with the name of its host.
       type: str
     machine:
-      description: The machine id of its host; empty if that was not known.
+      description: The machine id of that host; empty if it was not known.
       type: str
     host_uuid:
-      description: The UUID that libvirt gives its host; empty if that was not known.
+      description: The UUID that libvirt gives that host; empty if it was not known.
       type: str
     here:
       description: Whether the domain is on this host now.
@@ -97,7 +97,7 @@ cause:
   type: str
   sample: libvirt-unreachable
 hint:
-  description: What to do about a failure, where there is something.
+  description: What to do about a failure, if that is known.
   returned: failure
   type: str
 """

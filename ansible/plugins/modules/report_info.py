@@ -7,24 +7,22 @@ module: report_info
 short_description: The PMU report of a KVM host
 version_added: 0.1.0
 description:
-  - What each VM's PMU is, what the policy wants, who has the fast path, why not, and what would change it. The
-    document of C(pmuconf report -f json).
-  - C(pmuconf fleet report) joins the documents of many hosts, which the playbook C(pmuconf.kvm.gather) brings
-    together.
+  - Each VM's PMU state, the state that the policy wants, whether the VM has the fast path, and what to do if not. This
+    is the document of C(pmuconf report -f json).
+  - C(pmuconf fleet report) joins the documents of many hosts. The playbook C(pmuconf.kvm.gather) collects them.
 options:
   names:
-    description: Names or UUIDs of domains. Without any, all domains of the host.
+    description: Names or UUIDs of domains. The default is all domains of the host.
     type: list
     elements: str
     default: []
     aliases: [name, domains]
   host_facts:
     description:
-      - Use this file on the host, which root has written with C(pmuconf host facts --output), instead of looking at
-        the kernel.
+      - Use this file on the host instead of looking at the kernel. Root wrote it with C(pmuconf host facts --output).
     type: path
   sample:
-    description: Count the VMs' exits over so many seconds, to tell what the fast path saves; C(0) for not.
+    description: Count the VMs' exits for this number of seconds, to report what the fast path saves; C(0) does not.
     type: float
     default: 0
 extends_documentation_fragment:
@@ -38,29 +36,29 @@ EXAMPLES = r"""
 - name: Look at the host and its VMs
   pmuconf.kvm.report_info:
   become: true
-  register: looked
+  register: survey
 
-- name: Who has to be stopped and started
+- name: Show the VMs that have to be stopped and started
   ansible.builtin.debug:
-    msg: "{{ looked.report.domains | selectattr('uuid', 'in', looked.power_cycle) | map(attribute='name') }}"
+    msg: "{{ survey.report.domains | selectattr('uuid', 'in', survey.power_cycle) | map(attribute='name') }}"
 """
 
 RETURN = r"""
 report:
-  description: The document that C(docs/report.schema.json) of pmuconf describes.
+  description: The document, as in C(docs/report.schema.json) of pmuconf.
   returned: success
   type: dict
 power_cycle:
   description:
-    - UUIDs of the running VMs that a power cycle helps now, with nothing to be done before it, as
-      C(pmuconf fleet plan) would say.
+    - UUIDs of the running VMs that a power cycle helps now, with nothing to be done before it. It is the answer of
+      C(pmuconf fleet plan).
   returned: success
   type: list
   elements: str
 status:
   description:
-    - C(0) if all is as wanted, C(1) if something waits, is undecided or unknown, C(2) for drift, the slow path, or
-      a domain that can't be judged.
+    - C(0) if all is as wanted, C(1) if something waits, is undecided or unknown. C(2) for drift, the slow path, or a
+      domain that can't be judged.
   returned: success
   type: int
 cause:
@@ -69,7 +67,7 @@ cause:
   type: str
   sample: libvirt-unreachable
 hint:
-  description: What to do about a failure, where there is something.
+  description: What to do about a failure, if that is known.
   returned: failure
   type: str
 """
@@ -109,9 +107,9 @@ def main():
                 always=True,
                 sample=asked["sample"],
             )
-        made = document(report, chosen.policy)
-        waiting = power_cycles(of_document(made))
-        module.exit_json(changed=False, report=made, power_cycle=waiting, status=int(report.severity))
+        record = document(report, chosen.policy)
+        waiting = power_cycles(of_document(record))
+        module.exit_json(changed=False, report=record, power_cycle=waiting, status=int(report.severity))
 
 
 if __name__ == "__main__":

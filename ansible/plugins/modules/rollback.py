@@ -7,16 +7,16 @@ module: rollback
 short_description: Put back the PMU state that libvirt domains had before pmuconf changed it
 version_added: 0.1.0
 description:
-  - Takes changes back with the code of C(pmuconf rollback), where the PMU state still is what pmuconf left.
-    Whatever else was changed in a domain since stays.
-  - What was taken back already is left as it is.
-  - The next C(pmuconf.kvm.domain) would make the change again. Add a rule for the domain first if it is to stay as
-    it was.
+  - Takes changes back with the code of C(pmuconf rollback), if the domain still has the PMU state that pmuconf wrote.
+    Everything else that was changed in a domain since then stays.
+  - Changes that were taken back already are left as they are.
+  - The next run of C(pmuconf.kvm.domain) would make the change again. If the domain is to stay as it was, add a rule
+    for it first.
 options:
   names:
     description:
-      - Names of today, or UUIDs, of domains, all of whose changes are taken back.
-      - With C(changes), only those changes whose domain is called so on this host today, or has one of these UUIDs.
+      - The present names, or the UUIDs, of domains. All changes of these domains are taken back.
+      - With C(changes), only the changes of domains that have one of these names on this host now, or of these UUIDs.
     type: list
     elements: str
     aliases: [name, domains]
@@ -28,10 +28,10 @@ options:
     type: bool
   changes:
     description:
-      - Changes as C(pmuconf.kvm.journal_info) returns them, on this host or on others. Those whose domain is on
-        this host are taken back; the others are passed over.
-      - So that a change can be taken back where the VM is now, though it has migrated since.
-      - A change is taken back only if the domain still has the PMU state that the change left.
+      - Changes as C(pmuconf.kvm.journal_info) returns them, on this host or on others. If the domain of a change is on
+        this host, the change is taken back; otherwise it is ignored.
+      - So a change can be taken back on the host where the VM is now, even if it has migrated since.
+      - A change is taken back only if the domain still has the PMU state that the change wrote.
     type: list
     elements: dict
 extends_documentation_fragment:
@@ -43,20 +43,20 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: One domain as it was
+- name: Take back the changes of one domain
   pmuconf.kvm.rollback:
     name: web1
 
-- name: The whole host
+- name: Take back all changes of the host
   pmuconf.kvm.rollback:
     all: true
 
-- name: Read what was changed, on all hosts
+- name: Read the changes of all hosts
   pmuconf.kvm.journal_info:
     standing: true
   register: journal
 
-- name: Take it back where the VMs are now
+- name: Take them back on the hosts where the VMs are now
   pmuconf.kvm.rollback:
     changes: "{{ ansible_play_hosts | map('extract', hostvars, ['journal', 'changes']) | flatten(1) }}"
 """
@@ -64,8 +64,8 @@ EXAMPLES = r"""
 RETURN = r"""
 results:
   description:
-    - What became of each domain whose changes were to be taken back.
-  returned: always, unless nothing could be begun
+    - The result for each domain whose changes were to be taken back.
+  returned: unless the task failed before its first change
   type: list
   elements: dict
   contains:
@@ -83,7 +83,7 @@ results:
       description: The PMU state that its next boot has now, or would have.
       type: str
     rule:
-      description: The rule of the policy that wants it; C(requested) if the task does, C(rollback) for a roll back.
+      description: The rule of the policy that wants this state; C(requested) for a task, C(rollback) for a roll back.
       type: str
     outcome:
       description:
@@ -91,32 +91,33 @@ results:
           C(not-judged) or C(failed), as the command C(pmuconf) has them.
       type: str
     pending:
-      description: Whether the guest runs on with the old PMU state until it is stopped and started.
+      description: Whether the guest keeps its old PMU state until it is stopped and started.
       type: bool
     cause:
-      description: A stable code for what is the matter; empty if nothing is.
+      description: A stable code for a problem; empty if there is none.
       type: str
       sample: not-reached
     note:
-      description: The same in a sentence.
+      description: The problem in a sentence.
       type: str
     remedy:
-      description: What brings it further, in the words of what manages the domain; empty if nothing is left to do.
+      description: What to do next, in the words of the manager of the domain; empty if nothing is left to do.
       type: str
     change:
       description: The number of the change in the host's journal, which C(pmuconf.kvm.rollback) takes.
       type: int
 pending:
-  description: The names of the changed domains whose guests run on with the old PMU state.
-  returned: always, unless nothing could be begun
+  description: The names of the changed domains whose guests keep their old PMU state until a stop and start.
+  returned: unless the task failed before its first change
   type: list
   elements: str
 status:
   description:
-    - The exit status that the command would have given after a real run without failures.
-    - C(0) if all is as wanted, C(1) if something waits for a restart or was left alone, C(2) if a domain keeps the
-      change for now, or if one came back that somebody had undefined (its C(cause) is C(defined-anew)).
-  returned: always, unless nothing could be begun
+    - The exit status of the command after a real run without failures.
+    - C(0) if all is as wanted. C(1) if a guest waits for a restart, or a domain was left as it is. C(2) if a domain
+      keeps the change for now, or if a domain came back that somebody had undefined (its C(cause) is
+      C(defined-anew)).
+  returned: unless the task failed before its first change
   type: int
 cause:
   description: The cause code of a failure.
@@ -124,7 +125,7 @@ cause:
   type: str
   sample: libvirt-unreachable
 hint:
-  description: What to do about a failure, where there is something.
+  description: What to do about a failure, if that is known.
   returned: failure
   type: str
 """

@@ -41,12 +41,12 @@ def test_another_python_is_taken(monkeypatch, respawned):
 
 def test_or_what_is_missing_is_said(monkeypatch, capsys, respawned):
     begin(monkeypatch, python="/nonexistent/python")
-    told = json.loads(capsys.readouterr().out)
+    answer = json.loads(capsys.readouterr().out)
     assert respawned == []
-    assert told["failed"]
-    assert told["cause"] == "module-missing"
-    assert "pmuconf[host]" in told["msg"]
-    assert "/nonexistent/python" in told["msg"]
+    assert answer["failed"]
+    assert answer["cause"] == "module-missing"
+    assert "pmuconf[host]" in answer["msg"]
+    assert "/nonexistent/python" in answer["msg"]
 
 
 def test_no_third_start(monkeypatch, capsys, respawned):
