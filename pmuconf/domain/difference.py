@@ -73,8 +73,8 @@ def _compare(left: etree._Element, right: etree._Element, path: str, places: dic
             places[f"{path}@{_bare(name)}"] = None
     if (left.text or "").strip() != (right.text or "").strip():
         places[path or "text"] = None
-    for tag in dict.fromkeys(str(child.tag) for child in (*left, *right)):
-        lefts, rights = ([child for child in parent if str(child.tag) == tag] for parent in (left, right))
+    for tag in dict.fromkeys(_kind(child) for child in (*left, *right)):
+        lefts, rights = ([child for child in parent if _kind(child) == tag] for parent in (left, right))
         inner = f"{path}/{_bare(tag)}".lstrip("/")
         if len(lefts) != len(rights):
             places[inner] = None
@@ -88,6 +88,13 @@ def _compare(left: etree._Element, right: etree._Element, path: str, places: dic
 def _place(controller: etree._Element) -> tuple[str, int, str]:
     index = controller.get("index") or "0"
     return controller.get("type") or "", int(index) if index.isdecimal() else 0, controller.get("model") or ""
+
+
+def _kind(child: etree._Element) -> str:
+    """The name of an element; what a comment or a processing instruction is, for those have none."""
+    if isinstance(child.tag, str):
+        return child.tag
+    return "comment" if child.tag is etree.Comment else "processing-instruction"
 
 
 def _bare(name: str) -> str:

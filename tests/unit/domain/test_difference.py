@@ -62,3 +62,10 @@ def test_what_libvirt_does_by_itself() -> None:
 def test_what_libvirt_tells_of() -> None:
     assert in_metadata(["title", "description", "metadata"])
     assert not in_metadata(["title", "memory"])
+
+
+@pytest.mark.parametrize(("added", "place"), [("<!-- c -->", "comment"), ("<?p i?>", "processing-instruction")])
+def test_a_comment_is_named_as_one(added: str, place: str) -> None:
+    """Its place was called <cyfunction Comment at 0x7fab9ec93dc0>."""
+    before = "<domain type='kvm'><name>web</name></domain>"
+    assert differences(before, before.replace("<name>", f"{added}<name>")) == (place,)
