@@ -35,7 +35,6 @@ def audit(
     always: bool = False,
     sample: float = 0,
     fill: Callable[[Domain], Domain] | None = None,
-    warn: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """The audit of every domain, or of those named. Reads only.
 
@@ -45,7 +44,6 @@ def audit(
         second, so it is called only if a VM runs there under KVM, or if ``always`` is set.
     :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
     :param sample: for how many seconds the exits of the VMs are counted; 0: they are not.
-    :param warn: gets a sentence for each VM whose exits could not be counted.
     """
     begin, before = time.monotonic(), hypervisor.exits() if sample else None
     looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
@@ -54,16 +52,17 @@ def audit(
     if survey is not None:
         facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
         vms = join(vms, facts)
+    warnings: list[str] = []
     if before is not None:
         time.sleep(max(0.0, begin + sample - time.monotonic()))
         after, seconds = hypervisor.exits(), time.monotonic() - begin
         vms = tuple(replace(vm, exits_per_second=_rate(before, after, vm.uuid or "", seconds)) for vm in vms)
-        for name in sorted(before.silent | after.silent):
-            warn(
-                f"the exits of domain {name!r} were not counted: its QEMU does not answer (qemu-silent). "
-                f"'virsh domcontrol {name}' shows since when"
-            )
-    return Report(hypervisor.uri, vms, facts, whole=not names)
+        warnings = [
+            f"the exits of domain {name!r} were not counted: its QEMU does not answer (qemu-silent). "
+            f"'virsh domcontrol {name}' shows since when"
+            for name in sorted(before.silent | after.silent)
+        ]
+    return Report(hypervisor.uri, vms, facts, whole=not names, warnings=tuple(warnings))
 
 
 def _rate(before: Exits, after: Exits, uuid: str, seconds: float) -> float | None:

@@ -20,10 +20,13 @@ __all__ = ["Report", "asks_host", "join"]
 
 @dataclass(frozen=True)
 class Report:
-    """The audit of one host; source is the libvirt URI or what was read instead.
+    """The audit of one host.
 
-    ``facts`` are those of the host, None where it was not asked: no VM of it runs under KVM, it is another host, or
-    files were read. ``whole`` says that the VMs are all that the host has.
+    :param source: the libvirt URI, or the files that were read instead.
+    :param facts: of the host; None if it was not asked: no VM of it runs under KVM, it is another host, or files were
+        read.
+    :param whole: the VMs are all that the host has.
+    :param warnings: sentences about what could not be done.
     """
 
     source: str
@@ -32,6 +35,7 @@ class Report:
     host: str = field(default_factory=socket.gethostname)
     at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     whole: bool = True
+    warnings: tuple[str, ...] = ()
 
     @property
     def severity(self) -> Severity:

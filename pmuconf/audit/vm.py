@@ -141,7 +141,7 @@ class Vm:
         """
         if self.process is None:
             return None
-        tdx = any(one is not None and one.tdx for one in (self.domain, self.next_domain))
+        tdx = any(definition is not None and definition.tdx for definition in (self.domain, self.next_domain))
         return self.process.may_be_recreated or self.process.tdx is not False or tdx
 
     @property

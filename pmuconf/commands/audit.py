@@ -153,7 +153,7 @@ def run_audit(
             )
         return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes, fill=fill)
     with connect(chosen, args.connect, read_only=True) as hypervisor:
-        return audit(
+        report = audit(
             hypervisor,
             chosen.policy,
             args.domains,
@@ -162,8 +162,10 @@ def run_audit(
             always=always,
             sample=args.sample,
             fill=fill,
-            warn=warn,
         )
+    for sentence in report.warnings:
+        warn(sentence)
+    return report
 
 
 def opening(report: Report) -> list[str]:

@@ -97,4 +97,4 @@ def _writer(form: str) -> Callable[[Mapping[str, Any]], str]:
             cause="module-missing",
             hint="Install it with 'pip install pmuconf[host]'; -f json and csv need none",
         ) from None
-    return lambda made: json.dumps(made, indent=2) + "\n"
+    return lambda report: json.dumps(report, indent=2) + "\n"

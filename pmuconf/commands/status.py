@@ -8,7 +8,7 @@ import json
 from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit
 from pmuconf.commands.audit import add_host_facts
-from pmuconf.commands.base import Action, add_connect, settings, warning
+from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.commands.main import CHECK_UNKNOWN
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
@@ -68,8 +68,9 @@ class ShowStatus(Action):
                 survey=surveyor(args.host_facts),
                 always=True,
                 sample=0 if args.no_sample else 1,
-                warn=warning(self),
             )
+        for sentence in report.warnings:
+            self.app.LOG.warning("%s", sentence)
         return status_of(report, _capacity() if local else None)
 
 

@@ -94,7 +94,7 @@ def _kind(child: etree._Element) -> str:
     """The name of an element; what a comment or a processing instruction is, for those have none."""
     if isinstance(child.tag, str):
         return child.tag
-    return "comment" if child.tag is etree.Comment else "processing-instruction"
+    return "comment" if isinstance(child, etree._Comment) else "processing-instruction"
 
 
 def _bare(name: str) -> str:

@@ -22,7 +22,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart and the text beside it; ``value`` is what its VMs or hosts are found by."""
+    """One bar of a chart, and the text beside it; the page finds its VMs or hosts by ``value``."""
 
     label: str
     value: str
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a bar is made of: ``counts`` are by the groups' keys."""
+    """The contents of a bar: how many there are in each group, by the key of the group."""
 
     label: str
     value: str
@@ -47,13 +47,13 @@ class Counted:
 
 
 def bars(counted: Sequence[Counted], groups: Sequence[Group]) -> Iterator[Bar]:
-    """A bar for each that has anything in it, in the same scale."""
-    totals = [sum(one.counts.values()) for one in counted]
+    """A bar for each contents that are not empty, all in the same scale."""
+    totals = [sum(bar.counts.values()) for bar in counted]
     widest = max(totals, default=0)
-    for one, total in zip(counted, totals):
+    for bar, total in zip(counted, totals):
         if total:
-            parts = [(group, one.counts.get(group.key, 0)) for group in groups if one.counts.get(group.key, 0)]
-            yield Bar(one.label, one.value, list(_parts(parts, widest)), total, one.note)
+            parts = [(group, bar.counts.get(group.key, 0)) for group in groups if bar.counts.get(group.key, 0)]
+            yield Bar(bar.label, bar.value, list(_parts(parts, widest)), total, bar.note)
 
 
 def _parts(counts: Iterable[tuple[Group, int]], widest: int) -> Iterator[Segment]:

@@ -21,7 +21,7 @@ _FLAVORS: Final = 12
 
 @dataclass(frozen=True)
 class VmRow:
-    """One VM of the table: its record, its group, and the words that the links above the table find it by."""
+    """One VM of the table: its record, its group, and the words by which the links above the table find it."""
 
     vm: Mapping[str, Any]
     group: Group
@@ -32,7 +32,7 @@ class VmRow:
 
 @dataclass(frozen=True)
 class ToDo:
-    """Something to do, for so many VMs."""
+    """One step, how many VMs wait for it, and the causes that it removes."""
 
     key: str
     text: str
@@ -94,7 +94,7 @@ def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> VmRow:
 
 
 def _steps(vms: Iterable[Mapping[str, Any]]) -> list[ToDo]:
-    """What is to be done: first the steps that the most VMs wait for."""
+    """The steps of all VMs, the one that most VMs wait for first."""
     waiting: Counter[str] = Counter()
     causes: dict[str, dict[str, None]] = {}
     for vm in vms:
@@ -108,46 +108,48 @@ def _steps(vms: Iterable[Mapping[str, Any]]) -> list[ToDo]:
 
 
 def _flavors(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
-    """A bar a flavor, the largest first; what is beyond the twelfth is one bar together."""
-    found: dict[str, list[VmRow]] = {}
+    """A bar for each flavor, the largest first; the flavors beyond the twelfth are one bar together."""
+    by_flavor: dict[str, list[VmRow]] = {}
     for row in rows:
-        found.setdefault(row.vm["flavor"] or "", []).append(row)
-    ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        by_flavor.setdefault(row.vm["flavor"] or "", []).append(row)
+    ranked = sorted(by_flavor.items(), key=lambda item: (-len(item[1]), item[0]))
     shown = [
-        _counted(flavor or "no flavor", f"flavor={printable(flavor)}", those) for flavor, those in ranked[:_FLAVORS]
+        _counted(flavor or "no flavor", f"flavor={printable(flavor)}", of_flavor)
+        for flavor, of_flavor in ranked[:_FLAVORS]
     ]
-    rest = [row for _, those in ranked[_FLAVORS:] for row in those]
+    rest = [row for _, of_flavor in ranked[_FLAVORS:] for row in of_flavor]
     if rest:
         shown.append(_counted(f"{len(ranked) - _FLAVORS} other flavors", "", rest))
     return list(bars(shown, groups))
 
 
 def _causes(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
-    found: dict[str, list[VmRow]] = {}
+    """A bar for each cause, in the order of the groups, and within a group the largest first."""
+    by_cause: dict[str, list[VmRow]] = {}
     for row in rows:
         cause = row.vm["cause"] or (row.vm["error"] or {}).get("cause")
         if cause is not None:
-            found.setdefault(cause, []).append(row)
+            by_cause.setdefault(cause, []).append(row)
     rank = {group.key: at for at, group in enumerate(groups)}
-    ordered = sorted(found.items(), key=lambda item: (rank[item[1][0].group.key], -len(item[1]), item[0]))
+    ordered = sorted(by_cause.items(), key=lambda item: (rank[item[1][0].group.key], -len(item[1]), item[0]))
     shown = [
-        _counted(cause, f"cause={cause}", those, CASES[cause].message if cause in CASES else "")
-        for cause, those in ordered
+        _counted(cause, f"cause={cause}", of_cause, CASES[cause].message if cause in CASES else "")
+        for cause, of_cause in ordered
     ]
     return list(bars(shown, groups))
 
 
 def _qemus(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
-    """A bar a QEMU that runs a VM, and whether it disables the PMU in KVM."""
-    found: dict[tuple[str, str, str], list[VmRow]] = {}
+    """A bar for each QEMU that runs a VM, with a note whether it disables the PMU in KVM."""
+    does = {True: "disables", False: "does not disable", None: "not known whether it disables"}
+    by_qemu: dict[tuple[str, str, str], list[VmRow]] = {}
     for row in rows:
         qemu = row.vm["qemu"]
         if qemu is not None and row.vm["running"]:
-            said = {True: "disables", False: "does not disable", None: "not known whether it disables"}
-            note = f"{said[qemu['disables_pmu']]} the PMU in KVM; build ID {qemu['build_id'] or 'not known'}"
-            found.setdefault((qemu["path"], qemu["build_id"] or "", note), []).append(row)
-    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:_FLAVORS]
-    return list(bars([_counted(path, "", those, note) for (path, _, note), those in ordered], groups))
+            note = f"{does[qemu['disables_pmu']]} the PMU in KVM; build ID {qemu['build_id'] or 'not known'}"
+            by_qemu.setdefault((qemu["path"], qemu["build_id"] or "", note), []).append(row)
+    ordered = sorted(by_qemu.items(), key=lambda item: (-len(item[1]), item[0]))[:_FLAVORS]
+    return list(bars([_counted(path, "", of_qemu, note) for (path, _, note), of_qemu in ordered], groups))
 
 
 def _counted(label: str, value: str, rows: Sequence[VmRow], note: str = "") -> Counted:
@@ -155,6 +157,6 @@ def _counted(label: str, value: str, rows: Sequence[VmRow], note: str = "") -> C
 
 
 def _shares(worth: Mapping[str, Any] | None) -> float:
-    """What part of all that could be saved is saved, in percent."""
+    """The part of the cycles that the fast path saves of all that it could save, in percent."""
     total = worth["saved_per_second"] + worth["savable_per_second"] if worth else 0
     return 100 * worth["saved_per_second"] / total if worth and total else 0.0

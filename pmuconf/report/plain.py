@@ -8,26 +8,26 @@ from typing import Final
 __all__ = ["csv_cell", "printable"]
 
 _FORMULA: Final = frozenset("=+-@\u2212")
-"""What begins a formula, and the minus sign of mathematics, which no normalization makes an ASCII one."""
+"""The signs that begin a formula, and the minus sign of mathematics, which normalization does not make ASCII."""
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that a terminal might act upon written out as ``\x9b`` or ``\u202e``.
+    r"""The text with all characters on which a terminal might act written out, as ``\x9b`` or ``\u202e``.
 
-    Control characters, line ends, and the invisible ones that turn the direction of writing.
+    These are control characters, line ends, and invisible ones that turn the direction of writing.
 
     >>> printable("web\x1b[31m")
     'web\\x1b[31m'
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def csv_cell(text: str) -> str:
-    """As printable(), and never a formula: a spreadsheet shows a leading apostrophe as plain text.
+    """As printable(), and never a formula: an apostrophe in front makes it plain text for a spreadsheet.
 
-    Some take a sign of another width or height for the same, and some pass over white space before it.
+    Some spreadsheets treat a sign of another width or height as the same sign, and some skip white space before it.
     """
     shown = printable(text)
     first = shown.lstrip()[:1]

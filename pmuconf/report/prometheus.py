@@ -1,14 +1,14 @@
 """The report as Prometheus metrics: for node_exporter's textfile collector, and for /metrics of a service.
 
-Counts are of this host's VMs and of few labels, so that a fleet's worth of them can be kept; all that names a VM is in
-one info metric, pmuconf_vm_info, to be joined by uuid. What is not known is left out: no series is better than a zero
-that says "none". docs/report.md lists the metrics; a test holds it to that.
+Counts have few labels, so that Prometheus can keep those of a whole fleet. One info metric names the VMs,
+pmuconf_vm_info, to be joined by uuid. An unknown value gives no series, because a zero would say "none".
+docs/report.md lists the metrics, and a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import KernelPmu, Verdict
 from pmuconf.report.plain import printable
 
-__all__ = ["NOT_JUDGED", "ReportCollector", "families", "prometheus_text"]
+__all__ = ["NOT_JUDGED", "families", "prometheus_text"]
 
 NOT_JUDGED: Final = "not-judged"
 """The labels fast_path and cause of VMs without a verdict: the host was not looked at, or they can't be read."""
@@ -38,24 +38,22 @@ _VM_LABELS: Final = (
 )
 
 
-class ReportCollector:
-    """A collector for a registry: asks for the latest report document at each scrape; without one, tells nothing."""
-
-    def __init__(self, latest: Callable[[], Mapping[str, Any] | None]) -> None:
-        self._latest = latest
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics of the latest document."""
-        document = self._latest()
-        if document is not None:
-            yield from families(document)
-
-
 def prometheus_text(document: Mapping[str, Any]) -> str:
     """A report document in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(ReportCollector(lambda: document))
+    registry.register(_Collected(list(families(document))))
     return generate_latest(registry).decode()
+
+
+class _Collected:
+    """Metrics in the form that a registry takes."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        """The metrics; a registry calls this at each scrape."""
+        return self._metrics
 
 
 def families(document: Mapping[str, Any]) -> Iterator[Metric]:
@@ -67,7 +65,7 @@ def families(document: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("pmuconf_host_examined", text, facts is not None)
     if facts is not None:
         yield from _of_the_host(facts)
-        yield from _of_kvm(document, facts)
+        yield from _of_kvm(document)
     if document["worth"] is not None:
         yield from _of_the_worth(document["worth"])
     yield _vm_info(document)
@@ -118,16 +116,16 @@ def _release(facts: Mapping[str, Any]) -> dict[str, str | None]:
     return {"release": facts["release"], "livepatches": " ".join(facts["livepatches"]), "cpu": facts["cpu"]}
 
 
-def _of_kvm(document: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Metric]:
+def _of_kvm(document: Mapping[str, Any]) -> Iterator[Metric]:
     running = [vm for vm in document["domains"] if vm["running"]]
-    held = Counter(vm["in_kernel_pmu"] or KernelPmu.UNKNOWN.value for vm in running)
+    in_kernel = Counter(vm["in_kernel_pmu"] or KernelPmu.UNKNOWN.value for vm in running)
     yield _by(
         "pmuconf_in_kernel_pmu_vms",
         "Running VMs by their PMU in the kernel (kvm->arch.enable_pmu).",
         ("in_kernel_pmu",),
-        {(state.value,): held[state.value] for state in KernelPmu},
+        {(state.value,): in_kernel[state.value] for state in KernelPmu},
     )
-    used = Counter(_in_use(vm["pmu_in_use"]) for vm in running)
+    used = Counter(_in_use(vm) for vm in running)
     yield _by(
         "pmuconf_pmu_in_use_vms",
         "Running VMs by whether a counter of theirs was programmed when looked at.",
@@ -150,10 +148,10 @@ def _of_the_worth(worth: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _vm_info(document: Mapping[str, Any]) -> Metric:
-    """One series a VM. Files may tell of the same VM twice, and a series twice would void the whole scrape."""
+    """One series for each VM. Two files may be of the same VM, and a series twice would void the whole scrape."""
     metric = InfoMetricFamily("pmuconf_vm", "One VM: which it is, and what the report says of it.", labels=_VM_LABELS)
     rows = {
-        tuple(_text(_in_use(vm[key]) if key == "pmu_in_use" else vm[key]) for key in _VM_LABELS): None
+        tuple(_text(_in_use(vm) if key == "pmu_in_use" else vm[key]) for key in _VM_LABELS): None
         for vm in document["domains"]
     }
     for row in rows:
@@ -161,12 +159,12 @@ def _vm_info(document: Mapping[str, Any]) -> Metric:
     return metric
 
 
-def _in_use(value: bool | None) -> str:
-    return "unknown" if value is None else "yes" if value else "no"
+def _in_use(vm: Mapping[str, Any]) -> str:
+    return {True: "yes", False: "no", None: "unknown"}[vm["pmu_in_use"]]
 
 
 def _text(value: object) -> str:
-    """A label's value. An empty one is to Prometheus as if the label were not there."""
+    """The value of a label. Prometheus treats an empty one as if the label were missing."""
     return "" if value is None else printable(str(value))
 
 

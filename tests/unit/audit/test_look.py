@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pmuconf.audit.look import audit, look
-from pmuconf.commands.explain import story
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.xmltext import root_of
 from pmuconf.hostfacts import GuardFinding, HostFacts, Verdict
@@ -17,6 +16,7 @@ from pmuconf.policy import Policy
 from pmuconf.report.document import document
 from pmuconf.report.html import page
 from pmuconf.report.prometheus import prometheus_text
+from pmuconf.report.story import story
 
 XML = """<domain type='kvm'{id}>
   <name>web</name>

@@ -11,13 +11,13 @@ import pytest
 from pmuconf.audit.remedy import needless, remedies
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Severity, Status, Unjudged, Vm
-from pmuconf.commands.explain import story
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.fastpath.cases import CASES, RemedyKind
 from pmuconf.fastpath.inkernel import InKernel
 from pmuconf.fastpath.verdict import Answer
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, Verdict
 from pmuconf.policy import Decision
+from pmuconf.report.story import story
 
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
 STATES = (None, ON, OFF, DEFAULT)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import pmuconf
@@ -24,7 +23,7 @@ from pmuconf.fastpath.cases import CASES
 from pmuconf.report.csv import COLUMNS, csv_text
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, fast_path_group, policy_group
 from pmuconf.report.plain import printable
-from pmuconf.report.prometheus import NOT_JUDGED, ReportCollector, prometheus_text
+from pmuconf.report.prometheus import NOT_JUDGED, prometheus_text
 from tests.support.domains import plain_domain
 from tests.support.sample import AT, FACTS, of_names, sample
 from tests.unit.conftest import Run
@@ -192,17 +191,6 @@ def test_no_name_breaks_the_text(names: list[str]) -> None:
     text = prometheus_text(of_names(names))
     text.encode()
     assert len([key for key in series(text) if key[0] == "pmuconf_vm_info"]) == len({printable(name) for name in names})
-
-
-def test_a_collector_tells_the_latest_report_and_nothing_without_one() -> None:
-    latest: list[dict[str, Any]] = []
-    registry = CollectorRegistry()
-    registry.register(ReportCollector(lambda: latest[-1] if latest else None))
-    assert generate_latest(registry) == b""
-    latest.append(of_names(["a"]))
-    assert value(series(generate_latest(registry).decode()), "pmuconf_vms_running") == 1
-    latest.append(of_names(["a", "b"]))
-    assert value(series(generate_latest(registry).decode()), "pmuconf_vms_running") == 2
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
