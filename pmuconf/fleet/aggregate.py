@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pmuconf.fleet.hostreport import CountedExits, HostReport, Outlook, ReportedQemu, ReportedVm
-from pmuconf.fleet.steps import Step, steps_of
+from pmuconf.fleet.hostreport import HostReport
+from pmuconf.fleet.reported import CountedExits, Outlook, ReportedQemu, ReportedVm
+from pmuconf.fleet.steps import CampaignStep, steps_of
 
 __all__ = ["Aggregate", "Gain", "HostRow", "of_host"]
 
@@ -75,8 +76,8 @@ class Aggregate:
     projects: Counter[tuple[str, str]] = field(default_factory=Counter)
     qemus: Counter[tuple[ReportedQemu, str]] = field(default_factory=Counter)
     qemu_hosts: Counter[ReportedQemu] = field(default_factory=Counter)
-    waiting: dict[tuple[Step, ...], Gain] = field(default_factory=dict)
-    step_hosts: Counter[Step] = field(default_factory=Counter)
+    waiting: dict[tuple[CampaignStep, ...], Gain] = field(default_factory=dict)
+    step_hosts: Counter[CampaignStep] = field(default_factory=Counter)
 
     def add(self, other: Aggregate) -> None:
         """Add the aggregate of other hosts.
@@ -117,7 +118,7 @@ class Aggregate:
         self.step_hosts.update({step for steps in waiting for step in steps})
         self.hosts[report.name] = row
 
-    def _add_waiting(self, waiting: Mapping[tuple[Step, ...], Gain]) -> None:
+    def _add_waiting(self, waiting: Mapping[tuple[CampaignStep, ...], Gain]) -> None:
         for steps, gain in waiting.items():
             self.waiting[steps] = self.waiting.get(steps, Gain()) + gain
 
@@ -160,10 +161,10 @@ def _row(report: HostReport, outlooks: Mapping[Outlook, int], qemus: set[Reporte
     )
 
 
-def _waiting(report: HostReport) -> dict[tuple[Step, ...], Gain]:
+def _waiting(report: HostReport) -> dict[tuple[CampaignStep, ...], Gain]:
     """The VMs of one host that wait for steps, by all steps that they wait for."""
     cost = None if report.host is None else report.host.cycles_per_exit
-    waiting: dict[tuple[Step, ...], list[ReportedVm]] = {}
+    waiting: dict[tuple[CampaignStep, ...], list[ReportedVm]] = {}
     for vm in report.vms:
         if vm.outlook.needs.changes:
             waiting.setdefault(steps_of(report, vm), []).append(vm)

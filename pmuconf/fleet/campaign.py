@@ -16,12 +16,13 @@ import pmuconf
 from pmuconf.fleet.absent import AbsentHost, absent_hosts, severity, stale_hosts
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow, of_host
 from pmuconf.fleet.files import Problem
-from pmuconf.fleet.hostreport import HostReport, ReportedVm
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import Hosts, over
 from pmuconf.fleet.outlook import Change
 from pmuconf.fleet.ranking import by_step, rounds
 from pmuconf.fleet.report import no_reports
-from pmuconf.fleet.steps import Step, policy_step, steps_of
+from pmuconf.fleet.reported import ReportedVm
+from pmuconf.fleet.steps import CampaignStep, policy_step, steps_of
 
 __all__ = ["FORMAT", "VERSION", "Campaign", "campaign", "plan_document"]
 
@@ -42,8 +43,8 @@ class HostPart:
 
     name: str
     inventory_name: str
-    waiting: Counter[Step] = field(default_factory=Counter)
-    vms: dict[Step, list[NamedVm]] = field(default_factory=dict)
+    waiting: Counter[CampaignStep] = field(default_factory=Counter)
+    vms: dict[CampaignStep, list[NamedVm]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Campaign:
     """
 
     at: datetime
-    steps: Sequence[Step]
+    steps: Sequence[CampaignStep]
     hosts: Sequence[HostPart]
     aggregate: Aggregate
     problems: Sequence[Problem]
@@ -134,7 +135,7 @@ def _part(report: HostReport) -> HostPart:
     return part
 
 
-def _steps(report: HostReport, vm: ReportedVm) -> list[Step]:
+def _steps(report: HostReport, vm: ReportedVm) -> list[CampaignStep]:
     """What is to be done to a VM: the steps onto the fast path, and the one that brings it on policy."""
     steps = [step for step in steps_of(report, vm) if step.kind is not Change.SETTLE]
     on_policy = policy_step(vm)
@@ -143,7 +144,7 @@ def _steps(report: HostReport, vm: ReportedVm) -> list[Step]:
     return steps
 
 
-def _ordered(waiting: Mapping[tuple[Step, ...], Gain], hosts: Iterable[HostPart]) -> list[Step]:
+def _ordered(waiting: Mapping[tuple[CampaignStep, ...], Gain], hosts: Iterable[HostPart]) -> list[CampaignStep]:
     """The steps round by round. Behind them those that no round takes, by kind, and the most awaited first."""
     in_rounds = [step for round_ in rounds(waiting) for step in round_.steps]
     counts = _counts(hosts)
@@ -152,15 +153,15 @@ def _ordered(waiting: Mapping[tuple[Step, ...], Gain], hosts: Iterable[HostPart]
     return in_rounds + sorted(others, key=lambda step: (order.index(step.kind), -counts[step], step.id))
 
 
-def _counts(hosts: Iterable[HostPart]) -> Counter[Step]:
+def _counts(hosts: Iterable[HostPart]) -> Counter[CampaignStep]:
     """How many VMs wait for each step."""
-    counts: Counter[Step] = Counter()
+    counts: Counter[CampaignStep] = Counter()
     for part in hosts:
         counts.update(part.waiting)
     return counts
 
 
-def _step(step: Step, alone: Gain, waiting: int, hosts: Iterable[HostPart], wave_size: int) -> dict[str, Any]:
+def _step(step: CampaignStep, alone: Gain, waiting: int, hosts: Iterable[HostPart], wave_size: int) -> dict[str, Any]:
     return {
         "id": step.id,
         "kind": step.kind.value,
@@ -172,7 +173,7 @@ def _step(step: Step, alone: Gain, waiting: int, hosts: Iterable[HostPart], wave
     }
 
 
-def _waves(step: Step, hosts: Sequence[HostPart], size: int) -> Iterator[dict[str, Any]]:
+def _waves(step: CampaignStep, hosts: Sequence[HostPart], size: int) -> Iterator[dict[str, Any]]:
     for number, first in enumerate(range(0, len(hosts), size), 1):
         yield {
             "number": number,
@@ -180,7 +181,7 @@ def _waves(step: Step, hosts: Sequence[HostPart], size: int) -> Iterator[dict[st
         }
 
 
-def _host(step: Step, part: HostPart) -> dict[str, Any]:
+def _host(step: CampaignStep, part: HostPart) -> dict[str, Any]:
     return {
         "host": part.name,
         "inventory_name": part.inventory_name,

@@ -12,10 +12,10 @@ import pmuconf
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.absent import AbsentHost
 from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow
-from pmuconf.fleet.hostreport import KINDS, CountedExits, ReportedQemu
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.report import Fleet
-from pmuconf.fleet.steps import Step
+from pmuconf.fleet.reported import KINDS, CountedExits, ReportedQemu
+from pmuconf.fleet.steps import CampaignStep
 from pmuconf.hostfacts import Verdict
 from pmuconf.report.groups import BY_FAST_PATH
 
@@ -207,7 +207,7 @@ def _steps(aggregate: Aggregate, chosen: Sequence[Round], top: int) -> dict[str,
     }
 
 
-def _step(step: Step, hosts: int, alone: Gain, together: Gain) -> dict[str, Any]:
+def _step(step: CampaignStep, hosts: int, alone: Gain, together: Gain) -> dict[str, Any]:
     return {
         "id": step.id,
         "kind": step.kind.value,

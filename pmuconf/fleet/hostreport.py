@@ -12,98 +12,14 @@ from typing import Any, Final, NamedTuple
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
+from pmuconf.fleet.reported import CountedExits, Outlook, ReportedHost, ReportedQemu, ReportedVm
 from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE
-from pmuconf.report import groups
+from pmuconf.report.groups import fast_path_group
 from pmuconf.report.older import current
 from pmuconf.typed import JsonObject
 
-__all__ = [
-    "KINDS",
-    "CountedExits", "HostReport", "Outlook", "ReportedHost", "ReportedQemu", "ReportedVm", "of_document", "read",
-]  # fmt: skip
-
-
-KINDS: Final = {"drift": "drift", "overridden": "overridden", **groups.KINDS}
-"""What is counted beside the groups, and its name for a person; a VM may be several."""
-
-
-class ReportedQemu(NamedTuple):
-    """A QEMU. A path that the report marks as deleted is the same path here; an unknown build ID is empty."""
-
-    path: str
-    build_id: str
-    disables_pmu: bool | None
-
-    @property
-    def file(self) -> tuple[str, str]:
-        """Path and build ID."""
-        return self.path, self.build_id
-
-
-class Outlook(NamedTuple):
-    """The conclusions about one VM. Most VMs of a fleet share a few of them.
-
-    :param group: a key of report.groups.BY_FAST_PATH.
-    :param needs: the changes that give the VM the fast path.
-    :param kinds: what the policy has to say about the VM: KINDS.
-    """
-
-    group: str
-    fast_path: str | None
-    cause: str | None
-    severity: int
-    running: bool
-    nova: bool
-    needs: Needs
-    kinds: tuple[str, ...]
-
-
-class ReportedVm(NamedTuple):
-    """One VM.
-
-    :param flavor: empty if there is none; so is ``project``.
-    :param error: the cause for which the VM was not judged; empty if it was judged.
-    :param explicit: flavor or image chose the PMU state, so Nova itself writes it.
-    """
-
-    uuid: str | None
-    name: str
-    flavor: str
-    project: str
-    error: str
-    explicit: bool
-    exits_per_second: float | None
-    qemu: ReportedQemu | None
-    next_qemu: ReportedQemu | None
-    outlook: Outlook
-
-
-@dataclass(frozen=True)
-class ReportedHost:
-    """The host's kernel and KVM's parameters; texts are empty where they are not known."""
-
-    release: str
-    build_id: str
-    cycles_per_exit: int | None
-    state: HostState
-
-    @property
-    def kernel(self) -> tuple[str, str]:
-        """Release and build ID."""
-        return self.release, self.build_id
-
-
-@dataclass(frozen=True)
-class CountedExits:
-    """Upper bounds of the cost of exits, in CPU cycles a second, over the VMs whose exits were counted."""
-
-    vms: int = 0
-    saved: int = 0
-    savable: int = 0
-
-    def __add__(self, other: CountedExits) -> CountedExits:
-        return CountedExits(self.vms + other.vms, self.saved + other.saved, self.savable + other.savable)
+__all__ = ["HostReport", "of_document", "read"]
 
 
 @dataclass(frozen=True)
@@ -331,7 +247,7 @@ def _outlook(
     if words.fast_path is not None and words.running and causes[0] not in _NOT_ON_KVM:
         needs = needed(host, _state(words, causes, qemu, next_qemu))
     return Outlook(
-        group=groups.fast_path_group(words._asdict()),
+        group=fast_path_group(words._asdict()),
         fast_path=words.fast_path,
         cause=words.cause,
         severity=words.severity,

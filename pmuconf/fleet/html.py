@@ -14,7 +14,8 @@ from jinja2 import TemplateError
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
-from pmuconf.fleet.hostreport import KINDS, HostReport
+from pmuconf.fleet.hostreport import HostReport
+from pmuconf.fleet.reported import KINDS
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.html import page as host_page

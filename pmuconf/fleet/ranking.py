@@ -15,7 +15,7 @@ from typing import Final
 
 from pmuconf.fleet.aggregate import Gain
 from pmuconf.fleet.outlook import Change
-from pmuconf.fleet.steps import Step
+from pmuconf.fleet.steps import CampaignStep
 
 __all__ = ["Round", "by_step", "rounds", "to_settle"]
 
@@ -28,17 +28,17 @@ _ORDER: Final = list(Change)
 class Round:
     """Steps that are taken together, what they bring, and what all rounds up to this one have brought."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[CampaignStep, ...]
     gain: Gain
     total: Gain
 
 
-def by_step(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[Step, tuple[Gain, Gain]]:
+def by_step(waiting: Mapping[tuple[CampaignStep, ...], Gain]) -> dict[CampaignStep, tuple[Gain, Gain]]:
     """For each step, the gain of VMs that wait for it alone, and of all that wait for it; the most VMs first.
 
     The second gain includes VMs that wait for other steps as well, or for something that has to be settled first.
     """
-    gains: dict[Step, tuple[Gain, Gain]] = {}
+    gains: dict[CampaignStep, tuple[Gain, Gain]] = {}
     for steps, gain in waiting.items():
         for step in steps:
             if step.kind is not Change.SETTLE:
@@ -47,7 +47,7 @@ def by_step(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[Step, tuple[Gain, 
     return dict(sorted(gains.items(), key=lambda item: (-item[1][1].vms, item[0].id)))
 
 
-def to_settle(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[str, Gain]:
+def to_settle(waiting: Mapping[tuple[CampaignStep, ...], Gain]) -> dict[str, Gain]:
     """By cause, the VMs for which something has to be found out or decided first; the most VMs first."""
     gains: dict[str, Gain] = {}
     for steps, gain in waiting.items():
@@ -57,7 +57,7 @@ def to_settle(waiting: Mapping[tuple[Step, ...], Gain]) -> dict[str, Gain]:
     return dict(sorted(gains.items(), key=lambda item: (-item[1].vms, item[0])))
 
 
-def rounds(waiting: Mapping[tuple[Step, ...], Gain], limit: int = ROUNDS) -> Sequence[Round]:
+def rounds(waiting: Mapping[tuple[CampaignStep, ...], Gain], limit: int = ROUNDS) -> Sequence[Round]:
     """The rounds, best first. Each is the best of the moment: to stop after any of them is a good choice."""
     left = {frozenset(steps): gain for steps, gain in waiting.items() if steps[-1].kind is not Change.SETTLE}
     chosen: list[Round] = []
@@ -70,7 +70,7 @@ def rounds(waiting: Mapping[tuple[Step, ...], Gain], limit: int = ROUNDS) -> Seq
     return chosen
 
 
-def _best(left: Mapping[frozenset[Step], Gain]) -> tuple[frozenset[Step], Gain]:
+def _best(left: Mapping[frozenset[CampaignStep], Gain]) -> tuple[frozenset[CampaignStep], Gain]:
     """The set of steps that brings the most VMs a step; of equal ones, the smaller set."""
     candidates = list(left)
     if len(candidates) > _CANDIDATES:
@@ -80,7 +80,7 @@ def _best(left: Mapping[frozenset[Step], Gain]) -> tuple[frozenset[Step], Gain]:
     return best, gains[best]
 
 
-def _gain(steps: frozenset[Step], left: Mapping[frozenset[Step], Gain]) -> Gain:
+def _gain(steps: frozenset[CampaignStep], left: Mapping[frozenset[CampaignStep], Gain]) -> Gain:
     """The gain of all VMs that wait for these steps, or for some of them, and for nothing else."""
     gain = Gain()
     for subset in _subsets(steps):
@@ -89,9 +89,11 @@ def _gain(steps: frozenset[Step], left: Mapping[frozenset[Step], Gain]) -> Gain:
     return gain
 
 
-def _without(left: Mapping[frozenset[Step], Gain], done: frozenset[Step]) -> dict[frozenset[Step], Gain]:
+def _without(
+    left: Mapping[frozenset[CampaignStep], Gain], done: frozenset[CampaignStep]
+) -> dict[frozenset[CampaignStep], Gain]:
     """What is still waited for when these steps are done."""
-    remaining: dict[frozenset[Step], Gain] = {}
+    remaining: dict[frozenset[CampaignStep], Gain] = {}
     for steps, gain in left.items():
         rest = steps - done
         if rest:
@@ -99,14 +101,14 @@ def _without(left: Mapping[frozenset[Step], Gain], done: frozenset[Step]) -> dic
     return remaining
 
 
-def _subsets(steps: frozenset[Step]) -> Iterator[frozenset[Step]]:
+def _subsets(steps: frozenset[CampaignStep]) -> Iterator[frozenset[CampaignStep]]:
     for size in range(1, len(steps) + 1):
         yield from map(frozenset, combinations(steps, size))
 
 
-def _place(step: Step) -> tuple[int, str]:
+def _place(step: CampaignStep) -> tuple[int, str]:
     return _ORDER.index(step.kind), step.id
 
 
-def _names(steps: frozenset[Step]) -> list[str]:
+def _names(steps: frozenset[CampaignStep]) -> list[str]:
     return sorted(step.id for step in steps)

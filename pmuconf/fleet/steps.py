@@ -7,15 +7,16 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pmuconf.fastpath.cases import CASES
-from pmuconf.fleet.hostreport import HostReport, ReportedVm
+from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.outlook import Change, Needs
+from pmuconf.fleet.reported import ReportedVm
 
-__all__ = ["Step", "Verb", "policy_step", "power_cycles", "steps_of"]
+__all__ = ["CampaignStep", "Verb", "policy_step", "power_cycles", "steps_of"]
 
 _DIGITS: Final = 12
 
 
-class Step(NamedTuple):
+class CampaignStep(NamedTuple):
     """One step: a kind of change, what it is about, and the steps that have to be done before it.
 
     :param subject: for a kernel, release and build ID; for a QEMU, path and build ID; for something to settle, the
@@ -24,7 +25,7 @@ class Step(NamedTuple):
 
     kind: Change
     subject: tuple[str, ...]
-    behind: tuple[Step, ...] = ()
+    behind: tuple[CampaignStep, ...] = ()
 
     @property
     def id(self) -> str:
@@ -71,7 +72,7 @@ _VERBS: Final = {
 }
 
 
-def steps_of(report: HostReport, vm: ReportedVm) -> tuple[Step, ...]:
+def steps_of(report: HostReport, vm: ReportedVm) -> tuple[CampaignStep, ...]:
     """The steps that a VM waits for to get the fast path, in their order; none if it waits for nothing."""
     needs = vm.outlook.needs
     if not needs.changes:
@@ -83,7 +84,7 @@ def steps_of(report: HostReport, vm: ReportedVm) -> tuple[Step, ...]:
     return _steps(needs, report.kernel, qemu, nova=vm.outlook.nova, explicit=vm.explicit)
 
 
-def policy_step(vm: ReportedVm) -> Step | None:
+def policy_step(vm: ReportedVm) -> CampaignStep | None:
     """The step that writes the state that the policy wants, whether or not the VM needs it for the fast path.
 
     None if its next boot has that state, or if it has no next boot.
@@ -112,17 +113,17 @@ def power_cycles(report: HostReport) -> list[str]:
 @lru_cache(maxsize=1 << 14)
 def _steps(
     needs: Needs, kernel: tuple[str, str], qemu: tuple[str, str], *, nova: bool, explicit: bool
-) -> tuple[Step, ...]:
+) -> tuple[CampaignStep, ...]:
     """The steps for these needs.
 
     :param explicit: flavor or image chose, so Nova itself writes the state.
     """
-    steps: list[Step] = []
+    steps: list[CampaignStep] = []
     for change in needs.changes:
         if change in (Change.REDEFINE, Change.CYCLE):
             # A new start does good only under the new QEMU and with the new definition.
             behind = tuple(step for step in steps if step.kind is not Change.KERNEL)
-            steps.append(Step(change, (_start_verb(change, needs, nova=nova, explicit=explicit),), behind))
+            steps.append(CampaignStep(change, (_start_verb(change, needs, nova=nova, explicit=explicit),), behind))
         else:
             subjects = {
                 Change.KERNEL: kernel,
@@ -130,12 +131,12 @@ def _steps(
                 Change.POLICY: _policy(nova=nova).subject,
                 Change.SETTLE: (needs.unsettled,),
             }
-            steps.append(Step(change, subjects[change]))
+            steps.append(CampaignStep(change, subjects[change]))
     return tuple(steps)
 
 
-def _policy(*, nova: bool) -> Step:
-    return Step(Change.POLICY, (Verb.NOVA_POLICY if nova else Verb.APPLY,))
+def _policy(*, nova: bool) -> CampaignStep:
+    return CampaignStep(Change.POLICY, (Verb.NOVA_POLICY if nova else Verb.APPLY,))
 
 
 def _start_verb(change: Change, needs: Needs, *, nova: bool, explicit: bool) -> str:
@@ -147,6 +148,6 @@ def _start_verb(change: Change, needs: Needs, *, nova: bool, explicit: bool) -> 
 
 
 @lru_cache(maxsize=1 << 14)
-def _digest(step: Step) -> str:
+def _digest(step: CampaignStep) -> str:
     text = "\0".join((step.kind.value, *step.subject, *(earlier.id for earlier in step.behind)))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pmuconf.fleet.hostreport import KINDS
+from pmuconf.fleet.reported import KINDS
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.plain import printable
 
