@@ -6,18 +6,19 @@ undo. So each finding is a sentence for the report, and the domain stays as it w
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
+from pmuconf.change.result import Outcome, Result
 from pmuconf.domain.definition import PmuState
-from pmuconf.domain.difference import differences, in_metadata, of_libvirt
-from pmuconf.domain.reading import read_libvirt
+from pmuconf.domain.difference import in_metadata, of_libvirt
+from pmuconf.domain.libvirttext import LibvirtText
 from pmuconf.hypervisor.history import Happening
 
-__all__ = ["LASTING", "SENTENCES", "Aftermath", "overwrote"]
+__all__ = ["LASTING", "SENTENCES", "Aftermath", "Step", "lasting", "overwrote", "with_findings"]
 
 SENTENCES: Final = {
     "defined-anew": "somebody undefined it in the moment of the change, and the change defined it anew: it stays",
@@ -29,7 +30,18 @@ SENTENCES: Final = {
 """What is said of each finding, the gravest first; the last one is no trouble."""
 
 LASTING: Final = frozenset({"edit-overwritten", "not-confirmed"})
-"""What stays true though the change is made once more, on top of another text."""
+"""The findings that stay true though the change is made once more, on top of another text."""
+
+
+class Step(enum.Enum):
+    """What follows from a look at what a define of ours led to."""
+
+    DONE = "done"
+    """The domain has the state that it was to have."""
+    ANEW = "anew"
+    """Somebody else's define took the state back: the change is planned anew on top of it."""
+    TRANSIENT = "transient"
+    """Somebody undefined the domain, and its guest runs on without a next boot."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +55,21 @@ class Aftermath:
     :param text: what was read at the last look.
     """
 
-    before: str
+    before: LibvirtText
     goal: PmuState
     at_once: tuple[Happening, ...]
     events: tuple[Happening, ...]
-    text: str
+    text: LibvirtText
 
     @cached_property
     def state(self) -> PmuState:
         """The PMU state at the last look."""
-        return read_libvirt(self.text, max_bytes=sys.maxsize).pmu
+        return self.text.definition.pmu
 
     @cached_property
     def places(self) -> tuple[str, ...]:
         """Where else the domain differs from before."""
-        return differences(self.before, self.text)
+        return self.before.differences(self.text)
 
     @property
     def ours(self) -> bool:
@@ -75,9 +87,28 @@ class Aftermath:
         others = _defines(self.events) > 1 or (Happening.METADATA in self.events and in_metadata(self.places))
         return bool(self.places) and not others and not of_libvirt(self.places)
 
+    def step(self, *, persistent: bool) -> Step:
+        """What follows.
+
+        :param persistent: whether the domain has a next boot now.
+        """
+        if not persistent:
+            return Step.TRANSIENT
+        return Step.DONE if self.state is self.goal else Step.ANEW
+
+    @property
+    def undefined(self) -> bool:
+        """Whether somebody undefined it, so that it may be transient now."""
+        return Happening.UNDEFINED in self.events
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an event that explains what was found may still be on its way."""
+        return self.unexplained or self.state is not self.goal
+
     def findings(self) -> dict[str, str]:
         """A cause code and a sentence for each finding."""
-        found = {
+        holds = {
             "defined-anew": self._made_anew,
             "edit-overwritten": self._overwritten,
             "not-confirmed": _defines(self.events) == 0 or Happening.GAP in self.events,
@@ -85,7 +116,7 @@ class Aftermath:
             "": bool(self.places) and of_libvirt(self.places),
         }
         places = ", ".join(self.places)
-        return {cause: text.format(places=places) for cause, text in SENTENCES.items() if found[cause]}
+        return {cause: text.format(places=places) for cause, text in SENTENCES.items() if holds[cause]}
 
     @property
     def _made_anew(self) -> bool:
@@ -123,6 +154,29 @@ def overwrote(at_once: tuple[Happening, ...]) -> bool:
     events = _behind_undefine(at_once)
     ours = next((at for at, what in enumerate(events) if what in _DEFINES), len(events))
     return _defines(events) > 1 or Happening.METADATA in events[:ours]
+
+
+def lasting(findings: Mapping[str, str]) -> dict[str, str]:
+    """Those of these findings that stay true though the change is made once more."""
+    return {cause: sentence for cause, sentence in findings.items() if cause in LASTING}
+
+
+def with_findings(result: Result, findings: Mapping[str, str]) -> Result:
+    """The result of a change, with the findings behind its defines.
+
+    If the domain was not changed, or a failure says more, only what lasts counts.
+    """
+    if result.outcome is not Outcome.CHANGED:
+        findings = lasting(findings)
+    causes = [cause for cause in SENTENCES if cause in findings]  # the gravest first
+    if not causes:
+        return result
+    sentences = tuple(findings[cause] for cause in causes)
+    if result.outcome is Outcome.FAILED:  # the failure is the graver cause
+        named = (f"{sentence} ({cause})" for cause, sentence in zip(causes, sentences))
+        return replace(result, notes=(*result.notes, *named))
+    own = result.notes if result.outcome is Outcome.CHANGED else ()
+    return replace(result, cause=causes[0] or result.cause, notes=(*sentences, *own))
 
 
 _DEFINES: Final = (Happening.DEFINED, Happening.ADDED)

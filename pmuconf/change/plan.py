@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -12,22 +12,20 @@ from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
 
 if TYPE_CHECKING:
-    from pmuconf.change.journal import Entry
-    from pmuconf.hypervisor.hypervisor import Listed
+    from pmuconf.change.entry import Entry
+    from pmuconf.hypervisor.listing import Listed
 
-__all__ = [
-    "NOVA_NOTE",
-    "Caveat",
-    "Goal",
-    "Plan",
-    "not_to_be_changed",
-    "plan",
-    "plan_rollback",
-    "planned",
-    "result_of",
-]
+__all__ = ["Caveat", "Goal", "Plan", "Seen", "not_to_be_changed", "plan", "plan_rollback", "planned", "result_of"]
 
-NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+_NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A domain as the list of the host has it, and as it was judged."""
+
+    listed: Listed
+    vm: Vm
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,9 @@ _UNKNOWN: Final = Caveat(
 class Plan:
     """One domain to be changed.
 
-    ``pending`` says that it runs, or has a saved image, with another state. ``aim`` gives the goal anew from fresh
-    facts, None if there is nothing to do. ``caveat`` says why the change may do nothing for the guest.
+    :param pending: whether it runs, or has a saved image, with another state.
+    :param caveat: why the change may do nothing for the guest.
+    :param aim: gives the goal anew from a fresh definition; None if there is nothing to do.
     """
 
     listed: Listed
@@ -73,8 +72,15 @@ class Plan:
     aim: Callable[[Domain], Goal | None]
 
 
-def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
-    """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest."""
+def _any_goal(_goal: Goal) -> bool:
+    return True
+
+
+def plan(policy: Policy, seen: Iterable[Seen], *, allowed: Callable[[Goal], bool] = _any_goal) -> list[Plan]:
+    """The changes that bring drifting domains on policy; see not_to_be_changed() for the rest.
+
+    :param allowed: which goals may be pursued; it is asked again when a domain has changed before its define.
+    """
 
     def aim(definition: Domain) -> Goal | None:
         try:
@@ -82,102 +88,118 @@ def plan(policy: Policy, looked: Iterable[tuple[Listed, Vm]]) -> list[Plan]:
         except FlavorImageConflict:
             return None
         wanted = ruling.decision.state
-        return None if wanted in (None, definition.pmu) else Goal(wanted, ruling.rule)
+        if wanted is None or wanted is definition.pmu:
+            return None
+        goal = Goal(wanted, ruling.rule)
+        return goal if allowed(goal) else None
 
     plans = []
-    for listed, vm in looked:
+    for domain in seen:
+        vm = domain.vm
         wanted = vm.decision.state if vm.decision else None
         if not vm.drift or wanted is None or vm.next_boot is None or _only_observed(policy, vm):
             continue
         goal = Goal(wanted, vm.rule or "")
-        plans.append(Plan(listed, vm.next_boot, goal, vm.nova, vm.waits(wanted), _caveat(vm, wanted), aim))
+        if allowed(goal):
+            plans.append(_plan(domain, vm.next_boot, goal, aim))
     return plans
+
+
+def _plan(domain: Seen, old: PmuState, goal: Goal, aim: Callable[[Domain], Goal | None]) -> Plan:
+    vm = domain.vm
+    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim)
 
 
 def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
     """The domains that are off policy, or can't be judged, and that no plan will touch: each with the reason."""
-    results = []
-    for vm in vms:
-        blank = Result(
-            vm.name, vm.uuid or "", Outcome.NOT_JUDGED, old=vm.next_boot or vm.live, rule=vm.rule or "", nova=vm.nova
-        )
-        if vm.error is not None:
-            results.append(replace(blank, cause=vm.error.cause, note=vm.error.message))
-        elif vm.transient and vm.severity:
-            note = "a transient domain has no next boot: the tool that starts it must ask for the PMU state"
-            results.append(replace(blank, outcome=Outcome.TRANSIENT, cause="transient", note=note))
-        elif vm.drift and _only_observed(policy, vm):
-            note = "Nova manages it, and [policy] nova_domains = observe"
-            results.append(replace(blank, outcome=Outcome.OBSERVED, cause="nova-observed", note=note))
-        elif vm.overridden and vm.decision is not None:
-            blank = replace(blank, outcome=Outcome.OVERRIDDEN, new=vm.decision.state)
-            results.append(replace(blank, cause=_OVERRIDDEN.cause, note=_OVERRIDDEN.note))
-        elif vm.decision is Decision.UNDECIDED:
-            results.append(replace(blank, outcome=Outcome.UNDECIDED, cause="undecided", note=vm.reason or ""))
-    return results
+    return [result for vm in vms if (result := _left_alone(policy, vm)) is not None]
 
 
-def planned(one: Plan) -> Result:
-    """What a dry run says of a plan."""
-    return replace(result_of(one, Outcome.PLANNED, "", NOVA_NOTE if one.nova else ""), pending=one.pending)
+def _left_alone(policy: Policy, vm: Vm) -> Result | None:
+    """Why a domain stays as it is; None if it is on policy, or if there is a plan for it."""
+
+    def result(outcome: Outcome, cause: str, note: str, new: PmuState | None = None) -> Result:
+        old, rule = vm.next_boot or vm.live, vm.rule or ""
+        notes = (note,) if note else ()
+        return Result(vm.name, vm.uuid or "", outcome, old, new, rule=rule, cause=cause, notes=notes, nova=vm.nova)
+
+    if vm.error is not None:
+        return result(Outcome.NOT_JUDGED, vm.error.cause, vm.error.message)
+    if vm.transient and vm.severity:
+        note = "a transient domain has no next boot: the tool that starts it must ask for the PMU state"
+        return result(Outcome.TRANSIENT, "transient", note)
+    if vm.drift and _only_observed(policy, vm):
+        return result(Outcome.OBSERVED, "nova-observed", "Nova manages it, and [policy] nova_domains = observe")
+    if vm.overridden and vm.decision is not None:
+        return result(Outcome.OVERRIDDEN, _OVERRIDDEN.cause, _OVERRIDDEN.note, new=vm.decision.state)
+    if vm.decision is Decision.UNDECIDED:
+        return result(Outcome.UNDECIDED, "undecided", vm.reason or "")
+    return None
 
 
-def plan_rollback(
-    entries: Sequence[Entry], find: Callable[[str], tuple[Listed, Vm] | None]
-) -> tuple[list[Plan], list[Result]]:
-    """Plans that put the old PMU state back, and what can't be put back and why.
+def plan_rollback(entries: Sequence[Entry], find: Callable[[str], Seen | None]) -> tuple[list[Plan], list[Result]]:
+    """Plans that put the old PMU state back, and the results of domains that stay as they are.
 
     Several changes of one domain are undone as one, newest first, as far as each left what the next one found. A
     domain whose PMU state is no longer what the newest of them left is somebody else's by now and stays.
 
     :param entries: finished changes, newest first.
-    :param find: the domain with this UUID and what it has now, None if it is gone.
+    :param find: the domain with this UUID as it is now; None if it is gone.
     """
-    plans, rest = [], []
+    plans, results = [], []
+    for chain in _chains(entries):
+        answer = _undoing(chain, find(chain[0].uuid))
+        if isinstance(answer, Plan):
+            plans.append(answer)
+        else:
+            results.append(answer)
+    return plans, results
+
+
+def _chains(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """The changes of each domain that can be undone as one, newest first: each left what the next one found."""
     by_domain: dict[str, list[Entry]] = {}
     for entry in entries:
-        by_domain.setdefault(entry.uuid, []).append(entry)
-    for uuid, chain in by_domain.items():
-        newest = oldest = chain[0]
-        undoes = [newest.id]
-        for entry in chain[1:]:
-            if entry.new is not oldest.old:
-                break
-            oldest = entry
-            undoes.append(entry.id)
-        found = find(uuid)
-        blank = Result(newest.name, uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
-        if found is None or found[1].next_boot is None:
-            error = found[1].error if found else None
-            if error is not None:
-                rest.append(replace(blank, outcome=Outcome.NOT_JUDGED, cause=error.cause, note=error.message))
-            else:
-                rest.append(replace(blank, cause="domain-vanished", note="the domain is gone or has no next boot"))
-            continue
-        listed, vm = found
-        now = found[1].next_boot
-        if now is not newest.new:
-            note = f"its PMU state is {now.value} now, not the {newest.new.value} that pmuconf left: it stays"
-            rest.append(replace(blank, outcome=Outcome.ALREADY, old=now, cause="changed-since", note=note))
-            continue
-        goal = Goal(oldest.old, "rollback", tuple(undoes))
-
-        def aim(fresh: Domain, left: PmuState = newest.new, goal: Goal = goal) -> Goal | None:
-            return goal if fresh.pmu is left else None
-
-        if goal.state is now:
-            rest.append(replace(blank, outcome=Outcome.ALREADY, cause="no-change", note="its changes cancel out"))
-            continue
-        plans.append(Plan(listed, now, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim))
-    return plans, rest
+        chain = by_domain.setdefault(entry.uuid, [])
+        chain.append(entry)
+    for changes in by_domain.values():
+        length = 1
+        while length < len(changes) and changes[length].new is changes[length - 1].old:
+            length += 1
+        yield changes[:length]
 
 
-def result_of(plan: Plan, outcome: Outcome, cause: str, note: str, change: int | None = None) -> Result:
+def _undoing(chain: Sequence[Entry], domain: Seen | None) -> Plan | Result:
+    """The plan that undoes these changes of one domain, or why it stays as it is."""
+    newest, oldest = chain[0], chain[-1]
+    blank = Result(newest.name, newest.uuid, Outcome.VANISHED, old=newest.new, new=oldest.old, rule="rollback")
+    if domain is not None and domain.vm.error is not None and domain.vm.next_boot is None:
+        error = domain.vm.error
+        return replace(blank, outcome=Outcome.NOT_JUDGED, cause=error.cause, notes=(error.message,))
+    if domain is None or domain.vm.next_boot is None:
+        return replace(blank, cause="domain-vanished", notes=("the domain is gone or has no next boot",))
+    now = domain.vm.next_boot
+    if now is not newest.new:
+        note = f"its PMU state is {now.value} now, not the {newest.new.value} that pmuconf left: it stays"
+        return replace(blank, outcome=Outcome.ALREADY, old=now, cause="changed-since", notes=(note,))
+    if oldest.old is now:
+        return replace(blank, outcome=Outcome.ALREADY, cause="no-change", notes=("its changes cancel out",))
+    goal = Goal(oldest.old, "rollback", tuple(entry.id for entry in chain))
+
+    def aim(definition: Domain) -> Goal | None:
+        return goal if definition.pmu is newest.new else None
+
+    return _plan(domain, now, goal, aim)
+
+
+def planned(plan: Plan) -> Result:
+    """What a dry run says of a plan."""
+    return replace(result_of(plan, Outcome.PLANNED), pending=plan.pending)
+
+
+def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", change: int | None = None) -> Result:
     """The result of a plan; if it is, or would be, carried out, with what makes that of no use."""
-    if plan.caveat is not None and not cause and outcome in (Outcome.PLANNED, Outcome.CHANGED):
-        cause = plan.caveat.cause
-        note = "; ".join(filter(None, (plan.caveat.note, note)))
-    return Result(
+    result = Result(
         name=plan.listed.name,
         uuid=plan.listed.uuid,
         outcome=outcome,
@@ -185,10 +207,15 @@ def result_of(plan: Plan, outcome: Outcome, cause: str, note: str, change: int |
         new=plan.goal.state,
         rule=plan.goal.rule,
         cause=cause,
-        note=note,
+        notes=(note,) if note else (),
         change=change,
         nova=plan.nova,
     )
+    if result.temporary:
+        result = replace(result, notes=(*result.notes, _NOVA_NOTE))
+    if plan.caveat is not None and result.written and not cause:
+        result = replace(result, cause=plan.caveat.cause, notes=(plan.caveat.note, *result.notes))
+    return result
 
 
 def _caveat(vm: Vm, state: PmuState) -> Caveat | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ from pmuconf.domain.definition import PmuState
 from pmuconf.fastpath.cases import CASES
 from pmuconf.policy import Decision
 
-__all__ = ["Outcome", "Result"]
+__all__ = ["Outcome", "Result", "tally"]
 
 
 class Outcome(enum.Enum):
@@ -31,15 +33,17 @@ class Outcome(enum.Enum):
     FAILED = "failed"
 
 
-_FINDINGS: Final = frozenset({Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED})
+_OFF_POLICY: Final = frozenset(
+    {Outcome.PLANNED, Outcome.OBSERVED, Outcome.BUSY, Outcome.NOT_REACHED, Outcome.NOT_JUDGED}
+)
 _BY_CAUSE: Final = {
-    "defined-anew": "if it is not wanted: virsh undefine {0.uuid}",
+    "defined-anew": "if it is not wanted: virsh undefine {uuid}",
     "edit-overwritten": "repeat that edit if it is lost",
     "not-confirmed": "repeat that edit if there was one and it is lost",
-    "differs-after": "compare it with what it should be: virsh dumpxml --inactive {0.uuid}",
-    "refused-by-libvirt": "mend its definition until 'virsh edit {0.uuid}' takes a change",
+    "differs-after": "compare it with what it should be: virsh dumpxml --inactive {uuid}",
+    "refused-by-libvirt": "mend its definition until 'virsh edit {uuid}' takes a change",
 }
-_REMEDIES: Final = {
+_BY_OUTCOME: Final = {
     Outcome.TRANSIENT: "the tool that starts it must ask for the PMU state",
     Outcome.OBSERVED: "[policy] nova_domains = enforce, or better the plugin pmuconf-nova, or hw:pmu in the flavor",
     Outcome.UNDECIDED: EXPLAIN,
@@ -50,7 +54,16 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a domain: outcome, a cause code and a sentence where there is more to say, the journal's id."""
+    """What became of a domain.
+
+    :param old: its PMU state before; ``new``: the one that it has now, or was to have.
+    :param rule: the rule of the policy that asked for it.
+    :param cause: a code for what there is to know; empty if all is as it should be.
+    :param notes: the same in sentences, the gravest first.
+    :param change: the change's number in the journal.
+    :param pending: whether its guest, or its saved image, still has another state.
+    :param nova: whether Nova manages it.
+    """
 
     name: str
     uuid: str
@@ -59,7 +72,7 @@ class Result:
     new: PmuState | None = None
     rule: str = ""
     cause: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
     change: int | None = None
     pending: bool = False
     nova: bool = False
@@ -69,23 +82,37 @@ class Result:
         """The exit status that it deserves: 255 failed, 2 off policy, 1 waits or was left alone, 0 as wanted."""
         if self.outcome is Outcome.FAILED:
             return 255
-        if self.outcome in _FINDINGS or self.cause == "defined-anew":
+        if self.outcome in _OFF_POLICY or self.cause == "defined-anew":
             return 2
         return 1 if self.pending or self.cause else 0
 
     @property
-    def remedy(self) -> str:
-        """What brings it further; empty where nothing is left to do."""
+    def written(self) -> bool:
+        """Whether the state was written, or would be."""
+        return self.outcome in (Outcome.PLANNED, Outcome.CHANGED)
+
+    @property
+    def temporary(self) -> bool:
+        """Whether Nova takes the written state away when it writes the domain anew."""
+        return self.nova and self.written
+
+    @property
+    def note(self) -> str:
+        """The notes as one text, to be shown."""
+        return "; ".join(self.notes)
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What is to be done, in this order; empty if nothing is."""
         if self.cause in ("cpu-overridden", "next-boot-unknown"):
-            return options_remedy(
-                CASES[self.cause].remedies[0], Decision.ON if self.new is PmuState.ON else Decision.OFF
-            )
-        first = _BY_CAUSE.get(self.cause, "").format(self)
-        then = power_cycle(nova=self.nova) if self.pending else _REMEDIES.get(self.outcome, "")
-        return "; ".join(filter(None, (first, then)))
+            decision = Decision.ON if self.new is PmuState.ON else Decision.OFF
+            return (options_remedy(CASES[self.cause].remedies[0], decision),)
+        first = _BY_CAUSE.get(self.cause, "").format(uuid=self.uuid)
+        then = power_cycle(nova=self.nova) if self.pending else _BY_OUTCOME.get(self.outcome, "")
+        return tuple(remedy for remedy in (first, then) if remedy)
 
     def record(self) -> dict[str, Any]:
-        """The same as data, for tables and programs."""
+        """The same as JSON, for tables and programs."""
         return {
             "name": self.name,
             "uuid": self.uuid,
@@ -96,6 +123,22 @@ class Result:
             "pending": self.pending,
             "cause": self.cause,
             "note": self.note,
-            "remedy": self.remedy,
+            "remedy": "; ".join(self.remedies),
             "change": self.change,
         }
+
+
+def tally(results: Sequence[Result]) -> str:
+    """How a run ended, in one sentence: how many domains had which outcome, and what comes next."""
+    if not results:
+        return "nothing to change: all as the policy wants"
+    counts = Counter(result.outcome for result in results)
+    parts = [", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())]
+    pending = sum(result.pending for result in results)
+    if pending == 1:
+        parts.append("1 VM keeps its old PMU state until it is stopped and started")
+    elif pending:
+        parts.append(f"{pending} VMs keep their old PMU state until they are stopped and started")
+    if counts[Outcome.FAILED]:
+        parts.append("the next run tries domains last that libvirt refused to define")
+    return "; ".join(parts)

@@ -11,23 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from pmuconf.access import connect
-from pmuconf.audit.look import look
 from pmuconf.audit.vm import Vm
+from pmuconf.change.domains import Domains, Writer
 from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Journal
-from pmuconf.change.make import Limits, apply
-from pmuconf.change.plan import Plan, not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.change.plan import not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.change.result import Outcome, Result
-from pmuconf.change.settle import confirm_canary, writing
+from pmuconf.change.settle import confirm_canary
 from pmuconf.change.whom import whom
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
-from pmuconf.policy import Policy, requesting
+from pmuconf.hypervisor.hypervisor import Hypervisor
+from pmuconf.policy import requesting
 
 __all__ = ["Run"]
 
@@ -67,19 +65,27 @@ class Run:
         :raises PmuconfError: request-refused (before anything is changed), canary-missing, canary-lost, locked, ...
         """
         policy = self.settings.policy if state is None else requesting(self.settings.policy, state)
-        limit = self.settings.max_changes if max_changes is None else max_changes
-        limits = replace(self._limits, max_changes=limit, canary=canary, go_on=go_on)
-        if max_failures is not None:
-            limits = replace(limits, max_failures=max_failures)
         continues = go_on and not canary
-        with self._begun(remembers=continues) as (hypervisor, journal):
+        with self._begun(remembers=continues) as begun:
             if continues:
-                confirm_canary(hypervisor, journal)
-            vms = self._look(hypervisor, policy, names)
+                confirm_canary(begun.hypervisor, begun.journal)
+            listed = begun.hypervisor.domains(names)
+            domains = replace(begun.domains, policy=policy)
+            seen = list(self.progress(domains.look(listed), len(listed), "reading"))
+            vms = [domain.vm for domain in seen]
             if state is not None:
-                _refuse(state, (vm for _, vm in vms))
-            plans, rest = plan(policy, vms), not_to_be_changed(policy, (vm for _, vm in vms))
-            return [*self._carried_out(hypervisor, journal, plans, limits, ChangeKind.APPLY), *rest]
+                _refuse(state, vms)
+            plans, left_alone = plan(policy, seen), not_to_be_changed(policy, vms)
+            if begun.writer is None:
+                return [*map(planned, plans), *left_alone]
+            results = begun.writer.carry_out(
+                plans,
+                max_changes=self.settings.max_changes if max_changes is None else max_changes,
+                max_failures=max_failures,
+                canary=canary,
+                go_on=go_on,
+            )
+            return [*self.progress(results, len(plans), "changing"), *left_alone]
 
     def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
         """Take back the changes of these domains, or with None all that there are; or one change alone.
@@ -91,25 +97,29 @@ class Run:
         """
         if change is not None:
             self._refuse_flavor(change)
-        with self._begun() as (hypervisor, journal):
-            known = [] if journal is None else self._known(hypervisor, journal)
-            here = [entry for entry in known if entry.driver.same(hypervisor.driver)]
+        with self._begun() as begun:
+            known = self._known(begun)
+            here = [entry for entry in known if entry.driver.same(begun.hypervisor.driver)]
+            if names is None and change is None:
+                return self._roll_all_back(begun, here, known)
             if change is not None:
                 entries = [_one(change, known)]
-            elif names is not None:
-                entries = [entry for name in names for entry in _of(name, here, known, hypervisor)]
             else:
-                entries = here
-                of_here = {entry.id for entry in here}
-                elsewhere = [one for one in known if one.revocable and not one.of_flavor and one.id not in of_here]
-                self._name(elsewhere)
-                if not any(entry.revocable for entry in here) and elsewhere:
-                    return list(map(_elsewhere, elsewhere))
+                entries = [entry for name in names or () for entry in _of(name, here, known, begun.hypervisor)]
             revocable = [entry for entry in entries if entry.revocable]
             left = {entry.uuid for entry in revocable}
-            back = {entry.uuid: entry for entry in reversed(entries) if entry.uuid not in left and entry.undone}
-            asked = names is not None or change is not None
-            return [*self._undone(hypervisor, journal, revocable), *(map(_taken_back, back.values()) if asked else ())]
+            taken_back = {entry.uuid: entry for entry in reversed(entries) if entry.uuid not in left and entry.undone}
+            return [*self._undone(begun, revocable), *map(_taken_back, taken_back.values())]
+
+    def _roll_all_back(self, begun: _Begun, here: Sequence[Entry], known: Sequence[Entry]) -> list[Result]:
+        """Take back all that was changed on this host; if that is nothing, what was changed on others."""
+        of_here = {entry.id for entry in here}
+        elsewhere = [entry for entry in known if entry.revocable and not entry.of_flavor and entry.id not in of_here]
+        self._name(elsewhere)
+        revocable = [entry for entry in here if entry.revocable]
+        if elsewhere and not revocable:
+            return list(map(_elsewhere, elsewhere))
+        return self._undone(begun, revocable)
 
     def roll_back_carried(
         self, records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
@@ -125,7 +135,8 @@ class Run:
         """
         given = map(Entry.of_record, records)
         carried = list(_newest_first(entry for entry in given if entry.revocable and not entry.of_flavor))
-        with self._begun() as (hypervisor, journal):
+        with self._begun() as begun:
+            hypervisor, journal = begun.hypervisor, begun.journal
             if names is None:
                 there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
             else:
@@ -136,21 +147,20 @@ class Run:
                     journal.adopt([entry for entry in reversed(entries) if journal.copy_of(entry) is None])
                 # What this journal knows of them counts: they may have been taken back since.
                 entries = [journal.copy_of(entry) or entry for entry in entries]
-            return self._undone(hypervisor, journal, [entry for entry in entries if entry.revocable])
+            return self._undone(begun, [entry for entry in entries if entry.revocable])
 
     @contextmanager
-    def _begun(self, *, remembers: bool = True) -> Iterator[tuple[Hypervisor, Journal | None]]:
-        """The connection and the journal: None if a dry run finds none, or does not ask what was done before."""
-        path = self.settings.journal
+    def _begun(self, *, remembers: bool = True) -> Iterator[_Begun]:
+        """Connect, and open the journal: only a dry run goes without it, if there is none or nothing asks for it."""
         connecting = connect(self.settings, self.uri, read_only=self.dry)
         if self.dry:
             with self._found() if remembers else nullcontext() as journal, connecting as hypervisor:
-                yield hypervisor, journal
+                yield _Begun(Domains.of(hypervisor, self.settings), journal)
             return
-        with writing(connecting, path, self.settings.retention_days) as (hypervisor, journal, settled):
-            for sentence in settled:
+        with Writer.open(connecting, self.settings) as writer:
+            for sentence in writer.sentences:
                 self.warn(sentence)
-            yield hypervisor, journal
+            yield _Begun(Domains.of(writer.hypervisor, self.settings), writer.journal, writer)
 
     def _refuse_flavor(self, change: int) -> None:
         """A flavor's change is no matter of libvirt's, which is not even asked."""
@@ -172,21 +182,18 @@ class Run:
             there = True
         return Journal.open(self.settings.journal) if there else nullcontext()
 
-    def _look(self, hypervisor: Hypervisor, policy: Policy, names: Sequence[str]) -> list[tuple[Listed, Vm]]:
-        listed = hypervisor.domains(names)
-        looking = partial(look, hypervisor, policy, max_bytes=self.settings.max_xml_bytes)
-        looked = self.progress(hypervisor.map(looking, listed), len(listed), "reading")
-        return [(one, vm) for one, vm in zip(listed, looked) if vm is not None]
-
-    def _known(self, hypervisor: Hypervisor, journal: Journal) -> list[Entry]:
+    def _known(self, begun: _Begun) -> list[Entry]:
         """The journal's changes as a real run would find them: old ones dropped, those in flight settled."""
+        journal = begun.journal
+        if journal is None:
+            return []
         for number, why in journal.damaged():
             self.warn(f"change {number} of the journal can't be read, and is left out: {why}")
         entries = journal.entries()
         if not self.dry:
             return entries
         retired = journal.to_retire(self.settings.retention_days)
-        return [self._settled(hypervisor, entry) for entry in entries if entry.id not in retired]
+        return [_settled(begun.domains, entry) for entry in entries if entry.id not in retired]
 
     def _name(self, elsewhere: Sequence[Entry]) -> None:
         """Say which changes are other hosts'."""
@@ -195,37 +202,34 @@ class Run:
             where = ", ".join(f"{uri} ({count})" for uri, count in sorted(counts.items()))
             self.warn(f"{len(elsewhere)} changes that could be taken back belong to another host: {where}")
 
-    def _settled(self, hypervisor: Hypervisor, entry: Entry) -> Entry:
-        if entry.status is not ChangeStatus.IN_FLIGHT or not entry.driver.same(hypervisor.driver):
-            return entry
-        found = self._now(hypervisor, entry.uuid)
-        made = found is not None and found[1].next_boot is entry.new
-        return replace(entry, status=ChangeStatus.DONE if made else ChangeStatus.ABANDONED)
+    def _undone(self, begun: _Begun, entries: Sequence[Entry]) -> list[Result]:
+        plans, results = plan_rollback(entries, begun.domains.find)
+        if begun.writer is None:
+            return [*map(planned, plans), *results]
+        carried_out = begun.writer.carry_out(plans, ChangeKind.ROLLBACK)
+        return [*self.progress(carried_out, len(plans), "putting back"), *results]
 
-    def _undone(self, hypervisor: Hypervisor, journal: Journal | None, entries: Sequence[Entry]) -> list[Result]:
-        plans, rest = plan_rollback(entries, partial(self._now, hypervisor))
-        return [*self._carried_out(hypervisor, journal, plans, self._limits, ChangeKind.ROLLBACK), *rest]
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is under way: what it works with. A dry run has no writer."""
+
+    domains: Domains
+    journal: Journal | None
+    writer: Writer | None = None
 
     @property
-    def _limits(self) -> Limits:
-        """Those of the configuration that hold for every run."""
-        return Limits(attempts=self.settings.attempts, max_failures=self.settings.max_failures)
+    def hypervisor(self) -> Hypervisor:
+        return self.domains.hypervisor
 
-    def _now(self, hypervisor: Hypervisor, uuid: str) -> tuple[Listed, Vm] | None:
-        listed = hypervisor.find(uuid)
-        if listed is None:
-            return None
-        vm = look(hypervisor, self.settings.policy, listed, max_bytes=self.settings.max_xml_bytes)
-        return None if vm is None else (listed, vm)
 
-    def _carried_out(
-        self, hypervisor: Hypervisor, journal: Journal | None, plans: Sequence[Plan], limits: Limits, kind: ChangeKind
-    ) -> Iterable[Result]:
-        if self.dry or journal is None:  # a real run always has one
-            return map(planned, plans)
-        what = "putting back" if kind is ChangeKind.ROLLBACK else "changing"
-        results: Iterable[Result] = self.progress(apply(hypervisor, journal, plans, limits, kind), len(plans), what)
-        return results
+def _settled(domains: Domains, entry: Entry) -> Entry:
+    """A change as it would be, if it was settled now."""
+    if entry.status is not ChangeStatus.IN_FLIGHT or not entry.driver.same(domains.hypervisor.driver):
+        return entry
+    domain = domains.find(entry.uuid)
+    made = domain is not None and domain.vm.next_boot is entry.new
+    return replace(entry, status=ChangeStatus.DONE if made else ChangeStatus.ABANDONED)
 
 
 def _refuse(state: PmuState, vms: Iterable[Vm]) -> None:
@@ -251,12 +255,12 @@ def _one(number: int, entries: Iterable[Entry]) -> Entry:
 
 def _taken_back(entry: Entry) -> Result:
     note = "it was taken back already"
-    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="taken-back", note=note)
+    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="taken-back", notes=(note,))
 
 
 def _elsewhere(entry: Entry) -> Result:
     note = f"it was changed on another host, {entry.uri}: take it back there"
-    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="another-host", note=note)
+    return Result(entry.name, entry.uuid, Outcome.ALREADY, rule="rollback", cause="another-host", notes=(note,))
 
 
 def _of(name: str, here: Sequence[Entry], known: Sequence[Entry], hypervisor: Hypervisor) -> list[Entry]:

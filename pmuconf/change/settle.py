@@ -1,14 +1,11 @@
-"""What stands at the beginning of every run that writes: lock, journal, and what earlier runs left in it."""
+"""What earlier runs left in the journal: settled before anything else is written, and held against the domains."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Final
 
-from pmuconf.change.journal import ChangeStatus, Entry, Journal, writer_lock
+from pmuconf.change.journal import ChangeStatus, Entry, Journal
 from pmuconf.domain.difference import same_but_pmu
 from pmuconf.domain.reading import read_libvirt
 from pmuconf.domain.uuids import as_uuid
@@ -16,7 +13,7 @@ from pmuconf.domain.xmltext import DomainXmlError
 from pmuconf.errors import DomainVanished, PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
 
-__all__ = ["confirm_canary", "settle", "writing"]
+__all__ = ["confirm_canary", "settle", "tidied"]
 
 # What libvirt hands out on the way of a change was within the configured limit when it was planned.
 _ANY_SIZE: Final = sys.maxsize
@@ -25,33 +22,26 @@ _ANY_SIZE: Final = sys.maxsize
 _OF_ALL: Final = frozenset({"libvirt-lost", "libvirt-unreachable", "libvirt-timeout", "threads-exhausted"})
 
 
-@contextmanager
-def writing(
-    connecting: AbstractContextManager[Hypervisor], path: Path, retention_days: int
-) -> Iterator[tuple[Hypervisor, Journal, list[str]]]:
-    """The connection and the journal at ``path``, held by us alone, with nothing of this host left in flight.
+def tidied(hypervisor: Hypervisor, journal: Journal) -> list[str]:
+    """Leave nothing of this host in flight; a sentence for each thing that was in the journal, and what became of it.
 
-    The third is what was found in the journal and done to it, a sentence each: what a crash had left in flight and how
-    that ended, what can't be read, what belongs to another host, what was dropped because of its age.
+    What a crash had left in flight and how that ended, what can't be read, what belongs to another host.
 
-    :raises PmuconfError: locked, or as Journal.open() and Hypervisor.open().
+    :raises PmuconfError: an error that concerns all domains, or the journal's.
     """
-    with writer_lock(path), Journal.open(path, create=True) as journal:
-        dropped = journal.retire(retention_days)
-        sentences = [f"the journal dropped {dropped} changes older than {retention_days} days"] if dropped else []
-        with connecting as hypervisor:
-            journal.claim(hypervisor.driver)
-            for number, why in journal.abandon_damaged():
-                sentences.append(f"change {number} of an earlier run can't be read ({why}): it counts as not made")
-            for ended in settle(hypervisor, journal):
-                sentences.append(_told(*ended))
-            for entry in journal.in_flight_elsewhere(hypervisor.driver):
-                what = f"change {entry.id} of domain {entry.name!r} was interrupted on another host, {entry.uri}"
-                sentences.append(f"{what}: a run there settles it, and until then the journal keeps the domain's XML")
-            yield hypervisor, journal, sentences
+    journal.claim(hypervisor.driver)
+    sentences = [
+        f"change {number} of an earlier run can't be read ({why}): it counts as not made"
+        for number, why in journal.abandon_damaged()
+    ]
+    sentences += [_sentence(*ended) for ended in settle(hypervisor, journal)]
+    for entry in journal.in_flight_elsewhere(hypervisor.driver):
+        what = f"change {entry.id} of domain {entry.name!r} was interrupted on another host, {entry.uri}"
+        sentences.append(f"{what}: a run there settles it, and until then the journal keeps the domain's XML")
+    return sentences
 
 
-def _told(entry: Entry, status: ChangeStatus, cause: str) -> str:
+def _sentence(entry: Entry, status: ChangeStatus, cause: str) -> str:
     became = "was made" if status is ChangeStatus.DONE else "was not made"
     if status is ChangeStatus.IN_FLIGHT:
         became = f"is not settled: the domain can't be read ({cause})"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pmuconf.change.plan import NOVA_NOTE
-from pmuconf.change.result import Outcome, Result
+from pmuconf.change.result import Outcome, Result, tally
 from pmuconf.commands.base import Table, add_connect, run_of
 
 __all__ = ["Apply", "ResultTable"]
@@ -25,15 +24,12 @@ class ResultTable(Table):
     columns = ("name", "uuid", "old", "new", "rule", "outcome", "pending", "cause", "note", "remedy", "change")
     brief = ("name", "old", "new", "rule", "outcome", "note")
 
-    def rows(self, results: Iterable[Result]) -> list[Mapping[str, Any]]:
+    def rows(self, results: Sequence[Result]) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
-        rows: list[Mapping[str, Any]] = []
-        for result in results:
-            self.status = max(self.status, result.status)
-            if NOVA_NOTE in result.note and _NOVA_LASTS not in self.closing:
-                self.closing.append(_NOVA_LASTS)
-            rows.append(result.record())
-        return rows
+        self.status = max([self.status, *(result.status for result in results)])
+        if any(result.temporary for result in results):
+            self.closing.append(_NOVA_LASTS)
+        return [result.record() for result in results]
 
 
 class Apply(ResultTable):
@@ -95,9 +91,10 @@ class Apply(ResultTable):
         rows = self.rows(results)
         if args.dry_run:
             plans = sum(result.outcome is Outcome.PLANNED for result in results)
-            self.closing.append(f"{plans} domains would be changed" if plans else "nothing would be changed")
+            domains = "1 domain" if plans == 1 else f"{plans} domains"
+            self.closing.append(f"{domains} would be changed" if plans else "nothing would be changed")
         else:
-            self.closing.append(_sentence(rows))
+            self.closing.append(tally(results))
         return rows
 
 
@@ -106,16 +103,3 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return number
-
-
-def _sentence(rows: list[Mapping[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
-    if not counts:
-        return "nothing to change: all as the policy wants"
-    pending = sum(row["pending"] for row in rows)
-    waiting = f"; {pending} of them run on with the old PMU state until they are stopped and started" if pending else ""
-    failed = counts.get(Outcome.FAILED.value, 0)
-    after = "; the next run tries domains last that libvirt refused to define" if failed else ""
-    return ", ".join(f"{number} {what}" for what, number in counts.items()) + waiting + after

@@ -11,7 +11,7 @@ from lxml import etree
 
 from pmuconf.domain.reading import libvirt_head, parse_domain
 
-__all__ = ["differences", "in_metadata", "of_libvirt", "same_but_pmu"]
+__all__ = ["differences", "in_metadata", "of_libvirt", "same_but_pmu", "without_pmu_line"]
 
 # libvirt itself gives these another value at the first redefine of a fresh domain (seen on 9.0): the port of a virtio
 # console beside a serial one, and the size of a shmem device that has none.
@@ -121,12 +121,17 @@ def _same_lines(before: str, after: str) -> bool:
 
 
 def _without_pmu_line(xml: str) -> list[str] | None:
-    """The lines without the one of the PMU; None if the PMU is not written as libvirt does it."""
     head = libvirt_head(xml, "domain XML", sys.maxsize)
-    if head is None:
-        return None
+    return None if head is None else without_pmu_line(xml, head[1])
+
+
+def without_pmu_line(xml: str, head: etree._Element) -> list[str] | None:
+    """The lines without the one of the PMU; None if the PMU is not written as libvirt does it.
+
+    :param head: the element of libvirt_head().
+    """
     lines = xml.split("\n")
-    pmus = head[1].findall("features/{*}pmu")
+    pmus = head.findall("features/{*}pmu")
     if not pmus:
         return lines
     at = (pmus[0].sourceline or 0) - 1

@@ -20,8 +20,10 @@ from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, root_of
 
 __all__ = [
+    "definition_of",
     "libvirt_head",
     "parse_domain",
+    "parse_libvirt",
     "pmu_state",
     "read",
     "read_libvirt",
@@ -54,14 +56,32 @@ def read_libvirt(xml: str, *, source: str = "domain XML", max_bytes: int = MAX_X
     inside metadata, a comment or CDATA something else would still be open. All of the text is parsed if it is not
     well-formed, if the emulator is not on the next line, or if a ``<launchSecurity>`` or options for QEMU may follow.
     """
+    return definition_of(xml, parse_libvirt(xml, source, max_bytes), source)
+
+
+def parse_libvirt(xml: str, source: str, max_bytes: int) -> tuple[str, etree._Element]:
+    """The part of a libvirt text that read_libvirt() needs, closed with ``</domain>``, or all of it; and its element.
+
+    :raises DomainXmlError: as parse_domain().
+    """
     emulator_line = _EMULATOR.search(xml)
     head = None
     if emulator_line is not None and emulator_line.start() == xml.find(_DEVICES):
         plain = "<launchSecurity" not in xml and _QEMU not in xml
         head = libvirt_head(xml, source, max_bytes) if plain else None
-    if head is None or emulator_line is None:
-        return read(xml, source=source, max_bytes=max_bytes)
-    return replace(_definition(head[1], source), emulator=emulator_line[1] or None)
+    return head or (xml, parse_domain(xml, source, max_bytes))
+
+
+def definition_of(xml: str, parsed: tuple[str, etree._Element], source: str) -> Domain:
+    """The definition in a text that libvirt wrote.
+
+    :param parsed: what parse_libvirt() returned for this text.
+    :raises DomainXmlError: no-name, bad-pmu-state.
+    """
+    part, root = parsed
+    definition = _definition(root, source)
+    emulator_line = None if part == xml else _EMULATOR.search(xml)  # of a part, the emulator is outside
+    return definition if emulator_line is None else replace(definition, emulator=emulator_line[1] or None)
 
 
 def read_snapshot(xml: str, *, source: str = "snapshot XML", max_bytes: int = MAX_XML_BYTES) -> Domain | None:

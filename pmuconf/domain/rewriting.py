@@ -21,7 +21,7 @@ from pmuconf.domain.places import Edit, Place, Places, disagreement
 from pmuconf.domain.reading import libvirt_head, parse_domain, pmu_state, state_attribute
 from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, encoding
 
-__all__ = ["rewrite", "rewrite_bytes", "rewrite_libvirt"]
+__all__ = ["rewrite", "rewrite_bytes", "rewrite_libvirt", "rewrite_parsed"]
 
 # A missing <features> goes in front of the first of these: where libvirt itself would write it.
 _AFTER_FEATURES: Final = frozenset(
@@ -54,13 +54,21 @@ def rewrite_libvirt(xml: str, state: PmuState, *, source: str = "domain XML", ma
     head_and_root = libvirt_head(xml, source, max_bytes)
     if head_and_root is None:
         return rewrite(xml, state, source=source, max_bytes=max_bytes)
-    head, root = head_and_root
-    data = head.encode("utf-8")
+    return rewrite_parsed(xml, head_and_root, state, source)
+
+
+def rewrite_parsed(xml: str, parsed: tuple[str, etree._Element], state: PmuState, source: str) -> str:
+    """As rewrite_libvirt(), for a text of which all or its head is parsed already; the element is edited too.
+
+    :param parsed: what parse_libvirt() or libvirt_head() returned for this text.
+    """
+    part, root = parsed
+    data = part.encode("utf-8")
     edits = _edits(data, root, state, source)
     if not edits:
         return xml
     edited = _checked(b"".join(_spliced(data, edits)).decode("utf-8"), root, source)
-    return edited[: -len(_END)] + xml[len(head) - len(_END) :]
+    return edited if part == xml else edited[: -len(_END)] + xml[len(part) - len(_END) :]
 
 
 def rewrite_bytes(xml: bytes, state: PmuState, *, source: str, max_bytes: int = MAX_XML_BYTES) -> bytes:

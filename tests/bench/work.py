@@ -67,7 +67,7 @@ def pmuconf_apply(config: str, uri: str) -> Callable[[], int]:
             settle(hypervisor, written)
             listed = hypervisor.domains()
             vms = hypervisor.map(partial(look, hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes), listed)
-            plans = plan.plan(chosen.policy, [(one, vm) for one, vm in zip(listed, vms) if vm is not None])
+            plans = plan.plan(chosen.policy, [plan.Seen(one, vm) for one, vm in zip(listed, vms) if vm is not None])
             results = list(change.apply(hypervisor, written, plans, limits))
         return sum(one.outcome is result.Outcome.CHANGED for one in results)
 

@@ -319,7 +319,7 @@ def test_libvirt_hangs_and_goes_on(host: Host, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_no_event_told_of_is_found_when_the_interval_is_over(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Service, "_heard", lambda *_: None)
+    monkeypatch.setattr(Service, "_hear", lambda *_: None)
     host.configure(OFF + service_settings(mode="enforce", interval=1))
     with Threaded(host.policy) as served:
         served.until_passes(1)

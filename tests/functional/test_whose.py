@@ -359,7 +359,7 @@ class TestTheClock:
 
     def test_what_was_dropped_is_said(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("pmuconf.change.retention.NEWEST", 1)
-        monkeypatch.setattr("pmuconf.change.retention.STANDING", 1)
+        monkeypatch.setattr("pmuconf.change.retention.REVOCABLE", 1)
         host.define(plain_domain("a"), plain_domain("b"))
         host.configure(OFF)
         self.shift(monkeypatch, -400)
@@ -367,7 +367,7 @@ class TestTheClock:
         self.shift(monkeypatch, 0)
         assert host.pmuconf("apply", "b").status == 0
         ran = host.pmuconf("apply")
-        assert "the journal dropped 1 changes older than 365 days" in ran.err
+        assert "the journal dropped 1 change older than 365 days" in ran.err
         assert [row["name"] for row in host.json("journal").rows] == ["b"]
 
 

@@ -95,11 +95,11 @@ def test_the_unit_allows_more_threads_than_the_service_can_have() -> None:
 
 
 def test_the_watchdog_sees_within_half_a_minute_and_waits_for_two_signs_of_life() -> None:
-    from pmuconf.service import loop
+    from pmuconf.service import notes
 
     seconds = unit_number("WatchdogSec")
     assert seconds <= 30
-    assert seconds / 3 + 2 * loop._SIGN_SECONDS < seconds
+    assert seconds / 3 + 2 * notes.SIGN_SECONDS < seconds
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="needs systemd-tmpfiles")

@@ -12,12 +12,22 @@ import pmuconf
 from tests.unit.processes import python
 
 PURE = (
-    *("change/aftermath", "hypervisor/history", "fleet/outlook", "hostfacts", "mediated", "policy", "drift"),
+    *(
+        "change/aftermath",
+        "change/result",
+        "hypervisor/history",
+        "fleet/outlook",
+        "hostfacts",
+        "mediated",
+        "policy",
+        "drift",
+    ),
     *("audit/remedy", "audit/vm", "fastpath/cases", "fastpath/guest", "fastpath/inkernel", "fastpath/verdict"),
     *(
         "domain/cpu",
         "domain/definition",
         "domain/difference",
+        "domain/libvirttext",
         "domain/places",
         "domain/reading",
         "domain/rewriting",
@@ -28,7 +38,9 @@ ALLOWED = {
     *(
         "__future__",
         "codecs",
+        "collections",
         "collections.abc",
+        "copy",
         "dataclasses",
         "enum",
         "fnmatch",
@@ -43,6 +55,8 @@ ALLOWED = {
     ),
     *(
         "lxml",
+        "pmuconf.audit.remedy",
+        "pmuconf.change.result",
         "pmuconf.domain.cpu",
         "pmuconf.domain.difference",
         "pmuconf.domain.definition",
@@ -56,8 +70,10 @@ ALLOWED = {
         "pmuconf.policy",
         "pmuconf.audit.vm",
         "pmuconf.drift",
+        "pmuconf.domain.libvirttext",
         "pmuconf.domain.places",
         "pmuconf.domain.reading",
+        "pmuconf.domain.rewriting",
         "pmuconf.domain.xmltext",
     ),
 }

@@ -10,8 +10,9 @@ import itertools
 
 import pytest
 
-from pmuconf.change.aftermath import SENTENCES, Aftermath
+from pmuconf.change.aftermath import SENTENCES, Aftermath, Step
 from pmuconf.domain.definition import PmuState
+from pmuconf.domain.libvirttext import LibvirtText
 from pmuconf.domain.rewriting import rewrite
 from pmuconf.hypervisor.history import Happening
 from tests.support.domains import plain_domain
@@ -29,7 +30,7 @@ CONSOLE = BEFORE.replace("</devices>", "<console type='pty'><target type='virtio
 def found(
     at_once: tuple[Happening, ...], text: str, later: tuple[Happening, ...] = (), before: str = BEFORE
 ) -> Aftermath:
-    return Aftermath(before, PmuState.OFF, at_once, at_once + later, text)
+    return Aftermath(LibvirtText(before), PmuState.OFF, at_once, at_once + later, LibvirtText(text))
 
 
 def test_our_own_define_alone_is_nothing() -> None:
@@ -80,6 +81,23 @@ def test_what_was_heard_at_once(at_once: tuple[Happening, ...], text: str, cause
 )
 def test_what_was_heard_behind_our_own(later: tuple[Happening, ...], text: str, causes: list[str]) -> None:
     assert list(found((D,), text, later).findings()) == causes
+
+
+@pytest.mark.parametrize(
+    ("events", "text", "persistent", "step"),
+    [
+        ((D,), OURS, True, Step.DONE),
+        ((D,), LESS_MEMORY, True, Step.DONE),  # the state is as wanted: what else differs is reported
+        ((), OURS, True, Step.DONE),
+        ((D, D), BEFORE, True, Step.ANEW),
+        ((D, U, A), BEFORE, True, Step.ANEW),
+        ((D, U), OURS, False, Step.TRANSIENT),
+        ((D, U), BEFORE, False, Step.TRANSIENT),
+        ((A, U), OURS, True, Step.DONE),  # reported out of order
+    ],
+)
+def test_what_follows(events: tuple[Happening, ...], text: str, persistent: bool, step: Step) -> None:
+    assert found(events, text).step(persistent=persistent) is step
 
 
 def test_one_that_we_made_anew_and_its_owner_defined_since_is_its_owners() -> None:

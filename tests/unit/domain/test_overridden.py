@@ -10,7 +10,7 @@ import pytest
 from pmuconf.audit.remedy import remedies
 from pmuconf.audit.report import Report, join
 from pmuconf.audit.vm import Severity, Vm, judge
-from pmuconf.change.plan import Plan, not_to_be_changed, plan, planned, result_of
+from pmuconf.change.plan import Plan, Seen, not_to_be_changed, plan, planned, result_of
 from pmuconf.change.result import Outcome, Result
 from pmuconf.domain import reading
 from pmuconf.domain.definition import PmuState
@@ -254,12 +254,12 @@ def test_where_the_host_was_not_asked_it_is_not_counted_as_wanted(xml: str, grou
 
 
 def plans(one: Vm, policy: Policy = WANT_OFF) -> list[Plan]:
-    return plan(policy, [(SimpleNamespace(name=one.name, uuid=one.uuid), one)])  # type: ignore[list-item]
+    return plan(policy, [Seen(SimpleNamespace(name=one.name, uuid=one.uuid), one)])  # type: ignore[arg-type]
 
 
 def made(one: Vm, policy: Policy = WANT_OFF) -> Result:
     (only,) = plans(one, policy)
-    return replace(result_of(only, Outcome.CHANGED, "", "", 1), pending=only.pending)
+    return replace(result_of(only, Outcome.CHANGED, change=1), pending=only.pending)
 
 
 @pytest.mark.parametrize("xml", [PMU_OFF, GLOBAL, definition("-cpu", "host")])
@@ -268,7 +268,7 @@ def test_a_rewrite_that_does_nothing_for_the_guest_says_so_and_asks_for_no_power
     for result in (planned(only), made(vm(xml, xml))):
         assert (result.cause, result.pending) == ("cpu-overridden", False)
         assert "<qemu:commandline>" in result.note
-        assert "virsh edit" in result.remedy
+        assert "virsh edit" in result.record()["remedy"]
     assert made(vm(xml, xml)).status == 1
 
 

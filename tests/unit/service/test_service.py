@@ -17,6 +17,7 @@ import pytest
 
 from pmuconf import conf
 from pmuconf.audit.vm import judge
+from pmuconf.change.plan import Seen
 from pmuconf.conf import Mode
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.reading import read, read_libvirt
@@ -25,9 +26,10 @@ from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Listed
 from pmuconf.policy import Decision, Policy, Rule
 from pmuconf.service import loop
+from pmuconf.service.enforcement import to_be_changed
 from pmuconf.service.health import AREAS, Health
 from pmuconf.service.log import Log
-from pmuconf.service.loop import Service, to_be_changed
+from pmuconf.service.loop import Service
 from pmuconf.service.outputs import Outputs
 from pmuconf.service.systemd import Systemd
 from tests.support.domains import plain_domain
@@ -224,6 +226,8 @@ class Hanging:
         self.go_on.wait()
         return []
 
+    map = staticmethod(map)
+
 
 def no_facts(_: Path | None) -> HostFacts:
     raise PmuconfError("none", cause="facts-unreadable")
@@ -258,11 +262,11 @@ def test_a_service_that_hangs_says_so_and_no_longer_quiets_the_watchdog(
     assert "WATCHDOG=1" in manager.left()  # it went on
 
 
-def test_the_areas_that_the_loop_names_are_those_that_are_known() -> None:
+def test_the_areas_that_the_service_names_are_those_that_are_known() -> None:
     import re
 
-    source = Path(loop.__file__).read_text()
-    named = set(re.findall(r'(?:trouble|_trouble|well)\(\s*"([\w-]+)"', source))
+    sources = "".join(path.read_text() for path in Path(loop.__file__).parent.glob("*.py"))
+    named = set(re.findall(r'(?:trouble|well)\(\s*"([\w-]+)"', sources))
     assert named | {"loop"} == set(AREAS)
 
 
@@ -306,13 +310,12 @@ def settings(**service: object) -> conf.Settings:
 
 
 def changed(chosen: conf.Settings, *names: str) -> list[str]:
-    looked = []
+    seen = []
     for name in names:
         domain = read_libvirt(plain_domain(name))
-        looked.append(
-            (Listed(name, domain.uuid or "", False, True, False, False), judge(chosen.policy, next_boot=domain))
-        )
-    return [one.listed.name for one in to_be_changed(chosen, looked)]
+        listed = Listed(name, domain.uuid or "", False, True, False, False)
+        seen.append(Seen(listed, judge(chosen.policy, next_boot=domain)))
+    return [plan.listed.name for plan in to_be_changed(chosen, seen)]
 
 
 ALL = ("web", "perf-1", "quiet-1")
@@ -337,7 +340,7 @@ def test_a_domain_that_comes_under_an_observed_rule_meanwhile_is_left_alone() ->
     chosen = settings(mode=Mode.ENFORCE, rule_modes={"quiet": Mode.OBSERVE})
     domain = read_libvirt(plain_domain("web"))
     listed = Listed("web", domain.uuid or "", False, True, False, False)
-    (one,) = to_be_changed(chosen, [(listed, judge(chosen.policy, next_boot=domain))])
+    (one,) = to_be_changed(chosen, [Seen(listed, judge(chosen.policy, next_boot=domain))])
     goal = one.aim(domain)
     assert goal is not None
     assert goal.state is PmuState.OFF
