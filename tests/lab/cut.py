@@ -20,14 +20,13 @@ import struct
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
-from pmuconf.hostfacts import HostFacts
 
 __all__ = ["Types", "cut", "cut_types", "facts_of", "pack"]
 
@@ -49,7 +48,9 @@ _LENGTHS: Final = {
 _ARRAY: Final = 3
 _MEMBERS: Final = frozenset({_STRUCT, 5})
 _MODIFIERS: Final = frozenset({8, 9, 10, 11, 18})
-_NOT_TEXT: Final = frozenset({"kallsyms", "kcore", "kvm", "vmlinux"})
+_OF_DISK: Final = frozenset({"loads", "device", "inode", "mtime_ns", "ctime_ns"})
+_SHORTEST: Final = 4
+"""A shorter host name, such as vm, is a word of symbols and files too."""
 _MAC: Final = re.compile(rb"(?<![0-9a-f:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![0-9a-f:])", re.IGNORECASE)
 _OF_KVM: Final = re.compile(r"^kvm(?:_\w+)? .*\n", re.MULTILINE)
 
@@ -175,17 +176,22 @@ def cut(whole: Path, small: Path) -> None:
         raise ValueError(f"the small record of {whole} is judged otherwise")
 
 
-def facts_of(record: Path) -> HostFacts:
-    """All that pmuconf says of a recorded host, without the numbers that its files happen to have on this disk."""
-    return replace(survey(Root(record)), loads={})
+def facts_of(record: Path) -> Any:
+    """All that pmuconf says of a recorded host, but for what its files happen to be on this disk."""
+    return _without(asdict(survey(Root(record))), _OF_DISK)
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(inner, names) for name, inner in value.items() if name not in names}
+    return [_without(inner, names) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_words(record: Path) -> None:
     """Refuse what names this machine, its folders or a network card."""
-    folders = {str(Path.home()), os.getcwd()} - {"/"}
+    here = {str(Path.home()), os.getcwd(), socket.gethostname()}
+    here = {word for word in here if len(word) >= _SHORTEST}
     for path in record.rglob("*"):
-        # A short host name is a word of code and symbols too.
-        here = folders if path.name in _NOT_TEXT else {*folders, socket.gethostname()}
         data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         for word in here:
             if re.search(rb"(?<!\w)" + re.escape(word.encode()) + rb"(?!\w)", data):
@@ -202,7 +208,7 @@ def pack(record: Path, target: Path) -> None:
             entry = archive.gettarinfo(str(path), str(path.relative_to(record)))
             entry.uid = entry.gid = entry.mtime = 0
             entry.uname = entry.gname = ""
-            entry.mode = 0o755 if entry.isdir() else 0o644
+            entry.mode = 0o755 if entry.mode & 0o100 else 0o644
             with path.open("rb") if entry.isreg() else io.BytesIO() as content:
                 archive.addfile(entry, content)
     target.write_bytes(stream.getvalue())

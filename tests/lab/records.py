@@ -1,12 +1,13 @@
 """The small records of tests/records, made anew: python -m tests.lab.records [NAME ...], as root.
 
 Boots the lab's kernels, lets 'pmuconf host record' write what it reads there, and cuts that (tests/lab/cut.py). The
-kernels must have been fetched and built: tests/lab/fetch newer, tests/lab/build. Each job boots for one to three
+kernels must have been fetched and built: tests/lab/fetch newer, tests/lab/build. Each job boots for one to six
 minutes. A record is written only if it is judged as the booted host was.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,8 @@ HOSTS: Final = {
     "6.1-livepatched": ("6.1", "records-6.1", "livepatched"),
     "6.12-stock": ("6.12", "records-6.12", "stock"),
     "6.12-guarded": ("6.12", "records-6.12", "guarded"),
+    "6.18-stock": ("6.18", "records-6.18", "stock"),
+    "7.3-stock": ("newest", "records-newest", "stock"),
 }
 """For each record the kernel's series, the job that is run in it, and what that calls the record."""
 
@@ -36,6 +39,7 @@ def make(name: str) -> Path:
     :raises ValueError: the small record is judged otherwise than the host was, or says too much.
     """
     series, job, kind = HOSTS[name]
+    os.environ.setdefault("LAB_MEMORY", "4096")
     there = booted(series, job)[kind].document
     with tempfile.TemporaryDirectory() as folder:
         record, target = Path(folder) / name, RECORDS / f"{name}.tar.xz"

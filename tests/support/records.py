@@ -6,9 +6,18 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RECORDS", "unpack"]
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import judge
+from pmuconf.domain.reading import read_libvirt
+from pmuconf.host.root import Root
+from pmuconf.host.survey import survey
+from pmuconf.policy import Policy
+
+__all__ = ["DOMAINS", "RECORDS", "report_of", "unpack"]
 
 RECORDS: Final = Path(__file__).parents[1] / "records"
+DOMAINS: Final = "domains"
+"""In a record with VMs: for each the definition that runs (NAME.live.xml) and the next one (NAME.inactive.xml)."""
 
 
 def unpack(name: str, folder: Path) -> Path:
@@ -21,3 +30,16 @@ def unpack(name: str, folder: Path) -> Path:
         else:
             archive.extractall(target)
     return target
+
+
+def report_of(record: Path, policy: Policy) -> Report:
+    """The audit of a recorded host with VMs, as 'pmuconf audit' would have made it there."""
+    vms = []
+    for path in sorted((record / DOMAINS).glob("*.live.xml")):
+        running, next_boot = (
+            read_libvirt(text.read_text(), source=text.name)
+            for text in (path, path.with_name(path.name.replace(".live.", ".inactive.")))
+        )
+        vms.append(judge(policy, live=running, next_boot=next_boot))
+    facts = survey(Root(record))
+    return Report("qemu:///system", join(vms, facts), facts, host=record.name)

@@ -16,7 +16,7 @@ cgroup_controllers = []
 stdio_handler = "file"
 CONF
     # A QEMU of another Debian, in a tree of its own that has libvirt's directories too.
-    local tree=$LAB/qemu-11 folder
+    local tree=${QEMU_11:-$LAB/qemu-11} folder
     for folder in /run /var/lib/libvirt /var/log/libvirt /tmp; do
         mkdir -p "$tree$folder" $folder
         mount --rbind $folder "$tree$folder"

@@ -12,3 +12,12 @@ with_pmu() {
     recorded "$1"
     rmmod forcepmu
 }
+
+# four_domains: one for each answer that a guarded kernel can give.
+four_domains() {
+    local new=/usr/local/lib/qemu-11/qemu-system-x86_64 old=/usr/bin/qemu-system-x86_64
+    domain web1 $new host-passthrough off
+    domain web2 $old host-passthrough off
+    domain db1 $new host-passthrough none
+    domain prof1 $new host-passthrough on
+}

@@ -17,9 +17,12 @@ from pmuconf.commands.main import main
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
+from pmuconf.host.vms.live import open_list
 from pmuconf.hostfacts import Evidence, GuardFinding, Verdict
+from pmuconf.policy import Policy
+from tests.lab.core import read_core, write_core
 from tests.lab.cut import cut
-from tests.support.records import RECORDS, unpack
+from tests.support.records import RECORDS, report_of, unpack
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,16 @@ BUILT = {
     "6.1-livepatched": Built(Verdict.PARTIAL, "unguarded-copies", (*_GUARD, "call kvm_pmu_trigger_event")),
     "6.12-stock": Built(Verdict.UNGUARDED, "no-test", ("call kvm_pmu_trigger_event",)),
     "6.12-guarded": Built(Verdict.GUARDED, "guard-in-caller", (*_GUARD, "call kvm_pmu_trigger_event")),
+    # Since 43f5bea2639c and 5dfd498bad5f (in v6.18): kvm_pmu_trigger_event returns while no counter counts.
+    "6.18-stock": Built(Verdict.EARLY_OUT, "nothing-counted", ("call kvm_pmu_instruction_retired",)),
+    "7.3-stock": Built(Verdict.EARLY_OUT, "nothing-counted", ("call kvm_pmu_instruction_retired",)),
 }
+_NEIGHBOUR = pytest.mark.xfail(
+    strict=True,
+    reason="unresolved-call: kvm_amd begins less than a page behind the last function of kvm there, and LiveText takes "
+    "that for kvm's own. Remove this mark when it no longer does",
+)
+JUDGED = [pytest.param(name, marks=_NEIGHBOUR if name in ("6.18-stock", "7.3-stock") else ()) for name in BUILT]
 GUARDED = [name for name, built in BUILT.items() if built.verdict is Verdict.GUARDED]
 
 
@@ -74,12 +86,12 @@ def test_every_record_has_its_expectation() -> None:
     assert {path.name for path in RECORDS.glob("*.tar.xz")} == {f"{name}.tar.xz" for name in BUILT}
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", JUDGED)
 def test_a_kernel_is_judged_as_it_was_built(name: str, folder: Path) -> None:
     check(judge_host(record(name, folder)), BUILT[name])
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", JUDGED)
 def test_the_command_says_the_same(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["host", "--root", str(record(name, folder).path), "-f", "json"])
     said = json.loads(capsys.readouterr().out)
@@ -109,7 +121,7 @@ class TestAlteredGuard:
     @pytest.mark.parametrize("opcode", [_JE, _JMP], ids=["inverted", "unconditional"])
     def test_another_branch(self, name: str, opcode: bytes, tmp_path: Path) -> None:
         root = Root(unpack(name, tmp_path))
-        alter(root, place_of("jne", judge_host(root)), _JNE, opcode)
+        alter(root, function(root) + place_of("jne", judge_host(root)), _JNE, opcode)
         finding = judge_host(root)
         assert finding.verdict is Verdict.UNGUARDED
         with pytest.raises(AssertionError):
@@ -122,11 +134,52 @@ class TestAlteredGuard:
         finding = judge_host(root)
         assert finding.offset is not None
         operand = struct.pack("<I", finding.offset)
-        alter(root, place_of("cmp", finding) + 2, operand, struct.pack("<I", finding.offset + 1))
+        alter(root, function(root) + place_of("cmp", finding) + 2, operand, struct.pack("<I", finding.offset + 1))
         altered = judge_host(root)
         assert altered.verdict is Verdict.UNGUARDED
         with pytest.raises(AssertionError):
             check(altered, BUILT[name])
+
+
+# How each VM was started: QEMU, <pmu>. The policy wants no PMU in any of them.
+_ON_GUARDED = {
+    "web1": ("disabled", "yes", "guarded-disabled"),  # QEMU 11, off
+    "web2": ("enabled", "no", "qemu-keeps-pmu"),  # QEMU 7.2, off
+    "db1": ("enabled", "no", "drift"),  # QEMU 11, nothing said
+    "prof1": ("enabled", "no", "drift"),  # QEMU 11, on
+}
+VMS = {
+    "6.1-guarded": _ON_GUARDED,
+    "6.1-stock": {name: (state, "no", "kernel-unguarded") for name, (state, _, _) in _ON_GUARDED.items()},
+}
+
+
+class TestVms:
+    """The VMs that ran when the host was recorded, read again in its memory."""
+
+    @pytest.mark.parametrize("name", VMS)
+    def test_each_is_judged_as_it_was_started(self, name: str, folder: Path) -> None:
+        assert answers(record(name, folder)) == VMS[name]
+
+    def test_a_pmu_in_memory_outranks_all_else(self, tmp_path: Path) -> None:
+        """web1 with arch.enable_pmu set in the kernel has no fast path, whatever its QEMU and its definition are."""
+        root = Root(unpack("6.1-guarded", tmp_path))
+        listed = open_list(root)
+        (vm,) = (vm for vm in listed.vms() if vm.enable_pmu is False)
+        alter(root, vm.address + listed.layout.vm.offset("enable_pmu"), b"\0", b"\1")
+        state, fast, _ = answers(root)["web1"]
+        assert (state, fast) == ("enabled", "no")
+
+
+def answers(root: Root) -> dict[str, tuple[str, str, str]]:
+    """For each VM the PMU that KVM holds, whether it has the fast path, and why."""
+    found = {}
+    for vm in report_of(root.path, Policy()).vms:
+        assert vm.name is not None
+        assert vm.answer is not None
+        assert vm.answer.evidence is Evidence.OBSERVED
+        found[vm.name] = (vm.answer.in_kernel.pmu.value, vm.answer.fast_path.value, vm.answer.cause)
+    return found
 
 
 def place_of(operation: str, finding: GuardFinding) -> int:
@@ -135,18 +188,17 @@ def place_of(operation: str, finding: GuardFinding) -> int:
     return int(found, 16)
 
 
-def alter(root: Root, place: int, old: bytes, new: bytes) -> None:
-    """Change bytes of the function in the recorded memory. Written for itself: it reads no more than two tables."""
-    (line,) = re.findall(rf"^([0-9a-f]+) [tT] {FUNCTION}\t\[kvm\]$", root.read("/proc/kallsyms").decode(), re.MULTILINE)
-    address = int(line, 16) + place
-    core = bytearray(root.read("/proc/kcore"))
-    (number,) = struct.unpack_from("<H", core, 56)
-    for header in range(64, 64 + 56 * number, 56):
-        offset, start, _, size = struct.unpack_from("<QQQQ", core, header + 8)
-        if start <= address < start + size:
-            at = offset + address - start
-            assert core[at : at + len(old)] == old
-            core[at : at + len(new)] = new
-            root.at("/proc/kcore").write_bytes(core)
-            return
-    raise AssertionError(f"{address:#x} is not in the record")
+def function(root: Root) -> int:
+    """Where the function is, by the recorded symbols."""
+    symbols = root.read("/proc/kallsyms").decode()
+    (address,) = re.findall(rf"^([0-9a-f]+) [tT] {FUNCTION}\t\[kvm\]$", symbols, re.MULTILINE)
+    return int(address, 16)
+
+
+def alter(root: Root, address: int, old: bytes, new: bytes) -> None:
+    """Change bytes of the recorded memory."""
+    path = root.at("/proc/kcore")
+    pieces = list(read_core(path.read_bytes()))
+    (held,) = (data[address - start :][: len(old)] for start, data in pieces if start <= address < start + len(data))
+    assert held == old
+    path.write_bytes(write_core([*pieces, (address, new)]))
