@@ -1,4 +1,4 @@
-"""How a front end gets at a host: libvirt's connection, and what finds the facts of kernel and QEMU."""
+"""The access of a front end to a host: its libvirt connection, and the survey of its kernel and QEMU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["connect", "surveyor"]
 
 
 def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> AbstractContextManager[Hypervisor]:
-    """Open this connection, or the one that the configuration names.
+    """A connection to this URI, or to the one that the configuration names.
 
     :raises PmuconfError: libvirt-missing, or as Hypervisor.open().
     """
@@ -34,9 +34,9 @@ def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> A
 
 
 def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
-    """What finds the facts of this host: its probes, or a file that 'pmuconf host facts' has written.
+    """A function that gives the facts of this host, by its probes or from a file that 'pmuconf host facts' wrote.
 
-    What it gives raises PmuconfError: host-missing, or as factsfile.load().
+    The function raises PmuconfError: host-missing, or as factsfile.load().
     """
 
     def survey() -> HostFacts:

@@ -1,4 +1,4 @@
-"""What a host's kernel, its QEMUs and its live VMs were found to be. Pure: host/ finds it, fastpath judges it."""
+"""The facts of a host: its kernel, its QEMUs and its live VMs. Pure: host/ finds them, fastpath/ judges them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Verdict(enum.Enum):
-    """What this kernel's exit path does for a VM whose PMU is disabled in the kernel."""
+    """What the exit path of a kernel does for a VM whose PMU is disabled in the kernel."""
 
     GUARDED = "guarded"
     PARTIAL = "partial"
@@ -35,21 +35,21 @@ class Verdict(enum.Enum):
 
     @property
     def severity(self) -> int:
-        """The exit status that it becomes: 0 as wanted, 1 can't be known or partly, 2 slow path."""
+        """The exit status that it deserves: 0 as wanted, 1 unknown or partial, 2 slow path."""
         if self in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
             return 0
         return 2 if self is Verdict.UNGUARDED else 1
 
 
 class Evidence(enum.Enum):
-    """How something is known: read in the running kernel, concluded from something else, or not at all."""
+    """How a fact is known: read in the running kernel or from libvirt, inferred from other facts, or not at all."""
 
     OBSERVED = "observed"
     INFERRED = "inferred"
     NONE = "none"
 
     def weaker(self, other: Evidence) -> Evidence:
-        """The evidence of what stands on both."""
+        """The evidence of a conclusion from two facts: that of the weaker one."""
         order = (Evidence.OBSERVED, Evidence.INFERRED, Evidence.NONE)
         return max(self, other, key=order.index)
 
@@ -63,12 +63,12 @@ class KernelPmu(enum.Enum):
 
 
 CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
-"""Causes of a VM whose kernel memory was read and does not say one thing: an observation, which outranks inference."""
+"""Causes of a VM whose kernel memory contradicts itself: that is an observation, so nothing is inferred instead."""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Functions of KVM that the code was inlined into, by what their copy does."""
+    """The functions of KVM into which the code was inlined, by what their copy does."""
 
     guarded: tuple[str, ...] = ()
     unguarded: tuple[str, ...] = ()
@@ -77,13 +77,13 @@ class Copies:
 
 @dataclass(frozen=True)
 class GuardFinding:
-    """The verdict on a kernel and all that it stands on.
+    """The verdict on a kernel, and the facts that it stands on.
 
     :param cause: a stable code: guard-in-caller, guard-in-callee, no-test, test-does-not-decide, kcore-refused ...
-    :param instructions: the deciding instructions, as text, in the order of their addresses.
-    :param offset: of enable_pmu in struct kvm, in bytes; None if there is none or it is not known.
-    :param notes: why better sources were not to be had, and what else is worth knowing.
-    :param protected_pmu: KVM here disables the PMU of TDX guests when it makes them; None: not known.
+    :param instructions: the deciding instructions as text, in the order of their addresses.
+    :param offset: of enable_pmu in struct kvm, in bytes; None: there is none, or it is unknown.
+    :param notes: why better sources could not be used, and other remarks.
+    :param protected_pmu: KVM disables the PMU of TDX guests when it creates them; None: unknown.
     """
 
     verdict: Verdict
@@ -106,9 +106,10 @@ class GuardFinding:
 class FileId:
     """The identity of a file, by stat(2).
 
-    :param real: its path with all symbolic links followed, as whoever opened it sees it.
+    :param real: its path with all symbolic links followed, as the process that opened it sees it.
     :param mtime_ns: of its contents, in nanoseconds; a copy may bring an older one along.
-    :param ctime_ns: of any change of it, in nanoseconds, set by the kernel: no copy and no touch(1) brings one along.
+    :param ctime_ns: of any change of it, in nanoseconds. Only the kernel sets it: no copy and no touch(1) keeps
+        an older one.
     """
 
     real: str
@@ -121,9 +122,9 @@ class FileId:
 
 @dataclass(frozen=True)
 class QemuPlace:
-    """A path where libvirt looks for a QEMU, and the file that it would start from there; None: there is none.
+    """A path where libvirt looks for a QEMU, and the file that it would start there; None: there is none.
 
-    :param cause: unreadable, if it can't be seen what is there.
+    :param cause: unreadable, if the path can't be examined.
     """
 
     path: str
@@ -133,12 +134,12 @@ class QemuPlace:
 
 @dataclass(frozen=True)
 class Search:
-    """Where one daemon of libvirt's looks for a QEMU, as far as it gets, and what was there.
+    """The places where one daemon of libvirt's looks for a QEMU, up to the first one that it would start.
 
     :param pid: the daemon as the probe sees it, with ``started`` in clock ticks after boot and some of its threads
         (as LiveVm has them).
     :param namespace: that the process ids are of, as /proc/self/ns/pid names it.
-    :param device: of the daemon's root directory, as ``inode``: whose root is another sees other files.
+    :param device: of the daemon's root directory, like ``inode``: a daemon with another root sees other files.
     :param places: in the order of the search.
     """
 
@@ -153,14 +154,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU binary, and whether it disables the PMU in KVM (KVM_CAP_PMU_CAPABILITY) for a VM that is to have none.
+    """A QEMU binary, and whether it disables the PMU in KVM (KVM_CAP_PMU_CAPABILITY) for a VM without one.
 
-    :param path: where it was found; of a process, what /proc/PID/exe leads to, with " (deleted)" after an upgrade.
-    :param build_id: the note in the file. Anybody can write one, so it is only shown.
-    :param disables: None: it can't be said, and ``cause`` says why.
+    :param path: of the file; for a process, the target of /proc/PID/exe, with " (deleted)" after an upgrade.
+    :param build_id: the note in the file, for display only: anybody can write one.
+    :param disables: None: unknown, and ``cause`` says why.
     :param cause: strings-in-binary, tested-build-id, proved, no-known-string, unreadable, not-qemu ...
     :param sha256: of the whole file: the identity of the binary.
-    :param file: which file was read; None if none was.
+    :param file: the file that was read; None: none was.
     """
 
     path: str
@@ -174,23 +175,23 @@ class Qemu:
 
 @dataclass(frozen=True)
 class LiveVm:
-    """One VM that KVM holds, or a process that runs one.
+    """One VM of KVM, or a process that runs one.
 
-    :param pid: of the process as the probe sees it; None if the VM could not be given to any.
-    :param started: the process's start, in clock ticks after boot (/proc/PID/stat): with pid, who it is.
+    :param pid: of the process as the probe sees it; None: the VM's process is unknown.
+    :param started: when the process started, in clock ticks after boot (/proc/PID/stat). With pid, it identifies it.
     :param uuid: of the domain, from QEMU's command line.
-    :param kernel_pmu: what kernel memory says; UNKNOWN where that can't be read.
+    :param kernel_pmu: by kernel memory; UNKNOWN if that can't be read.
     :param cause: why it is unknown: kcore-refused, no-offsets, unstable, several-vms ...
-    :param in_use: whether any vCPU had counters programmed in one of the samples; None: not read.
-    :param pmu_shown: whether KVM's PMU of any vCPU has a version other than 0; None: not read.
-    :param pmu_property: whether QEMU's CPU has a PMU, from its command line; None: can't be said.
-    :param incoming: it was started to take a migration or a saved state in.
+    :param in_use: whether a vCPU had counters programmed in one of the samples; None: not read.
+    :param pmu_shown: whether KVM's PMU of a vCPU has a version other than 0; None: not read.
+    :param pmu_property: whether QEMU's CPU has a PMU, by its command line; None: unknown.
+    :param incoming: it was started for an incoming migration or a saved state.
     :param may_be_recreated: a reset may give it another VM of KVM within the same process, as it does to
         confidential guests.
     :param tdx: it is a TDX guest; None: it may be one.
     :param started_as: the path by which ``qemu`` was started, the first word of its command line.
-    :param next_qemu: the binary to which that path leads now: under it, the VM would start next.
-    :param exe: the file that the process runs; None: not seen. exec(2) changes it, but neither its id nor its start.
+    :param next_qemu: the binary at that path now: the VM would start under it next.
+    :param exe: the file that the process runs; None: not seen. exec(2) changes it, but not the id and the start.
     :param threads: some of its other threads, each as "ID START": exec(2) ends all of them.
     """
 
@@ -217,19 +218,19 @@ class LiveVm:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """All that was found of one host.
+    """All facts of one host.
 
-    :param enable_pmu: KVM's module parameter; None if there is none.
+    :param enable_pmu: KVM's module parameter; None: there is none, or it can't be read.
     :param mediated_pmu: since 7.0, guests are given the hardware's counters, which KVM switches at every exit that
-        leaves its inner loop; None: not known.
-    :param nmi_watchdog: it runs, and holds a counter of each CPU; None: not known.
+        leaves its inner loop; None: unknown.
+    :param nmi_watchdog: it runs, and holds a counter of each CPU; None: unknown.
     :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
     :param parameters: all of KVM's modules, as kvm.enable_pmu.
-    :param loads: each module of KVM and each livepatch, with what tells this load of it from any other.
-    :param taken: when they were found, in seconds after boot.
-    :param qemus: those that libvirt here would start a new VM with, all that it might; empty if none was found.
-    :param searches: where libvirt's daemons look for those.
-    :param vms_cause: why ``vms`` may be without what kernel memory says; empty if all was read.
+    :param loads: each module of KVM and each livepatch, with an identity of this load of it.
+    :param taken: when they were taken, in seconds after boot.
+    :param qemus: the QEMUs with which libvirt may start a new VM here; empty: none was found.
+    :param searches: where libvirt's daemons look for them.
+    :param vms_cause: why ``vms`` may lack what kernel memory says; empty: all was read.
     """
 
     guard: GuardFinding

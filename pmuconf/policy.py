@@ -1,14 +1,14 @@
 """Which PMU state a domain or flavor should have, and which rule says so.
 
-Pure: facts in, a ruling out. Every front end (command, service, Nova plugin, Ansible module) asks here and holds
-no rule of its own. In order:
+Pure: facts in, a ruling out. Every front end (command, service, Nova plugin, Ansible module) asks here and has no rule
+of its own. The steps, in their order:
 
 1. Outside x86 KVM and QEMU: keep. A domain that names no architecture is undecided: libvirt has not filled it in yet.
-2. An explicit ``hw:pmu`` (flavor) or ``hw_pmu`` (image) beats every rule, read exactly as Nova reads it.
-3. Where an explicit choice cannot be seen (Nova before 32 writes no extra specs into a domain's metadata) but the
-   domain says ``on``: somebody chose that, so keep.
-4. The first rule that matches. A rule that needs a fact which is not known here makes the domain undecided; it
-   never falls through to the next rule.
+2. An explicit ``hw:pmu`` (flavor) or ``hw_pmu`` (image) beats every rule. It is read exactly as Nova reads it.
+3. Before version 32, Nova writes no extra specs into a domain's metadata, so an explicit choice is invisible there. If
+   such a domain says ``on``, somebody chose that: keep.
+4. The first rule that matches. If a rule needs a fact that is unknown here, the domain is undecided; the next rule is
+   not asked.
 5. The default.
 """
 
@@ -59,7 +59,7 @@ CONFLICT: Final = "flavor-image-conflict"
 
 
 class Decision(enum.Enum):
-    """What should be: ``off`` and ``on`` want that state written; ``keep`` and ``undecided`` change nothing."""
+    """What the policy wants: ``off`` and ``on`` written as a state; ``keep`` and ``undecided`` change nothing."""
 
     OFF = "off"
     ON = "on"
@@ -68,21 +68,21 @@ class Decision(enum.Enum):
 
     @property
     def state(self) -> PmuState | None:
-        """The PMU state that this wants written, None if it wants none."""
+        """The PMU state that this decision wants written; None if it wants none."""
         if self is Decision.OFF:
             return PmuState.OFF
         return PmuState.ON if self is Decision.ON else None
 
 
 class NovaDomains(enum.Enum):
-    """What front ends do about a domain of Nova's that is off policy: change it, or only report it."""
+    """What front ends do about a domain that Nova manages and that is off policy: change it, or only report it."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
 
 
 class FlavorImageConflict(PmuconfError):
-    """``hw:pmu`` of the flavor and ``hw_pmu`` of the image disagree: Nova refuses that with HTTP 400."""
+    """The flavor's ``hw:pmu`` and the image's ``hw_pmu`` disagree: Nova refuses that with HTTP 400."""
 
     def __init__(self, flavor_says: str, image_says: str) -> None:
         super().__init__(
@@ -94,10 +94,11 @@ class FlavorImageConflict(PmuconfError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is known of the domain or flavor to be decided upon.
+    """The facts of a domain or flavor that the policy decides by.
 
-    None means known to have none (a plain libvirt domain has no flavor); ``UNKNOWN`` that the caller cannot know.
-    ``pmu`` is the state that stands in the domain now; ``UNKNOWN`` where there is no domain yet.
+    None means that it has none: a plain libvirt domain has no flavor. ``UNKNOWN`` means that the caller cannot know.
+
+    :param pmu: the state in the domain's definition now; ``UNKNOWN`` if there is no domain yet.
     """
 
     virt_type: str
@@ -113,7 +114,7 @@ class Subject:
 
     @classmethod
     def of_domain(cls, domain: Domain) -> Subject:
-        """The subject that a domain XML tells of."""
+        """The subject that a definition of a domain gives."""
         subject = cls(virt_type=domain.virt_type, arch=domain.arch, name=domain.name, uuid=domain.uuid, pmu=domain.pmu)
         nova = domain.nova
         if nova is None:
@@ -132,7 +133,7 @@ class Subject:
         )
 
 
-# The criteria of a rule, each an option of its group. One value of a criterion is enough to match it.
+# The criteria of a rule, each an option of its group. A criterion matches if one of its values does.
 CRITERIA: Final = (
     "flavor",
     "flavor_id",
@@ -147,11 +148,11 @@ CRITERIA: Final = (
 
 @dataclass(frozen=True)
 class Rule:
-    """One exception from the default: matches if every criterion that it names has one value that matches.
+    """One exception from the default. It matches if each of its criteria has a value that matches.
 
-    ``flavor`` and ``domain`` hold globs (``domain`` also uuids), ``extra_spec`` and ``image_property`` hold
-    ``KEY`` or ``KEY=GLOB``, the others exact words. A glob also matches the text that is written exactly like it, so
-    that a name with ``[`` in it can be given as it is. An empty criterion asks nothing.
+    ``flavor`` and ``domain`` are globs (``domain`` also UUIDs), ``extra_spec`` and ``image_property`` are ``KEY`` or
+    ``KEY=GLOB``, the others exact words. A glob also matches the text that is written exactly like it, so a name with
+    ``[`` in it can be given as it is. An empty criterion asks nothing.
     """
 
     name: str
@@ -175,7 +176,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """The whole policy: rules in order, and the default for what no rule matches."""
+    """The whole policy: the rules in their order, and the default if no rule matches."""
 
     default: Decision = Decision.OFF
     rules: tuple[Rule, ...] = ()
@@ -183,7 +184,7 @@ class Policy:
 
     @cached_property
     def image_properties(self) -> frozenset[str]:
-        """The names of the image properties that a decision may turn on."""
+        """The names of the image properties on which a decision may depend."""
         return frozenset(
             {IMAGE_CHOICE, *(text.partition("=")[0] for rule in self.rules for text in rule.image_property)}
         )
@@ -191,7 +192,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Ruling:
-    """A decision, the rule (or the step before the rules) that made it, and why in a sentence."""
+    """A decision, the rule (or the step before the rules) that made it, and the reason in a sentence."""
 
     decision: Decision
     rule: str
@@ -202,10 +203,10 @@ def explicit_choice(
     extra_specs: Mapping[str, str] | Unknown | None,
     image_properties: Mapping[str, str] | Unknown | None,
 ) -> tuple[PmuState, str] | None:
-    """The explicit choice that the flavor or the image makes, with the key that makes it; None if none is seen.
+    """The explicit choice of the flavor or the image, and its key; None if none is visible.
 
-    As nova.virt.hardware.get_pmu_constraint() does since Nova 25: oslo.utils' bool_from_string() without strict,
-    so that 1, t, true, on, y and yes in any case mean on and every other text, garbage included, means off.
+    Read as nova.virt.hardware.get_pmu_constraint() does since Nova 25, by oslo.utils' bool_from_string() without
+    strict: 1, t, true, on, y and yes in any case mean on. Every other text, garbage included, means off.
 
     :raises FlavorImageConflict: both are set and differ.
     """
@@ -221,7 +222,7 @@ def explicit_choice(
 
 
 def decide(policy: Policy, subject: Subject) -> Ruling:
-    """Return what the policy wants for the subject.
+    """The ruling of the policy on a subject.
 
     :raises FlavorImageConflict: the flavor's and the image's explicit choices differ.
     """
@@ -257,15 +258,15 @@ def decide(policy: Policy, subject: Subject) -> Ruling:
 
 
 def requesting(policy: Policy, state: PmuState) -> Policy:
-    """The same policy where somebody asks for this state: before all rules, but behind what beats every rule."""
+    """The same policy, with a request for this state in place of the rules. What beats every rule beats it too."""
     return replace(policy, rules=(Rule(REQUESTED, Decision(state.value), "it was asked for"),))
 
 
 def shadowed(rules: Sequence[Rule]) -> tuple[Rule, Rule] | None:
-    """A rule that can never decide and the earlier one that always gets there first, None if there is no such pair.
+    """A rule that can never decide, and the earlier rule that always decides before it; None if there is no such pair.
 
-    Finds what can be told from the patterns alone: a single earlier rule, each of whose criteria covers the later
-    rule's values of that criterion.
+    Only the patterns are compared: each criterion of a single earlier rule has to cover the later rule's values of that
+    criterion.
     """
     for at, later in enumerate(rules):
         wanted = later.criteria
@@ -297,7 +298,7 @@ def _first_match(policy: Policy, subject: Subject) -> Ruling:
 
 
 def _matches(criterion: str, values: Iterable[str], subject: Subject) -> bool | None:
-    """Whether one of the values matches; None if that cannot be known."""
+    """Whether one of the values matches; None if that is unknown."""
     if criterion == "domain":
         return _matches_domain(values, subject)
     if criterion in ("extra_spec", "image_property"):
@@ -342,7 +343,7 @@ def _covers(criterion: str, values: Sequence[str], others: Sequence[str]) -> boo
 def _implies(criterion: str, other: str, value: str) -> bool:
     if criterion == "flavor" or (criterion == "domain" and not _is_uuid(other)):
         return _is_narrower(other, value)
-    if criterion == "domain":  # which may be met by name or by UUID
+    if criterion == "domain":  # it may match by name or by UUID
         return value in (other, "*")
     if criterion in ("extra_spec", "image_property"):
         key, equals, glob = value.partition("=")
@@ -352,12 +353,12 @@ def _implies(criterion: str, other: str, value: str) -> bool:
 
 
 def _is_narrower(other: str, glob: str) -> bool:
-    """Whether whatever matches the other glob matches this one; no where that can't be told from the two texts."""
+    """Whether every text that matches ``other`` matches ``glob``; false if the two globs do not show it."""
     if glob in (other, "*"):
         return True
     if glob.endswith("*") and not _is_glob(glob[:-1]):
         return other.startswith(glob[:-1])
-    return not _is_glob(other) and fnmatchcase(other, glob)  # the same text was asked for above
+    return not _is_glob(other) and fnmatchcase(other, glob)  # equal texts are handled above
 
 
 def _is_uuid(text: str) -> bool:

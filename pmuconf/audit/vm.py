@@ -1,4 +1,4 @@
-"""One VM of an audit: what it has, what it should have, and how far that is apart. Pure."""
+"""One VM of an audit: its PMU states, the decision of the policy, and how they differ. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Severity", "Status", "Unjudged", "Vm", "guest_of", "judge"]
 
 
 class Severity(enum.IntEnum):
-    """How far from wanted, as the exit status of a command says it."""
+    """How far a VM is from wanted, as the exit status of a command says it."""
 
     OK = 0
     WARNING = 1
@@ -69,14 +69,16 @@ class Unjudged:
 class Vm:
     """One domain of the report.
 
-    ``live``, ``next_boot`` and ``saved`` are None where there is no such thing: a domain that is not running, a
-    transient one (nothing can be written for it), one without a managed save image. ``snapshots`` counts those that
-    would bring another PMU state back than the next boot has.
-
-    ``domain`` is the definition that the guest has, or will have if it does not run; ``next_domain`` that of the next
-    boot. ``effective_pmu`` is what the guest gets, by its process if that tells. ``process`` is what runs it, and
-    ``answer`` whether it has the fast path: None where the host was not asked. ``exits_per_second`` are all its VM
-    exits, of which an unknown part gains by the fast path; None where they were not counted.
+    :param live: the state of the running guest; None: it does not run.
+    :param next_boot: the state of the next start; None: the domain is transient, and nothing can be written for it.
+    :param saved: the state in the managed save image; None: there is none.
+    :param snapshots: how many would bring back another PMU state than the next boot has.
+    :param effective_pmu: what the guest gets, by its process if that is known, or by its definition; None: unknown.
+    :param domain: the definition of the running guest, or of the next boot if it does not run.
+    :param next_domain: the definition of the next boot.
+    :param process: its QEMU; None: the host was not asked, or the process was not found.
+    :param answer: whether it has the fast path; None: the host was not asked.
+    :param exits_per_second: all its VM exits, of which an unknown part gains by the fast path; None: not counted.
     """
 
     name: str
@@ -124,20 +126,20 @@ class Vm:
 
     @property
     def obeyed(self) -> bool | None:
-        """Whether the next boot gets what its ``<pmu>`` says, on or off; None: it can't be said."""
+        """Whether the next boot gets what its ``<pmu>`` says, on or off; None: unknown."""
         return True if self._guest is None else self._guest.heeded
 
     @property
     def next_effective(self) -> PmuState | None:
-        """What the next boot gets; None: there is none, or it is unknown."""
+        """The PMU that the next boot gets; None: there is no next boot, or it is unknown."""
         guest = self._guest
         return None if guest is None or self.next_boot is None else guest.will_get(self.next_boot)
 
     @property
     def may_be_recreated(self) -> bool | None:
-        """Whether its QEMU alone does not tell what KVM will hold of it after a start; None: no process was found.
+        """Whether its PMU in KVM after a start depends on more than its QEMU; None: no process was found.
 
-        A reset gives confidential guests another VM of KVM. Of TDX guests some kernels decide.
+        A reset gives confidential guests another VM of KVM. For TDX guests, some kernels decide.
         """
         if self.process is None:
             return None
@@ -146,7 +148,7 @@ class Vm:
 
     @property
     def overridden(self) -> bool:
-        """The next boot has the state that the policy wants, and the guest will not get it: options decide."""
+        """The next boot has the state that the policy wants, but the guest will not get it: options decide."""
         return self._guest is not None and overridden(self._guest)
 
     @cached_property
@@ -180,7 +182,7 @@ class Vm:
 
 
 def guest_of(vm: Vm) -> Guest | None:
-    """What the verdict asks of a VM; None if its definition could not be read."""
+    """The facts of a VM that the verdict needs; None: its definition could not be read."""
     if vm.domain is None:
         return None
     return Guest(
@@ -204,7 +206,10 @@ def judge(
     saved: Domain | None = None,
     snapshots: Iterable[Domain | None] = (),
 ) -> Vm:
-    """Join the states of one domain with what the policy wants. Pure; at least one of live and next_boot is given."""
+    """One domain with the decision of the policy about it.
+
+    :param live: at least one of live and next_boot is given.
+    """
     definition = next_boot or live
     if definition is None:
         raise ValueError("neither a live nor a next-boot definition")

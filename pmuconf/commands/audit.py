@@ -1,4 +1,4 @@
-"""pmuconf audit"""
+"""The command ``pmuconf audit``."""
 
 from __future__ import annotations
 
@@ -27,22 +27,26 @@ __all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "files_given"
 
 
 class Audit(Table):
-    """Show each VM's PMU, what the policy wants, where they differ, and who has the fast path. Reads only.
+    """Show the PMU of each VM, what the policy wants, where they differ, and which VMs have the fast path. Reads only.
 
-    live, next_boot and saved are PMU states as libvirt has them: on, off, or default (no <pmu> element).
-    snapshots counts those whose revert would bring another state back. effective_pmu is what the guest gets:
-    default means on with host-passthrough and maximum, off with any other CPU model; options in <qemu:commandline>
-    beat both. Empty: it is not known.
+    live, next_boot and saved are PMU states in libvirt's words: on, off, or default (no <pmu> element). snapshots is
+    the number of snapshots whose revert would bring another state back. effective_pmu is what the guest gets: default
+    means on with host-passthrough and maximum, and off with any other CPU model. Options in <qemu:commandline> beat
+    both. Empty means unknown.
 
-    Where a VM runs under KVM, this host's kernel, KVM and QEMU processes are looked at too: in_kernel_pmu is what KVM
-    holds (enabled or disabled); fast_path whether KVM spares the VM the PMU's work at its exits; cause why, or why
-    not; remedies (-c, or 'pmuconf explain VM') what would change it. As root, who may read kernel memory, that is
-    observed; else it is inferred, or unknown.
+    Where a VM runs under KVM, the host's kernel, KVM and QEMU processes are examined too. in_kernel_pmu is the VM's PMU
+    in KVM (enabled or disabled). fast_path says whether KVM spares the VM the PMU's work at its exits, and cause why,
+    or why not. remedies (-c, or 'pmuconf explain VM') say what to do. Run it as root: only root can read kernel
+    memory, where all this is observed. Otherwise it is inferred, or unknown.
 
-    status: ok; drift (the next boot is not what the policy wants: pmuconf apply); pending (the next boot is right,
-    the running guest or its saved image not yet: stop and start it); overridden (the next boot is right, but options
-    in <qemu:commandline> decide what the guest gets: see remedies); transient (runs, has no next boot);
-    undecided (a rule needs what can't be known here); slow, partial or unknown (on policy, but see fast_path).
+    status:
+      ok          as the policy wants
+      drift       the next boot is not what the policy wants: run pmuconf apply
+      pending     the next boot is right, the running guest or its saved image is not yet: stop and start it
+      overridden  the next boot is right, but options in <qemu:commandline> decide what the guest gets: see remedies
+      transient   it runs, and has no next boot
+      undecided   a rule needs a fact that is unknown here
+      slow, partial, unknown   as the policy wants, but see fast_path
 
     Exit status: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
     can't be judged, 255 error.
@@ -66,7 +70,7 @@ class Audit(Table):
         parser.add_argument(
             "--pmu-users",
             action="store_true",
-            help="List the VMs whose PMU counts something now first: those who would notice. Takes root.",
+            help="List the VMs whose PMU counts something now first: their users would notice. Requires root.",
         )
         return parser
 
@@ -108,14 +112,14 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="Take the extra specs of flavors from FILE ('pmuconf flavors export') for domains whose metadata does not "
-        "have them, as Nova before 32 writes it.",
+        "have them: before version 32, Nova does not write them.",
     )
     add_host_facts(parser)
     add_sample(parser)
 
 
 def files_given(args: argparse.Namespace) -> int:
-    """How many files of domain XML the arguments of add_sources() name; 0: none."""
+    """The number of files of domain XML that the arguments of add_sources() name."""
     return sum(len(os.listdir(path)) if path.is_dir() else 1 for path in args.xml or ())
 
 
@@ -126,7 +130,8 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="Count the VMs' exits for so long (5s, say), and tell what the fast path saves or would save at most.",
+        help="Count the exits of the VMs for this time, such as 5s. The report then has the cycles that the fast path "
+        "saves or could save at most.",
     )
 
 
@@ -136,15 +141,16 @@ def add_host_facts(parser: argparse.ArgumentParser) -> None:
         "--host-facts",
         type=Path,
         metavar="FILE",
-        help="Use what root has written with 'pmuconf host facts --output FILE' instead of looking at this host: so "
-        "an audit needs no root. It must be root's, and about this boot, KVM with its parameters, and livepatches.",
+        help="Use this file, which root has written with 'pmuconf host facts --output FILE', instead of looking at "
+        "this host. The audit then does not require root. The file must belong to root, and be about this boot, this "
+        "KVM with its parameters, and these livepatches.",
     )
 
 
 def run_audit(
     args: argparse.Namespace, chosen: Settings, warn: Callable[[str], None], *, always: bool = False
 ) -> Report:
-    """Audit what the arguments of add_sources() name; the host is looked at if a VM runs there, or always."""
+    """The audit that the arguments of add_sources() ask for; the host is examined if a VM runs there, or always."""
     fill = FlavorMap.load(args.flavors).fill if args.flavors else None
     if args.xml:
         if args.domains or args.connect or args.host_facts or args.sample:
@@ -169,7 +175,7 @@ def run_audit(
 
 
 def opening(report: Report) -> list[str]:
-    """The host and how many VMs are fast, in sentences; nothing where the host was not asked."""
+    """The host and the number of fast VMs, in sentences; none if the host was not examined."""
     facts = report.facts
     if facts is None:
         return []
@@ -181,7 +187,7 @@ def opening(report: Report) -> list[str]:
     if hazard:
         lines.append(hazard)
     if facts.vms_cause:
-        lines.append(f"what KVM holds was not read ({facts.vms_cause}), so it is inferred")
+        lines.append(f"kernel memory was not read ({facts.vms_cause}), so the VMs' PMU in KVM is inferred")
     running = [vm for vm in report.vms if vm.live is not None and vm.answer is not None]
     causes = Counter(cause for vm in running if vm.answer for cause in vm.answer.causes[:1] if vm.answer.severity)
     why = "".join(f"; {number} {cause}" for cause, number in causes.most_common())
@@ -197,14 +203,14 @@ def opening(report: Report) -> list[str]:
 
 
 def _quiet(vm: Vm) -> tuple[int, str]:
-    """Who counts comes first, then of whom it is not known."""
+    """The place of a VM: VMs that use their PMU are listed first, then running VMs of which that is unknown."""
     in_use = vm.process.in_use if vm.process else None
     return (0 if in_use else 1 if in_use is None and vm.live is not None else 2), vm.name
 
 
 def _seconds(text: str) -> float:
     try:
-        seconds = float(text[:-1] if text.endswith("s") else text)
+        seconds = float(text.removesuffix("s"))
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= 3600:
@@ -235,4 +241,4 @@ def _sentence(report: Report) -> str:
     counts["overridden"] = sum(vm.overridden for vm in report.vms)
     wrong = ", ".join(f"{counts[what]} {what}" for what in (*KINDS, "overridden") if counts[what])
     next_step = "; 'pmuconf apply --dry-run' shows what would be changed" if counts["drift"] else ""
-    return f"{total} domains: {wrong or 'all as the policy wants'}{next_step}"
+    return f"{total} domain{'s' * (total != 1)}: {wrong or 'all as the policy wants'}{next_step}"

@@ -1,4 +1,4 @@
-"""pmuconf policy check, pmuconf policy explain"""
+"""The commands ``pmuconf policy check`` and ``pmuconf policy explain``."""
 
 from __future__ import annotations
 

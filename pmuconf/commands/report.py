@@ -1,4 +1,4 @@
-"""pmuconf report"""
+"""The command ``pmuconf report``."""
 
 from __future__ import annotations
 

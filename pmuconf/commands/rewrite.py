@@ -1,4 +1,4 @@
-"""pmuconf rewrite"""
+"""The command ``pmuconf rewrite``."""
 
 from __future__ import annotations
 

@@ -28,14 +28,15 @@ COLUMNS: Final = (
     ),
     *("next_effective_pmu", "pmu_obeyed", "overridden"),
 )
-"""The header. New columns come at the end, so that whoever counts columns is not misled."""
+"""The header. New columns come at the end, so that the numbers of the old ones stay."""
 
 
 def csv_text(document: Mapping[str, Any]) -> str:
     """The domains of a report document as CSV, with the header.
 
-    Null is empty, truth values are true and false, causes are separated by spaces, lines end with a line feed alone.
-    What a spreadsheet would take for a formula begins with an apostrophe; control characters are written out.
+    Null is empty, truth values are true and false, causes are separated by spaces, remedies by semicolons. Lines end
+    with a line feed. A text that a spreadsheet would take for a formula begins with an apostrophe. Control characters
+    are written out.
     """
     return csv_lines([COLUMNS]) + csv_rows(document)
 

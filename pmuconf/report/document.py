@@ -74,7 +74,7 @@ def record(report: Report, vm: Vm) -> dict[str, Any]:
 
 
 def guard_record(guard: GuardFinding) -> dict[str, Any]:
-    """The verdict on a kernel, with what it stands on."""
+    """The verdict on a kernel, with the facts that it stands on."""
     return {
         "verdict": guard.verdict.value,
         "cause": guard.cause,
@@ -93,7 +93,7 @@ def guard_record(guard: GuardFinding) -> dict[str, Any]:
 
 
 def host_record(facts: HostFacts) -> dict[str, Any]:
-    """What was found of a host, without its VMs."""
+    """The facts of a host, without its VMs."""
     return {
         "guard": guard_record(facts.guard),
         "release": facts.release,
@@ -123,7 +123,7 @@ def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
 
 
 def _fast_path(vm: Vm) -> dict[str, Any]:
-    """What the join with the host's facts says; all null where the host was not asked."""
+    """The verdict on a VM and the facts of its process; all null if the host was not asked."""
     answer, process = vm.answer, vm.process
     return {
         "in_kernel_pmu": answer and answer.in_kernel.pmu.value,
@@ -146,7 +146,7 @@ def _qemu(qemu: Qemu) -> dict[str, Any]:
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """How many domains there are of each kind; one domain may count as several."""
+    """The number of domains of each kind; a domain may be of several kinds."""
     vms = report.vms
     answers = [vm.answer for vm in vms if vm.answer is not None]
     paths = Counter(answer.fast_path for answer in answers)
@@ -164,11 +164,11 @@ def summary(report: Report) -> dict[str, Any]:
 
 
 def worth(report: Report) -> dict[str, Any] | None:
-    """What the fast path saves and would save, in CPU cycles per second: upper bounds.
+    """The cycles that the fast path saves and could save, in CPU cycles per second: upper bounds.
 
-    None without counted exits, or where it is not known what one costs on this CPU. KVM counts all exits of a VM; only
-    those that it ends by skipping an instruction gain (CPUID, MSR, port I/O, HLT, hypercalls), and it counts no CPUID
-    or MSR exits of their own. What can't be known for a VM is neither saved nor counted as savable.
+    None without counted exits, or if the cost of an exit on this CPU is unknown. KVM counts all exits of a VM. Only
+    exits that it ends by skipping an instruction gain (CPUID, MSR, port I/O, HLT, hypercalls), and it does not count
+    CPUID and MSR exits separately. A VM with an unknown verdict is in neither number.
     """
     facts = report.facts
     counted = [vm for vm in report.vms if vm.exits_per_second is not None and vm.answer is not None]

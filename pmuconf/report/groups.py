@@ -1,4 +1,4 @@
-"""What a reader wants the VMs sorted into: one group each, by whether they are fast and who can change that. Pure."""
+"""The groups of VMs in a report: one for each VM, by whether it is fast, and by what could change that. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BY_FAST_PATH", "BY_POLICY", "KINDS", "Group", "fast_path_group", "po
 
 @dataclass(frozen=True)
 class Group:
-    """A group of VMs: its key, also of its colour and pattern on the page; its name; what is in it."""
+    """A group of VMs: its key, which also gives its colour and pattern on the page, its name, and its meaning."""
 
     key: str
     name: str
@@ -28,7 +28,7 @@ BY_FAST_PATH: Final = (
     ),
     Group("qemu", "blocked by QEMU", "their QEMU leaves the PMU enabled in KVM"),
     Group("kernel", "blocked by the kernel", "it does the PMU's work for every VM"),
-    Group("unknown", "unknown", "what would settle it is said at each"),
+    Group("unknown", "unknown", "each VM says what would settle it"),
     Group("wanted", "PMU wanted", "they have a PMU, and the policy wants that or leaves it"),
     Group("outside", "not running or not KVM", "no exits, or none of KVM on x86"),
     Group("error", "not judged", "they could not be read, or the host was not asked"),
@@ -38,10 +38,10 @@ BY_POLICY: Final = (
     Group("change", "pending", "their next boot is right, the running guest or the saved image not yet"),
     Group("kernel", "drift", "their next boot is not what the policy wants"),
     Group("qemu", "transient", "they run and have no next boot"),
-    Group("unknown", "undecided", "a rule needs what can't be known here"),
+    Group("unknown", "undecided", "a rule needs a fact that is unknown here"),
     Group("error", "not judged", "they could not be read"),
 )
-"""For where the host was not looked at: then only the policy can be spoken of."""
+"""The groups if the host was not examined: then only the policy is known."""
 
 KINDS: Final = {
     "drift": "drift",
@@ -50,7 +50,7 @@ KINDS: Final = {
     "undecided": "undecided",
     "errors": "not judged",
 }
-"""What a summary counts beside the groups, and its name on a page; one VM may be several."""
+"""The kinds that a summary counts beside the groups, with their names on a page; a VM may be of several kinds."""
 
 _BY_CAUSE: Final = {
     **dict.fromkeys(

@@ -217,7 +217,7 @@ def test_the_statuses_of_domains(run: Run, on: Path, off: Path, live: Path) -> N
 def test_the_sentence_for_people_stands_beside_the_table_alone(run: Run, on: Path, off: Path) -> None:
     said = run("audit", "--xml", off, on)
     assert said.err == "pmuconf: 2 domains: 1 drift; 'pmuconf apply --dry-run' shows what would be changed\n"
-    assert run("audit", "--xml", off).err == "pmuconf: 1 domains: all as the policy wants\n"
+    assert run("audit", "--xml", off).err == "pmuconf: 1 domain: all as the policy wants\n"
     assert run("audit", "--xml", off, "-f", "json").err == ""
     assert run("--quiet", "audit", "--xml", off, on).err == ""
 
