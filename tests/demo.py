@@ -1,7 +1,8 @@
-"""``make demo``: the main job on real libvirt domains, made for the purpose and gone afterwards.
+"""``make demo``: the main job on real libvirt domains, made for the purpose and gone afterwards; then two real kernels.
 
-Everything runs on libvirt's embedded QEMU driver in a directory of its own: no daemon, no KVM, and nothing of the
-machine's own libvirt is touched. What is shown is the real output of the real commands.
+The first part runs on libvirt's embedded QEMU driver in a directory of its own: no daemon, no KVM, and nothing of the
+machine's own libvirt is touched. The second part judges two recorded hosts of tests/records. Every command is run, and
+its output is its own.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import libvirt
 
 from pmuconf.hypervisor.hypervisor import Hypervisor
+from pmuconf.policy import Policy
+from pmuconf.report.document import document
+from pmuconf.report.html import page
+from pmuconf.report.status import status_of
+from pmuconf.report.story import story
 from tests.support import embedded
 from tests.support.domains import nova_domain, plain_domain
+from tests.support.records import report_of, unpack
 
+_PAGE: Final = Path(__file__).parents[1] / "build/demo.html"
 _POLICY = """\
 [policy]
 default = off
@@ -65,14 +75,61 @@ def _show(root: Path) -> int:
     run("The journal of changes", "journal", expect=0)
     run("Take it all back", "rollback --all", expect=0)
     run("As it was before", "audit", expect=2)
+    _show_records(root, run)
     print(
         "\nOn your own host, as root (nothing is changed before the last of them):\n\n"
+        f"    {_shown(sys.executable).parent / 'pmuconf'} status\n"
         f"    {_shown(sys.executable).parent / 'pmuconf'} audit\n"
         f"    {_shown(sys.executable).parent / 'pmuconf'} apply --dry-run\n"
         f"    {_shown(sys.executable).parent / 'pmuconf'} apply --canary 1\n\n"
         "Rules go into /etc/pmuconf/pmuconf.conf: see etc/pmuconf/pmuconf.conf.sample and docs/policy.md."
     )
     return run.status
+
+
+def _show_records(root: Path, run: _Runner) -> None:
+    """Two recorded hosts: what their kernels do, how they stand, and one VM on each."""
+    guarded, stock = (unpack(name, root) for name in ("6.1-guarded", "6.1-stock"))
+    columns = "-c verdict -c evidence -c instructions"
+    _say("Two recorded hosts. Debian's 6.1 was booted under emulation with KVM and four VMs, twice")
+    print(
+        textwrap.fill(
+            "tests/records/README.md says how the records were made. 'pmuconf host' reads a record as it reads a live "
+            "host. The next two commands run in the folder into which both records were unpacked.",
+            80,
+        )
+    )
+    run(
+        "A KVM that was built with the guard: it tests enable_pmu before it counts",
+        f"host --root 6.1-guarded {columns}",
+    )
+    run("Debian's own KVM: it counts for every VM", f"host --root 6.1-stock {columns}", expect=2)
+    reports = [report_of(record, Policy()) for record in (guarded, stock)]
+    _say("How do the two hosts stand? No VM is to have a PMU")
+    print(
+        textwrap.fill(
+            "'pmuconf status' and 'pmuconf explain' ask the libvirt of the host that they run on. A record has no "
+            "libvirt, so the demo gives their code the recorded definitions, processes and kernel memory.",
+            80,
+        )
+    )
+    for report in reports:
+        print()
+        _print(status_of(report, None).lines())
+    _say("One VM on both hosts. Its PMU is off and its QEMU disables it in KVM: is it fast?")
+    for report in reports:
+        (vm,) = (vm for vm in report.vms if vm.name == "web1")
+        print(f"on {report.host}:")
+        _print(f"    {line}" for line in story(report, vm))
+        print()
+    _PAGE.parent.mkdir(exist_ok=True)
+    _PAGE.write_text(page(document(reports[0], Policy())))
+    print(f"The whole report on the guarded host, as a page for your browser: {_PAGE}")
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(textwrap.fill(line, 80, subsequent_indent="        ", break_on_hyphens=False))
 
 
 def _define(uri: str) -> None:
@@ -103,11 +160,12 @@ class _Runner:
         self._config = config
         self.status = 0
 
-    def __call__(self, what: str, words: str, *, expect: int) -> None:
+    def __call__(self, what: str, words: str, *, expect: int = 0) -> None:
         _say(what)
         print(f"$ pmuconf {words}", flush=True)
         program = Path(sys.executable).with_name("pmuconf")
-        done = subprocess.run([str(program), "--config-file", str(self._config), *shlex.split(words)], check=False)
+        command = [str(program), "--config-file", str(self._config), *shlex.split(words)]
+        done = subprocess.run(command, check=False, cwd=self._config.parent)
         print(f"(exit status {done.returncode})", flush=True)
         if done.returncode != expect:
             print(f"demo: expected exit status {expect}", file=sys.stderr)
