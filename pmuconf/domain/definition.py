@@ -105,7 +105,12 @@ class Domain:
         """
         if self.pmu is wanted or (self.arguments and self.effective_pmu is wanted):
             return False
-        return next_boot is None or next_boot.with_pmu(wanted).effective_pmu is wanted
+        if next_boot is None:
+            return True
+        gets = next_boot.with_pmu(wanted).effective_pmu
+        if wanted is PmuState.DEFAULT:  # which a rollback may want, and no guest gets: the default means on or off
+            return gets is not None and gets is not self.effective_pmu
+        return gets is wanted
 
     def with_pmu(self, state: PmuState) -> Domain:
         """The same definition with ``<pmu>`` saying ``state``."""

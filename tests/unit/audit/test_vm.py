@@ -206,3 +206,15 @@ def test_of_a_vm_whose_next_boot_has_another_emulator_the_next_qemu_is_not_known
     assert guest is not None
     assert guest.next_qemu is not None
     assert guest.next_qemu.disables is (None if other else True)
+
+
+@pytest.mark.parametrize(
+    ("live", "cpu_mode", "waits"),
+    [(OFF, "host-passthrough", True), (ON, "host-passthrough", False), (ON, None, True), (OFF, None, False)],
+)
+def test_a_guest_waits_for_the_default_if_that_gives_it_another_pmu(
+    live: PmuState, cpu_mode: str | None, waits: bool
+) -> None:
+    """As after a rollback. It was never said to wait, for no guest has a PMU that is neither on nor off."""
+    running, following = domain(live, cpu_mode=cpu_mode), domain(DEFAULT, cpu_mode=cpu_mode)
+    assert judge(Policy(), live=running, next_boot=following).guest_waits(DEFAULT) is waits
