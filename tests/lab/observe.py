@@ -22,7 +22,6 @@ from pmuconf.host.code.live import Kcore
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
-from pmuconf.host.vms import live
 from pmuconf.hostfacts import HostFacts, LiveVm, Qemu
 from tests.lab.core import read_core, write_core
 from tests.support.records import DOMAINS
@@ -35,25 +34,21 @@ _MESSAGE: Final = b"KVM_PMU_CAP_DISABLE\n"
 _VIRSH: Final = ("virsh", "-q", "-c", "qemu:///system")
 
 
-class _Memory(Kcore):
-    """Kernel memory that remembers what was read of it."""
-
-    seen: Final[dict[int, bytes]] = {}
-
-    def read(self, address: int, size: int) -> bytes:
-        data = super().read(address, size)
-        if len(data) > len(self.seen.get(address, b"")):
-            self.seen[address] = data
-        return data
-
-
 def observe(target: Path) -> HostFacts:
     """Record the running host into the new directory ``target``; what pmuconf says of it there and then."""
     record(Root(), target)
-    with mock.patch.object(live, "Kcore", _Memory):
+    seen: dict[int, bytes] = {}
+    read = Kcore.read
+
+    def watched(memory: Kcore, address: int, size: int) -> bytes:
+        data = read(memory, address, size)
+        seen[address] = max(data, seen.get(address, b""), key=len)
+        return data
+
+    with mock.patch.object(Kcore, "read", watched):
         facts = survey(Root())
     core = target / "proc/kcore"
-    core.write_bytes(write_core([*read_core(core.read_bytes()), *_Memory.seen.items()]))
+    core.write_bytes(write_core([*read_core(core.read_bytes()), *seen.items()]))
     (target / "proc/uptime").write_bytes(Path("/proc/uptime").read_bytes())
     _link(target, "/proc/1/ns/pid", os.readlink("/proc/1/ns/pid"))
     for vm in facts.vms:

@@ -29,6 +29,7 @@ HOSTS: Final = {
     "6.12-guarded": ("6.12", "records-6.12", "guarded"),
     "6.18-stock": ("6.18", "records-6.18", "stock"),
     "7.3-stock": ("newest", "records-newest", "stock"),
+    "7.3-guarded": ("newest", "records-newest", "guarded"),
 }
 """For each record the kernel's series, the job that is run in it, and what that calls the record."""
 
