@@ -11,6 +11,7 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.place import place
 from pmuconf.host.code.btf import MAX_BTF
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.live import LiveText
 from pmuconf.host.code.running import callers, find_code
 from pmuconf.host.guard.verdict import judge_code
@@ -38,7 +39,12 @@ def record(root: Root, target: Path) -> GuardFinding:
     :raises PmuconfError: the live text can't be read (the cause is that of the probe), or the directory can't be
         written (record-unwritable).
     """
-    found = find_code(root)
+    with RunningKernel(root) as kernel:
+        return _record(kernel, target)
+
+
+def _record(kernel: RunningKernel, target: Path) -> GuardFinding:
+    root, found = kernel.root, find_code(kernel)
     if found.code is None or not isinstance(found.code.image, LiveText):
         raise found.reasons[0]
     finding = judge_code(found.code)

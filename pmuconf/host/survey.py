@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.cpu import read_cpu
-from pmuconf.host.guard.verdict import judge_host
+from pmuconf.host.guard.verdict import judge_kernel
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
@@ -39,7 +40,8 @@ def survey(root: Root) -> HostFacts:
     """
     for _ in range(_TRIES):
         before = _identity(root)
-        facts = _look(root)
+        with RunningKernel(root) as kernel:
+            facts = _look(kernel)
         if _identity(root) == before:
             return facts
     return replace(facts, guard=_CHANGING, vms=(), vms_cause="unstable")
@@ -50,12 +52,13 @@ def _identity(root: Root) -> tuple[object, ...]:
     return boot_id(root), kvm_build_id(root), livepatches(root), loads(root), parameters(root), read_kvm(root)
 
 
-def _look(root: Root) -> HostFacts:
+def _look(kernel: RunningKernel) -> HostFacts:
+    root = kernel.root
     taken = uptime(root)
-    guard = judge_host(root)
+    guard = judge_kernel(kernel)
     settings, cpu = read_kvm(root), read_cpu(root)
     measured = measured_cycles(root)
-    vms, cause = live_vms(root)
+    vms, cause = live_vms(root, kernel=kernel)
     known = proofs(root)
     found = searches(root)
     return HostFacts(

@@ -225,6 +225,10 @@ class Kcore:
         except (OSError, OverflowError, struct.error) as error:
             raise PmuconfError(f"/proc/kcore can't be read: {error}", cause="kcore-broken") from None
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def read(self, address: int, size: int) -> bytes:
         """Up to so many bytes; none where the file has nothing."""
         for start, length, offset in self._segments:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.btf import MAX_BTF, Btf
+from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.image import Beside, Image
-from pmuconf.host.code.live import Kallsyms, Kcore, LiveText
+from pmuconf.host.code.kernel import RunningKernel
+from pmuconf.host.code.live import LiveText
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.unpack import Budget, unpacked
 from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
@@ -97,8 +98,9 @@ class Found:
     reasons: tuple[PmuconfError, ...] = ()
 
 
-def find_code(root: Root) -> Found:
-    """Find the code that the host below ``root`` runs."""
+def find_code(kernel: RunningKernel) -> Found:
+    """The code that a kernel runs."""
+    root = kernel.root
     machine = root.text("/proc/sys/kernel/arch")
     if machine is not None and machine != "x86_64":
         return Found(None, (PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86"),))
@@ -114,7 +116,7 @@ def find_code(root: Root) -> Found:
         return Found(None, (error.bare(),))
     reasons: list[PmuconfError] = []
     try:
-        return Found(_live(root, built_in, patch, [one.name for one in patches]))
+        return Found(_live(kernel, built_in, patch, [one.name for one in patches]))
     except PmuconfError as error:
         reasons.append(error.bare())
     if patch is not None:
@@ -125,7 +127,7 @@ def find_code(root: Root) -> Found:
         )
         return Found(None, tuple(reasons))
     try:
-        code = _from_file(root, built_in)
+        code = _from_file(kernel, built_in)
         replaced = frozenset(function for one in patches for function in one.functions)
         return Found(replace(code, replaced=replaced), tuple(reasons))
     except PmuconfError as error:
@@ -171,8 +173,8 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
     )
 
 
-def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str]) -> Code:
-    kallsyms, kcore = Kallsyms(root), Kcore(root)
+def _live(kernel: RunningKernel, built_in: bool, patch: str | None, patches: Iterable[str]) -> Code:
+    root, kallsyms, memory = kernel.root, kernel.symbols, kernel.memory
     module = None if built_in else KVM
     wanted = patch.replace("-", "_") if patch is not None else module
     places = {address for address, where in kallsyms.find(FUNCTION) if where == wanted}
@@ -186,18 +188,18 @@ def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str])
             f"/proc/kallsyms has {len(places)} functions {FUNCTION} of {where}", cause="function-not-found"
         )
     (entry,) = places
-    image = LiveText(kallsyms, kcore, wanted)
+    image = LiveText(kallsyms, memory, wanted)
     if not image.read(entry, 16).strip(b"\0"):
         raise PmuconfError(f"/proc/kcore holds no code at {FUNCTION}", cause="kcore-broken")
-    offsets, origin = _host_offsets(root, built_in, None)
-    patched = LiveText(kallsyms, kcore, module) if patch is not None else None
+    offsets, origin = _host_offsets(kernel, built_in, None)
+    patched = LiveText(kallsyms, memory, module) if patch is not None else None
     source = Source(
         f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)",
         observed=True,
         build_id=running_build_id(root, built_in),
     )
-    texts = tuple(LiveText(kallsyms, kcore, name.replace("-", "_"), patch=True) for name in patches)
-    vendors, unread = _live_vendors(root, kallsyms, kcore, patched or image if built_in else None)
+    texts = tuple(LiveText(kallsyms, memory, name.replace("-", "_"), patch=True) for name in patches)
+    vendors, unread = _live_vendors(kernel, patched or image if built_in else None)
     return Code(
         image,
         entry,
@@ -212,24 +214,23 @@ def _live(root: Root, built_in: bool, patch: str | None, patches: Iterable[str])
     )
 
 
-def _live_vendors(
-    root: Root, kallsyms: Kallsyms, kcore: Kcore, kernel: Image | None
-) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+def _live_vendors(kernel: RunningKernel, inside: Image | None) -> tuple[tuple[Image, ...], tuple[str, ...]]:
     """The text of the vendor modules that run, and the names of those whose text can't be read.
 
-    :param kernel: KVM's part of the kernel, where it is built in: a vendor's may be in it.
+    :param inside: KVM's part of the kernel, where it is built in: a vendor's may be in it.
     """
+    root = kernel.root
     texts: list[Image] = []
     unread = []
     for name in callers(root):
-        text = LiveText(kallsyms, kcore, name)
+        text = LiveText(kernel.symbols, kernel.memory, name)
         if any(True for _ in text.text()):
             texts.append(text)
         elif root.exists(f"/sys/module/{name}/initstate"):
             unread.append(name)
-        elif kernel is not None and root.exists(f"/sys/module/{name}"):
-            inside = name in vendors_among(kernel.symbols) and any(True for _ in kernel.text())
-            unread += [] if inside else [name]
+        elif inside is not None and root.exists(f"/sys/module/{name}"):
+            has_code = name in vendors_among(inside.symbols) and any(True for _ in inside.text())
+            unread += [] if has_code else [name]
     return tuple(texts), tuple(unread)
 
 
@@ -249,13 +250,14 @@ def callers(root: Root) -> list[str]:
     return sorted(names)
 
 
-def _from_file(root: Root, built_in: bool) -> Code:
+def _from_file(kernel: RunningKernel, built_in: bool) -> Code:
+    root = kernel.root
     wanted = running_build_id(root, built_in)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
     budget = Budget()
     name, file = _with_build_id(root, _kernels(root) if built_in else _modules(root, KVM), wanted, budget)
-    offsets, origin = _host_offsets(root, built_in, file)
+    offsets, origin = _host_offsets(kernel, built_in, file)
     code = in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
     vendors: list[Image] = []
     unread = []
@@ -383,31 +385,26 @@ def _modules(root: Root, module: str) -> list[str]:
     return list(islice(found, _MAX_FILES))
 
 
-def _host_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
+def _host_offsets(kernel: RunningKernel, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets, and where from; without any, None and why."""
-    offsets, origin = _btf_offsets(root, built_in, file)
+    offsets, origin = _btf_offsets(kernel, built_in, file)
     if offsets is not None:
         return offsets, origin
-    found, where = dwarf_offsets(root, running_build_id(root, built_in), file)
+    found, where = dwarf_offsets(kernel.root, running_build_id(kernel.root, built_in), file)
     return (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
 
 
-def _btf_offsets(root: Root, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
+def _btf_offsets(kernel: RunningKernel, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
     """The offsets, and where from; without any, None and why."""
     try:
-        types = Btf(root.read("/sys/kernel/btf/vmlinux", MAX_BTF))
-        origin = "/sys/kernel/btf/vmlinux"
-        if not built_in:
-            if root.exists("/sys/kernel/btf/kvm"):
-                split: bytes | None = root.read("/sys/kernel/btf/kvm", MAX_BTF)
-                origin = "/sys/kernel/btf/kvm"
-            else:
-                split = file.section(".BTF") if file is not None else None
-                origin = f"BTF of {file.name}" if file is not None and split is not None else origin
-            if split is not None:
-                types = Btf(split, types)
+        types, origin = kernel.types, "/sys/kernel/btf/vmlinux"
+        if built_in:
+            return offsets_of(types), origin
+        if kernel.module_types is not None:
+            return offsets_of(kernel.module_types), "/sys/kernel/btf/kvm"
+        own = file.section(".BTF") if file is not None else None
+        if file is not None and own is not None:
+            types, origin = Btf(own, types), f"BTF of {file.name}"
         return offsets_of(types), origin
-    except OSError as error:
-        return None, f"no BTF: {error.strerror}"
     except PmuconfError as error:
         return None, error.message

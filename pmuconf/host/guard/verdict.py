@@ -15,6 +15,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular, read_descriptor
 from pmuconf.host.code.btf import MAX_BTF, Btf
 from pmuconf.host.code.image import Image
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.running import Code, Source, dwarf_offsets, find_code, in_file, load_file, offsets_of
 from pmuconf.host.guard.paths import PADDING, Event, Kind, Walk, walk
@@ -25,7 +26,7 @@ from pmuconf.hostfacts import Copies, Evidence, GuardFinding, Verdict
 if TYPE_CHECKING:
     from pmuconf.host.code.elf import ObjectFile
 
-__all__ = ["judge", "judge_code", "judge_file", "judge_host"]
+__all__ = ["judge", "judge_code", "judge_file", "judge_host", "judge_kernel"]
 
 _MAX_COPIES: Final = 200  # there are about 15; a broken file may have any number
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
@@ -79,7 +80,16 @@ def judge_host(root: Root) -> GuardFinding:
 
     :raises PmuconfError: the host's files are broken.
     """
-    found = find_code(root)
+    with RunningKernel(root) as kernel:
+        return judge_kernel(kernel)
+
+
+def judge_kernel(kernel: RunningKernel) -> GuardFinding:
+    """The verdict on a running kernel.
+
+    :raises PmuconfError: the host's files are broken.
+    """
+    found = find_code(kernel)
     notes = tuple(str(reason) for reason in found.reasons)
     if found.code is not None:
         return judge_code(found.code, notes)

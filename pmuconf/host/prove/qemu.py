@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import IO, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
+from pmuconf.host.vms.kvmlist import KvmList
 from pmuconf.host.vms.live import live_vms, open_list
 from pmuconf.host.vms.qemu import qemu_of_file
 from pmuconf.hostfacts import Evidence, KernelPmu, Qemu
@@ -85,13 +87,19 @@ def prove_qemu(binary: str | os.PathLike[str], *, launch: Sequence[str] = (), se
 def _by_memory(command: Sequence[str], seconds: float) -> bool | None:
     """Whether the VM has its PMU disabled in kernel memory; None if that can't be read."""
     root = Root()
-    try:
-        listed = open_list(root)
-    except PmuconfError:
-        return None
+    with RunningKernel(root) as kernel:
+        try:
+            listed = open_list(kernel)
+        except PmuconfError:
+            return None
+        return _disabled_in(root, listed, command, seconds)
+
+
+def _disabled_in(root: Root, listed: KvmList, command: Sequence[str], seconds: float) -> bool | None:
+    """Whether the VM that this command starts has its PMU disabled, by KVM's list of VMs."""
     with _running((*command, "-cpu", "qemu64,pmu=off")) as (process, _):
         for _ in _until(seconds, process):
-            found, _ = live_vms(root, samples=0, kernel=lambda _: listed)
+            found, _ = live_vms(root, samples=0, listed=listed)
             own = next((vm for vm in found if vm.pid == process.pid), None)
             if own is not None and own.kernel_pmu is not KernelPmu.UNKNOWN:
                 return own.kernel_pmu is KernelPmu.DISABLED

@@ -8,14 +8,14 @@ where the kernel does not say who owns memory, and only if it leaves nothing ope
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.btf import MAX_BTF, Btf
-from pmuconf.host.code.live import Kallsyms, Kcore
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.names import VM_LIST
@@ -36,7 +36,8 @@ def live_vms(
     samples: int = 3,
     pause: float = 0.01,
     sleep: Callable[[float], object] = time.sleep,
-    kernel: Callable[[Root], KvmList] | None = None,
+    kernel: RunningKernel | None = None,
+    listed: KvmList | None = None,
 ) -> tuple[tuple[LiveVm, ...], str]:
     """Every VM that KVM holds and every process that runs one, and why kernel memory was not read (empty if it was).
 
@@ -44,15 +45,31 @@ def live_vms(
     given to a process follow without one. Never raises for what it finds on a live host.
 
     :param samples: how often it is looked whether counters are programmed, ``pause`` seconds apart.
+    :param kernel: the host's kernel, if its sources are open.
+    :param listed: KVM's list of VMs in its memory, if that is open.
     :raises PmuconfError: a record leads out of its directory; cause record-escapes.
     """
-    try:
-        listed: KvmList | None = (kernel or open_list)(root)
+    with contextlib.ExitStack() as opened:
         cause = ""
-    except PmuconfError as error:
-        if error.cause == "record-escapes":
-            raise
-        listed, cause = None, error.cause
+        if listed is None:
+            try:
+                listed = open_list(kernel or opened.enter_context(RunningKernel(root)))
+            except PmuconfError as error:
+                if error.cause == "record-escapes":
+                    raise
+                cause = error.cause
+        return _live_vms(root, listed, cause, samples, pause, sleep)
+
+
+def _live_vms(
+    root: Root,
+    listed: KvmList | None,
+    cause: str,
+    samples: int,
+    pause: float,
+    sleep: Callable[[float], object],
+) -> tuple[tuple[LiveVm, ...], str]:
+    """The same with KVM's list of VMs opened, or the cause why it is not."""
     vms: tuple[KvmVm, ...] = ()
     processes: tuple[VmProcess, ...] = ()
     pairs: dict[int, list[KvmVm]] = {}
@@ -88,34 +105,32 @@ def live_vms(
     return tuple(found), cause
 
 
-def open_list(root: Root) -> KvmList:
-    """KVM's list of VMs in the memory of the running kernel.
+def open_list(kernel: RunningKernel) -> KvmList:
+    """KVM's list of VMs in a running kernel's memory, which has to stay open.
 
-    :raises PmuconfError: it can't be read, with the cause of Kallsyms, Kcore or Btf; or kvm-not-loaded, no-offsets,
+    :raises PmuconfError: it can't be read, with the cause of RunningKernel; or kvm-not-loaded, no-offsets,
         list-not-found.
     """
+    root = kernel.root
     if not root.exists("/sys/module/kvm"):
         raise PmuconfError("KVM is not loaded", cause="kvm-not-loaded")
     machine = root.text("/proc/sys/kernel/arch")
     if machine is not None and machine != "x86_64":
         raise PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86")
     built_in = kvm_built_in(root)
-    kallsyms, kcore = Kallsyms(root), Kcore(root)
-    heads = [address for address, where in kallsyms.data(VM_LIST) if where == (None if built_in else "kvm")]
+    symbols, memory = kernel.symbols, kernel.memory
+    heads = [address for address, where in symbols.data(VM_LIST) if where == (None if built_in else "kvm")]
     if len(heads) != 1:
         raise PmuconfError(
             f"/proc/kallsyms has {len(heads)} variables {VM_LIST} of KVM",
             cause="list-not-found",
             hint="It lists variables only if the kernel was built with CONFIG_KALLSYMS_ALL",
         )
-    try:
-        types = Btf(root.read("/sys/kernel/btf/vmlinux", MAX_BTF))
-        if not built_in:
-            # Without BTF of its own the module was refused as not being of this kernel: no other types will do.
-            types = Btf(root.read("/sys/kernel/btf/kvm", MAX_BTF), types)
-    except OSError as error:
-        raise PmuconfError(f"no BTF of KVM: {error.strerror}", cause="no-offsets") from None
-    return KvmList(kcore, heads[0], Layout(types))
+    types = kernel.types if built_in else kernel.module_types
+    if types is None:
+        # Without BTF of its own the module was refused as not being of this kernel: no other types will do.
+        raise PmuconfError("no BTF of KVM", cause="no-offsets")
+    return KvmList(memory, heads[0], Layout(types))
 
 
 def _pairs(vms: Sequence[KvmVm], processes: Sequence[VmProcess], *, owners: bool) -> dict[int, list[KvmVm]]:

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.prove.qemu import prove_qemu
 from pmuconf.host.root import Root
 from pmuconf.host.vms.live import live_vms, open_list
@@ -29,13 +30,13 @@ def once() -> dict[str, object]:
 
 def many(seconds: float) -> dict[str, object]:
     """As the names of the VMMs say what they must be, a wrong pairing shows."""
-    listed = open_list(Root())
+    listed = open_list(RunningKernel(Root()))
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[LiveVm] = []
     seen: set[tuple[int | None, int | None]] = set()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        vms, cause = live_vms(samples=1, kernel=lambda _: listed)
+        vms, cause = live_vms(samples=1, listed=listed)
         counts[f"walks {cause}" if cause else "walks"] += 1
         for vm in vms:
             right = RIGHT.get(vm.command)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.commands.main import main
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
@@ -167,7 +168,7 @@ class TestVms:
     def test_a_pmu_in_memory_outranks_all_else(self, tmp_path: Path) -> None:
         """web1 with arch.enable_pmu set in the kernel has no fast path, whatever its QEMU and its definition are."""
         root = Root(unpack("6.1-guarded", tmp_path))
-        listed = open_list(root)
+        listed = open_list(RunningKernel(root))
         (vm,) = (vm for vm in listed.vms() if vm.enable_pmu is False)
         alter(root, vm.address + listed.layout.vm.offset("enable_pmu"), b"\0", b"\1")
         state, fast, _ = answers(root)["web1"]

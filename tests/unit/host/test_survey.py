@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from pmuconf.host import survey as surveying
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.factsfile import dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, Verdict
+from tests.support.records import unpack
 from tests.unit.host import memory
 from tests.unit.host.sysroot import note, write
 
@@ -38,12 +41,12 @@ def judging(monkeypatch: pytest.MonkeyPatch, change: Callable[[int], object]) ->
     """Have each judgement followed by a change of the host; the first one finds another verdict than those behind."""
     looks: list[int] = []
 
-    def judge(_: Root) -> GuardFinding:
+    def judge(_: RunningKernel) -> GuardFinding:
         looks.append(len(looks))
         change(len(looks))
         return GUARDED if len(looks) == 1 else UNGUARDED
 
-    monkeypatch.setattr(surveying, "judge_host", judge)
+    monkeypatch.setattr(surveying, "judge_kernel", judge)
     return looks
 
 
@@ -136,3 +139,20 @@ class TestTheQemuThatAVmWouldHaveNext:
         self.host(root)
         (root.path / "proc/77/root").unlink()
         assert self.said(survey(root)) == [True, None]
+
+
+@pytest.mark.parametrize("name", ["/proc/kallsyms", "/proc/kcore", "/sys/kernel/btf/vmlinux", "/sys/kernel/btf/kvm"])
+def test_each_source_is_opened_once_for_the_guard_and_for_the_vms(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = Root.open
+
+    def counting(root: Root, called: str) -> BinaryIO:
+        opened.append(called)
+        return real(root, called)
+
+    monkeypatch.setattr(Root, "open", counting)
+    facts = survey(Root(unpack("6.1-guarded", tmp_path)))
+    assert (facts.guard.evidence, facts.vms_cause, len(facts.vms)) == (Evidence.OBSERVED, "", 4)
+    assert opened.count(name) == 1

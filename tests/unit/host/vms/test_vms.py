@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live as vms_module
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
@@ -84,7 +85,7 @@ class TestAnotherProgram:
         kernel.add(qemu(1, enabled=0))
         root = Root(kernel.write(tmp_path))
         write(tmp_path, "/proc/uptime", b"600.00 1.00\n")
-        listed = open_list(root)
+        listed = open_list(RunningKernel(root))
         assert live_vms(root, samples=0)[0][0].kernel_pmu is KernelPmu.DISABLED
 
         def executes() -> tuple[KvmVm, ...]:
@@ -92,7 +93,7 @@ class TestAnotherProgram:
             return KvmList.vms(listed)
 
         listed.vms = executes  # type: ignore[method-assign]
-        found, _ = live_vms(root, samples=0, kernel=lambda _: listed)
+        found, _ = live_vms(root, samples=0, listed=listed)
         assert [(vm.pid, vm.kernel_pmu.value, vm.cause) for vm in found] == [
             (1001, "unknown", "not-listed"),
             (None, "disabled", "no-process"),
@@ -424,9 +425,7 @@ class TestWhoUsesThePmu:
         for samples, expected in ((2, False), (3, True), (0, None)):
             waited.clear()
             kernel.program(vm, "gp_counters.eventsel", 0)
-            (found,), _ = live_vms(
-                root, samples=samples, pause=0.004, sleep=wait, kernel=lambda _: KvmList(kernel, HEAD, layout)
-            )
+            (found,), _ = live_vms(root, samples=samples, pause=0.004, sleep=wait, listed=KvmList(kernel, HEAD, layout))
             assert found.in_use is expected
             assert waited == [0.004] * max(samples - 1, 0)
 
@@ -606,7 +605,7 @@ def test_a_list_that_changes_under_the_walk(share: int, rate: float, monkeypatch
     world.rate = rate
     known, walks = 0, WALKS * share // 100
     for _ in range(walks):
-        found, cause = live_vms(Root(), samples=1, kernel=lambda _: KvmList(world, HEAD, layout))
+        found, cause = live_vms(Root(), samples=1, listed=KvmList(world, HEAD, layout))
         assert cause in ("", "unstable")
         for vm in found:
             if vm.uuid is not None and vm.kernel_pmu is not KernelPmu.UNKNOWN:
@@ -645,6 +644,6 @@ def test_memory_of_nothing(fill: bytes, tmp_path: Path) -> None:
     root = kernel.write(tmp_path)
     kernel.head[:] = (fill * 64)[:64]
     kernel.heap[:] = (fill * len(kernel.heap))[: len(kernel.heap)]
-    found, cause = live_vms(Root(root), kernel=lambda _: KvmList(kernel, HEAD, Layout(Btf(kernel.types.btf))))
+    found, cause = live_vms(Root(root), listed=KvmList(kernel, HEAD, Layout(Btf(kernel.types.btf))))
     assert cause in ("unstable", "kernel-memory-odd")
     assert [(vm.pid, vm.kernel_pmu, vm.cause) for vm in found] == [(1001, KernelPmu.UNKNOWN, cause)]
