@@ -73,7 +73,7 @@ class Problem:
 
 
 class Refused(Exception):
-    """A file is no report that can be used."""
+    """The file can't be used as a report."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -195,7 +195,7 @@ def _parsed(path: str) -> Any:
         raise Refused("report-too-large", f"more than {MAX_BYTES >> 20} MiB")
     try:
         text = data.decode("utf-8")
-        del data  # before the text becomes twice as much again
+        del data  # json.loads() takes about twice the memory of the text
         return json.loads(text)
     except json.JSONDecodeError as error:
         ended = not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")

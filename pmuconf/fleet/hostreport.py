@@ -1,4 +1,4 @@
-"""One host's report, checked: whoever works on it may rely on every value that it has."""
+"""One host's report, checked: the rest of the fleet's code may rely on its values."""
 
 from __future__ import annotations
 

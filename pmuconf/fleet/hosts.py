@@ -29,9 +29,9 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _HEADS = 512
-"""Files that a process is given at once, to read their beginnings."""
+"""How many files a process gets at once, to read their beginnings."""
 _HOSTS = 48
-"""Hosts that a process is given at once, to read their reports."""
+"""How many hosts a process gets at once, to read their reports."""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _kernel_change(facts: HostFacts) -> tuple[Change, ...]:
 
 
 def _possible(facts: HostFacts, vm: VmState, verdict: Answer) -> tuple[Change, ...]:
-    """The changes that may help a VM, as far as its facts are certain enough to promise anything."""
+    """The changes that may help a VM; none if its facts are too uncertain to promise anything."""
     if vm.in_kernel_pmu not in ("enabled", "disabled"):
         return ()  # kernel memory may have contradicted the conclusions that could be made here
     if verdict.in_kernel.pmu is KernelPmu.ENABLED and "undecided" not in verdict.causes:

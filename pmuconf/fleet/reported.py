@@ -1,4 +1,4 @@
-"""What a fleet keeps of a host's report: the host, its VMs, their QEMUs, and the conclusions about each VM. Pure."""
+"""The parts of a host's report that a fleet reads: host, VMs, QEMUs, and the conclusions about each VM. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmuconf.report import groups
 __all__ = ["KINDS", "CountedExits", "Outlook", "ReportedHost", "ReportedQemu", "ReportedVm"]
 
 KINDS: Final = {"drift": "drift", "overridden": "overridden", **groups.KINDS}
-"""What is counted beside the groups, and its name for a person; a VM may be several."""
+"""Properties that are counted beside the groups, with their names for a person. A VM may have several."""
 
 
 class ReportedQemu(NamedTuple):
@@ -32,7 +32,7 @@ class Outlook(NamedTuple):
 
     :param group: a key of report.groups.BY_FAST_PATH.
     :param needs: the changes that give the VM the fast path.
-    :param kinds: what the policy has to say about the VM: KINDS.
+    :param kinds: the keys of KINDS that apply to the VM.
     """
 
     group: str

@@ -121,7 +121,7 @@ def _steps(
     steps: list[CampaignStep] = []
     for change in needs.changes:
         if change in (Change.REDEFINE, Change.CYCLE):
-            # A new start does good only under the new QEMU and with the new definition.
+            # A new start helps only under the new QEMU and with the new definition.
             behind = tuple(step for step in steps if step.kind is not Change.KERNEL)
             steps.append(CampaignStep(change, (_start_verb(change, needs, nova=nova, explicit=explicit),), behind))
         else:
