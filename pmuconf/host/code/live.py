@@ -373,7 +373,6 @@ class _LiveSymbols(Symbols):
         and other modules may lie between. They are at least three pages apart then.
         """
         at = bisect.bisect_right(self._code, address)
-        if not at:
-            return False
-        end = self._code[at] if at < len(self._code) else self._code[at - 1] + _PAGE
-        return address < end <= self._code[at - 1] + 2 * _PAGE
+        if not 0 < at < len(self._code):
+            return False  # where the last function ends is not known, and another module may begin on the next page
+        return self._code[at] <= self._code[at - 1] + 2 * _PAGE
