@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pmuconf.change.result import Outcome
-from pmuconf.report.prometheus import prometheus_text
-from pmuconf.service.health import Health
-from pmuconf.service.outputs import Outputs
-from tests.support.board import queries
-from tests.support.sample import sample
+from tests.support.metrics import series_names
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
 UNITS = sorted((ETC / "systemd").iterdir())
@@ -123,47 +115,8 @@ def test_the_user_and_the_directories_are_made(tmp_path: Path) -> None:
     assert (run.st_uid, run.st_mode & 0o777) == (0, 0o755)
 
 
-# ---- the board -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def metrics() -> set[str]:
-    """The names of all series that the service can have."""
-    health = Health()
-    health.events.labels("defined")
-    health.changes.labels(Outcome.CHANGED.value)
-    from pmuconf.errors import PmuconfError
-
-    health.trouble("libvirt", PmuconfError("", cause="libvirt-lost"))
-    text = prometheus_text(sample()) + Outputs(health).metrics().decode()
-    return set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
-
-
-def test_every_metric_that_the_board_asks_for_exists(metrics: set[str]) -> None:
-    asked = {name for query in queries() for name in re.findall(r"\b(?:pmuconf|process)_\w+", query)}
-    assert len(asked) > 20
-    assert asked <= metrics
-
-
-def test_the_board_can_be_imported() -> None:
-    board = json.loads((ETC / "grafana/pmuconf.json").read_text())
-    panels = board["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    for panel in panels:
-        place = panel["gridPos"]
-        assert 0 <= place["x"] < place["x"] + place["w"] <= 24
-    cells = [cell for panel in panels for cell in _cells(panel["gridPos"])]
-    assert len(set(cells)) == len(cells)  # none covers another
-
-
-def _cells(place: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    for x in range(place["x"], place["x"] + place["w"]):
-        for y in range(place["y"], place["y"] + place["h"]):
-            yield x, y
-
-
-def test_the_docs_list_the_metrics_of_the_service(metrics: set[str]) -> None:
+def test_the_docs_list_the_metrics_of_the_service() -> None:
     docs = (ETC.parent / "docs/service.md").read_text()
     listed = set(re.findall(r"`(pmuconf_service_\w+)`", docs))
-    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in metrics if name.startswith("pmuconf_service_")}
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series_names() if name.startswith("pmuconf_service_")}
     assert listed == {name for name in ours if not name.endswith("_created")}
