@@ -23,7 +23,7 @@ from oslo_log import log as logging
 from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE, Policy, Ruling, Subject, decide
 from pmuconf_nova import options, record, trait
-from pmuconf_nova.failures import Failures, cause_of
+from pmuconf_nova.failures import PluginFailures, cause_of
 from pmuconf_nova.source import PolicySource
 
 __all__ = ["LibvirtDriver", "PmuPolicyFailed", "subject_of"]
@@ -64,8 +64,8 @@ class LibvirtDriver(libvirt_driver.LibvirtDriver):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pmuconf_source = PolicySource(lambda: CONF.pmuconf.policy_file)
-        self._pmuconf_failures = Failures("the PMU policy", "Nova's own domain is used")
-        self._pmuconf_trait_failures = Failures("the trait", "it is taken away")
+        self._pmuconf_failures = PluginFailures("the PMU policy", "Nova's own domain is used")
+        self._pmuconf_trait_failures = PluginFailures("the trait", "it is taken away")
 
     def init_host(self, host: str) -> None:
         """Read the policy once at the start, so that an error shows before the first server is built."""

@@ -8,12 +8,12 @@ from oslo_log import log as logging
 
 from pmuconf.errors import PmuconfError
 
-__all__ = ["Failures", "cause_of"]
+__all__ = ["PluginFailures", "cause_of"]
 
 LOG = logging.getLogger(__name__)
 
 
-class Failures:
+class PluginFailures:
     """How often a part of the plugin failed since it last worked, by cause.
 
     :param what: the part, as the log names it.

@@ -44,28 +44,49 @@ def absent_hosts(
 
     :param expected: names of hosts that should have a report.
     """
-    known: dict[str, HostRow] = {}
-    for row in rows.values():
-        known[row.inventory_name.casefold()] = row
+    known = {row.inventory_name.casefold(): row for row in rows.values()}
     known.update({row.name.casefold(): row for row in rows.values()})
-    absent: dict[str, AbsentHost] = {}
-    for problem in problems:
-        name = problem.host.casefold()
-        if name and problem.cause not in (*HARMLESS, *DOUBTFUL) and name not in known:
-            absent[name] = AbsentHost(problem.host, problem.cause, problem.message)
-    for host, marker in markers.items():
-        name = host.casefold()
-        last_report = known[name].at if name in known else None
-        if last_report is None or last_report < marker.at:
-            absent[name] = AbsentHost(marker.host, "unreachable", marker.unreachable or "", marker.at, last_report)
-    wanted = {host.casefold(): host for host in expected}
-    for name, host in wanted.items():
-        if name not in known and name not in absent:
-            absent[name] = AbsentHost(host, "report-missing", "no file is about it")
-        elif name in known and _of_another(known[name], name) and known[name].inventory_name.casefold() in wanted:
-            message = f"only {known[name].path} claims to be about it, and that file is another host's"
-            absent.setdefault(name, AbsentHost(host, "report-missing", message))
+    absent = _unusable(problems, known)
+    absent.update(_unreachable(markers, known))
+    for name, host in _missing(expected, known).items():
+        absent.setdefault(name, host)
     return [absent[name] for name in sorted(absent)]
+
+
+def _unusable(problems: Iterable[Problem], known: Mapping[str, HostRow]) -> dict[str, AbsentHost]:
+    """The hosts whose files all can't be used, by their names in lower case."""
+    return {
+        problem.host.casefold(): AbsentHost(problem.host, problem.cause, problem.message)
+        for problem in problems
+        if problem.cause not in (*HARMLESS, *DOUBTFUL) and problem.host and problem.host.casefold() not in known
+    }
+
+
+def _unreachable(markers: Mapping[str, Head], known: Mapping[str, HostRow]) -> dict[str, AbsentHost]:
+    """The hosts with a marker that is newer than their report."""
+    hosts = {}
+    for marker in markers.values():
+        row = known.get(marker.host.casefold())
+        last_report = None if row is None else row.at
+        if last_report is None or last_report < marker.at:
+            hosts[marker.host.casefold()] = AbsentHost(
+                marker.host, "unreachable", marker.unreachable or "", marker.at, last_report
+            )
+    return hosts
+
+
+def _missing(expected: Iterable[str], known: Mapping[str, HostRow]) -> dict[str, AbsentHost]:
+    """The expected hosts without a report of their own."""
+    wanted = {host.casefold(): host for host in expected}
+    hosts = {}
+    for name, host in wanted.items():
+        row = known.get(name)
+        if row is None:
+            hosts[name] = AbsentHost(host, "report-missing", "no file is about it")
+        elif _of_another(row, name) and row.inventory_name.casefold() in wanted:
+            message = f"only {row.path} claims to be about it, and that file is another host's"
+            hosts[name] = AbsentHost(host, "report-missing", message)
+    return hosts
 
 
 def _of_another(row: HostRow, name: str) -> bool:
