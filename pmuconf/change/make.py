@@ -64,12 +64,12 @@ def apply(
 
 def _batch(workshop: Workshop, plans: Sequence[Plan], kind: ChangeKind) -> list[Result]:
     """The results of these plans: written down together, carried out side by side, settled together."""
-    drafted = list(workshop.hypervisor.map(lambda plan: draft(workshop, plan), plans))
+    drafted = list(workshop.hypervisor.map_once(lambda plan: draft(workshop, plan), plans))
     drafts = [answer for answer in drafted if isinstance(answer, Draft)]
     workshop.watch.fence()
     numbers = workshop.journal.begin([_intent(answer, kind, workshop.hypervisor.driver) for answer in drafts])
     attempts = [Attempt(workshop, number, answer) for number, answer in zip(numbers, drafts)]
-    ended = list(workshop.hypervisor.map(Attempt.carry_out, attempts))
+    ended = list(workshop.hypervisor.map_once(Attempt.carry_out, attempts))
     if any(attempt.quiet for attempt in attempts):
         with suppress(PmuconfError):  # nothing can be heard any more: the next step says so
             workshop.watch.fence()

@@ -8,8 +8,9 @@ from typing import Final
 import libvirt
 
 from pmuconf.errors import PmuconfError
+from pmuconf.hypervisor.errors import no_threads
 
-__all__ = ["await_turn", "be_prompt", "no_threads", "start"]
+__all__ = ["await_turn", "be_prompt", "start"]
 
 _LEISURE_SECONDS: Final = 0.05
 _TURN_SECONDS: Final = 10.0
@@ -69,15 +70,6 @@ def await_turn() -> None:
                 cause="libvirt-timeout",
                 hint="Start the command or the service again",
             )
-
-
-def no_threads() -> PmuconfError:
-    """The system gives this process no more threads."""
-    return PmuconfError(
-        "no more threads can be started",
-        cause="threads-exhausted",
-        hint="Allow more (TasksMax= of the unit, ulimit -u), or set [libvirt] parallel lower",
-    )
 
 
 def _turn(timer: int, _data: object) -> None:

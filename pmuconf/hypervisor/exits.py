@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import libvirt
 
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor.connection import Line
+from pmuconf.hypervisor.line import Line
 
 __all__ = ["Exits", "exits_of"]
 

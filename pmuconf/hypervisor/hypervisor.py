@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Final, TypeVar
@@ -20,16 +19,16 @@ import libvirt
 
 from pmuconf.errors import DefineRefused, PmuconfError
 from pmuconf.hypervisor import events
-from pmuconf.hypervisor.connection import Connection, Line
+from pmuconf.hypervisor.connection import Connection
 from pmuconf.hypervisor.driver import Driver, driver_uri, host_uuid, machine_id, named_like_us, same_kernel
 from pmuconf.hypervisor.exits import Exits, exits_of
+from pmuconf.hypervisor.line import Line
 from pmuconf.hypervisor.listing import Listed, handle_of, listed_of, look_up
 from pmuconf.hypervisor.watch import DefineWatch
+from pmuconf.hypervisor.workers import Workers
 
 __all__ = ["DefineWatch", "Exits", "Hypervisor", "Listed"]
 
-_WORTH_THREADS: Final = 8
-_CHUNK: Final = 8
 _CLOSE_SECONDS: Final = 5.0
 _CAPABILITIES_SECONDS: Final = 90.0  # a daemon that was just installed first starts each QEMU
 
@@ -57,14 +56,13 @@ class Hypervisor:
     Whatever is asked has a deadline (see Connection): domain-timeout if it is about one domain, else libvirt-timeout.
     """
 
-    def __init__(self, uri: str, read_only: bool, parallel: int, alive: Callable[[], None]) -> None:
+    def __init__(self, uri: str, *, read_only: bool, parallel: int, alive: Callable[[], None]) -> None:
         self._open_uri = uri
         self._read_only = read_only
-        self._parallel = parallel
         self._alive = alive
         self._own = threading.local()
         self._opened: list[Connection] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(parallel)
         try:
             kind, self.uri, self._host, self.local = self._ask(_told)
             if kind != "QEMU":
@@ -89,7 +87,7 @@ class Hypervisor:
             threads-exhausted.
         """
         events.start()
-        hypervisor = cls(uri, read_only, parallel, alive)
+        hypervisor = cls(uri, read_only=read_only, parallel=parallel, alive=alive)
         try:
             yield hypervisor
         finally:
@@ -256,38 +254,36 @@ class Hypervisor:
                     connection.ask(lambda line, number=number: line.unhear(number), alive=self._alive)  # type: ignore[misc]
 
     def map(self, function: Callable[[_Item], _Answer], items: Sequence[_Item]) -> Iterator[_Answer]:
-        """The function's answers in order, with several requests under way; the first error ends it."""
-        if self._parallel == 1 or len(items) < _WORTH_THREADS:
-            yield from map(function, items)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="libvirt")
-        size = max(1, min(_CHUNK, len(items) // (4 * self._parallel)))
-        chunks = [items[at : at + size] for at in range(0, len(items), size)]
-        enough = threading.Event()
+        """The answers of a function that only reads, in order; the first error ends it.
 
-        def answers(chunk: Sequence[_Item]) -> list[_Answer]:
-            return [function(item) for item in chunk if not enough.is_set()]
+        Several requests are under way. The function runs in the threads of the connections, chunk by chunk. For an item
+        at which libvirt hangs it is called once more, and then gets the error that says so.
+        """
 
-        futures = []
-        try:
-            for chunk in chunks:
-                futures.append(self._pool.submit(answers, chunk))
-            for future in futures:
-                yield from future.result()
-        except RuntimeError as error:
-            if "start new thread" not in str(error):
-                raise
-            raise events.no_threads() from error
-        finally:
-            enough.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
+        def answers(chunk: Sequence[_Item], enough: Callable[[], bool]) -> list[_Answer]:
+            known: list[_Answer] = []
+            while len(known) < len(chunk) and not enough():
+                known += self._connection.each(function, chunk[len(known) :], enough=enough, alive=self._alive)
+                if len(known) < len(chunk) and not enough():
+                    known.append(function(chunk[len(known)]))
+            return known
+
+        return self._workers.map(answers, items)
+
+    def map_once(self, function: Callable[[_Item], _Answer], items: Sequence[_Item]) -> Iterator[_Answer]:
+        """As map(), for a function that does more than to read: it is called once for each item."""
+
+        def answers(chunk: Sequence[_Item], enough: Callable[[], bool]) -> list[_Answer]:
+            return [function(item) for item in chunk if not enough()]
+
+        return self._workers.map(answers, items)
 
     @property
     def _connection(self) -> Connection:
         """The connection of this thread; another one, if the one that it had was given up."""
+        own = Connection.of_this_thread()
+        if own is not None and own in self._opened:
+            return own
         connection: Connection | None = getattr(self._own, "connection", None)
         if connection is None or connection.given_up:
             connection = self._own.connection = Connection.open(
@@ -319,8 +315,7 @@ class Hypervisor:
         return self._of(listed, lambda handle: str(handle.XMLDesc(flags)))
 
     def _close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._workers.close()
         open_ones = [connection for connection in self._opened if not connection.given_up]
         for connection in open_ones:
             connection.close()

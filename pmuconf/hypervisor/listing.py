@@ -9,7 +9,7 @@ import libvirt
 
 from pmuconf.domain.uuids import as_uuid
 from pmuconf.errors import PmuconfError
-from pmuconf.hypervisor.connection import Line
+from pmuconf.hypervisor.line import Line
 
 __all__ = ["Listed", "handle_of", "listed_of", "look_up"]
 

@@ -10,8 +10,9 @@ import libvirt
 
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import events
-from pmuconf.hypervisor.connection import Connection, Line, fence
+from pmuconf.hypervisor.connection import Connection
 from pmuconf.hypervisor.history import Happening
+from pmuconf.hypervisor.line import Line, fence
 
 __all__ = ["DefineWatch", "Mark"]
 

@@ -211,7 +211,7 @@ class Host:
         """
         program = (
             "import itertools, os, signal, sys\n"
-            "from pmuconf import connection, hypervisor\n"
+            "from pmuconf.hypervisor import connection, hypervisor\n"
             "from pmuconf.commands.main import main\n"
             "method, call, daemon = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])\n"
             "real, calls = getattr(hypervisor.Hypervisor, method), itertools.count(1)\n"

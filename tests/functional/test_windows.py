@@ -18,7 +18,7 @@ import pytest
 
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import watch
-from pmuconf.hypervisor.connection import translate
+from pmuconf.hypervisor.errors import translate
 from pmuconf.hypervisor.hypervisor import Hypervisor, Listed
 from pmuconf.hypervisor.watch import DefineWatch
 from tests.functional import moments, oracle

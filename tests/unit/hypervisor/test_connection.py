@@ -11,8 +11,9 @@ import pytest
 
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import connection, events
-from pmuconf.hypervisor.connection import Connection, Line
-from pmuconf.hypervisor.hypervisor import Hypervisor
+from pmuconf.hypervisor.connection import Connection
+from pmuconf.hypervisor.line import Line
+from pmuconf.hypervisor.workers import Workers
 
 URI = "test:///default"
 SHORT = 0.01
@@ -194,7 +195,7 @@ def test_many_threads_that_try_again_and_again_leave_no_more_threads_than_they_a
 
 
 def test_of_those_that_come_back_when_nobody_waits_one_stays(slow: list[str], go_on: threading.Event) -> None:
-    waiting = [connection.Connection(URI, True) for _ in range(3)]
+    waiting = [connection.Connection(URI, read_only=True) for _ in range(3)]
     connection._all.update(waiting)
     connection._opening[URI, True] = list(waiting)
     for one in waiting:
@@ -218,14 +219,11 @@ def test_no_thread_left_is_an_error_with_a_cause(monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_thread_left_for_a_pool_is_an_error_with_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    hypervisor = Hypervisor.__new__(Hypervisor)
-    hypervisor._parallel, hypervisor._pool = 4, None
-
     def refused(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("threading.Thread.start", refused)
-    assert cause(lambda: list(hypervisor.map(str, range(100)))) == "threads-exhausted"
+    assert cause(lambda: list(Workers(4).map(lambda chunk, _: list(chunk), range(100)))) == "threads-exhausted"
 
 
 # ---- closing
@@ -299,13 +297,14 @@ def test_what_broke_brings_no_event_and_is_closed_without_a_question(turns: list
 
 
 def test_what_goes_on_listening_is_never_closed(turns: list[Raw], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_kept", [])
+    kept: list[Raw] = []
+    monkeypatch.setattr("pmuconf.hypervisor.line._kept", kept)
     turns.append(Raw(deaf=True))
     line = Line(turns[0])
     line.hear(0, print)
     line.close()
     assert "close" not in turns[0].calls
-    assert connection._kept == [turns[0]]
+    assert kept == [turns[0]]
 
 
 def test_an_event_loop_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
