@@ -1,9 +1,9 @@
 """The journal: what pmuconf changed, or is about to change, on this host.
 
-A change is written here before it is made, and settled when it has been verified; what a crash leaves in flight
-the next run settles by looking at the domain. It keeps PMU facts only. The one exception is a change in flight,
-which holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards; when the
-change is settled it is wiped from the file (secure_delete, and the write-ahead log is cut off).
+A change is written here before it is made, and settled when it has been verified. If a crash leaves a change in flight,
+the next run settles it by a look at the domain. The journal keeps facts about the PMU only. The one exception is
+a change in flight. It holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards. When the change
+is settled, the XML is wiped from the file (secure_delete, and the write-ahead log is cut off).
 
 SQLite in WAL mode with synchronous=FULL: what is committed is on the disk (https://sqlite.org/wal.html).
 """
@@ -24,42 +24,13 @@ from uuid import uuid4
 from pmuconf.change import retention
 from pmuconf.change.entry import CLOUD, COLUMNS, ChangeKind, ChangeStatus, Entry, Intent, moment
 from pmuconf.change.retention import Aged, forgettable, nothing_old, older
+from pmuconf.change.schema import prepare
 from pmuconf.change.store import Store, writer_lock
 from pmuconf.domain.definition import PmuState
-from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.driver import Driver
 
 __all__ = ["CLOUD", "ChangeKind", "ChangeStatus", "Entry", "Intent", "Journal", "writer_lock"]
 
-_VERSION: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE change (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run TEXT NOT NULL,
-    at TEXT NOT NULL,
-    who TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    uri TEXT NOT NULL,
-    uuid TEXT NOT NULL,
-    name TEXT NOT NULL,
-    old TEXT NOT NULL,
-    new TEXT NOT NULL,
-    rule TEXT NOT NULL,
-    status TEXT NOT NULL,
-    cause TEXT NOT NULL DEFAULT '',
-    undone_by INTEGER,
-    preimage TEXT,
-    machine TEXT NOT NULL DEFAULT '',
-    host_uuid TEXT NOT NULL DEFAULT ''
-);
-CREATE INDEX change_uuid ON change (uuid, id);
-CREATE INDEX change_status ON change (status);
-"""
-# Format 1, of pmuconf 0.1, told hosts by their names alone; see claim().
-_FROM_1: Final = """
-ALTER TABLE change ADD COLUMN machine TEXT NOT NULL DEFAULT '';
-ALTER TABLE change ADD COLUMN host_uuid TEXT NOT NULL DEFAULT '';
-"""
 _UNDONE: Final = (
     "EXISTS (SELECT 1 FROM change AS undoing WHERE undoing.id = change.undone_by AND undoing.status = 'done')"
 )
@@ -89,7 +60,7 @@ class Journal:
             connection = sqlite3.connect(store.path, check_same_thread=False, isolation_level=None, timeout=20)
         try:
             with store.work():
-                _prepare(connection, path)
+                prepare(connection, path)
             yield cls(connection, store)
         finally:
             with store.work():  # it tidies its files up
@@ -100,30 +71,25 @@ class Journal:
         now, who, ids = _now(), _who(), []
         with self._transaction() as connection:
             for intent in intents:
-                cursor = connection.execute(
-                    "INSERT INTO change (run, at, who, kind, uri, machine, host_uuid, uuid, name, old, new, rule, "
-                    "status, preimage) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        self._run,
-                        now,
-                        who,
-                        intent.kind.value,
-                        intent.uri,
-                        intent.machine,
-                        intent.host_uuid,
-                        intent.uuid,
-                        intent.name,
-                        intent.old.value,
-                        intent.new.value,
-                        intent.rule,
-                        ChangeStatus.IN_FLIGHT.value,
-                        intent.preimage,
-                    ),
+                number = self._insert(
+                    connection,
+                    at=now,
+                    who=who,
+                    kind=intent.kind.value,
+                    uri=intent.uri,
+                    machine=intent.machine,
+                    host_uuid=intent.host_uuid,
+                    uuid=intent.uuid,
+                    name=intent.name,
+                    old=intent.old.value,
+                    new=intent.new.value,
+                    rule=intent.rule,
+                    status=ChangeStatus.IN_FLIGHT.value,
+                    preimage=intent.preimage,
                 )
-                assert cursor.lastrowid is not None  # an INSERT was made
-                ids.append(cursor.lastrowid)
+                ids.append(number)
                 for undone in intent.undoes:
-                    connection.execute("UPDATE change SET undone_by = ? WHERE id = ?", (cursor.lastrowid, undone))
+                    connection.execute("UPDATE change SET undone_by = ? WHERE id = ?", (number, undone))
         return ids
 
     def replan(self, number: int, old: PmuState, new: PmuState, rule: str, preimage: str) -> None:
@@ -180,13 +146,14 @@ class Journal:
 
     def entry(self, number: int) -> Entry | None:
         """The change with this id, None if there is none."""
-        found = self._entries("WHERE id = ?", (number,))
-        return found[0] if found else None
+        entries = self._entries("WHERE id = ?", (number,))
+        return entries[0] if entries else None
 
     def copy_of(self, carried: Entry) -> Entry | None:
         """What this journal has of a change that some journal, perhaps this one, gave away; None if nothing."""
-        found = self._entries("WHERE uuid = ? AND uri = ? AND at = ?", (carried.uuid, carried.uri, _text(carried.at)))
-        return found[0] if found else None
+        values = (carried.uuid, carried.uri, _text(carried.at))
+        entries = self._entries("WHERE uuid = ? AND uri = ? AND at = ?", values)
+        return entries[0] if entries else None
 
     def adopt(self, carried: Sequence[Entry]) -> None:
         """Take finished changes of other journals in, oldest first, that a roll back here can undo them.
@@ -195,14 +162,21 @@ class Journal:
         """
         with self._transaction() as connection:
             for entry in carried:
-                values = (entry.who, entry.kind.value, entry.uri, entry.machine, entry.host_uuid, entry.uuid)
-                connection.execute(
-                    "INSERT INTO change (run, at, who, kind, uri, machine, host_uuid, uuid, name, old, new, rule, "
-                    "status, cause) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        *(self._run, _text(entry.at), *values, entry.name, entry.old.value, entry.new.value),
-                        *(entry.rule, entry.status.value, entry.cause),
-                    ),
+                self._insert(
+                    connection,
+                    at=_text(entry.at),
+                    who=entry.who,
+                    kind=entry.kind.value,
+                    uri=entry.uri,
+                    machine=entry.machine,
+                    host_uuid=entry.host_uuid,
+                    uuid=entry.uuid,
+                    name=entry.name,
+                    old=entry.old.value,
+                    new=entry.new.value,
+                    rule=entry.rule,
+                    status=entry.status.value,
+                    cause=entry.cause,
                 )
 
     def last_canary(self, driver: Driver) -> list[Entry]:
@@ -217,7 +191,7 @@ class Journal:
         )
 
     def refused(self, driver: Driver, causes: Collection[str]) -> frozenset[str]:
-        """The UUIDs of domains on this driver whose last change that was tried ended for one of these causes."""
+        """The UUIDs of the domains on this driver whose last change ended with one of these causes."""
         where, values = self._of(driver)
         tried = f"status = 'done' OR cause IN ({', '.join('?' * len(causes))})"
         newest = f"SELECT max(id) FROM change WHERE ({where}) AND ({tried}) GROUP BY uuid"
@@ -260,6 +234,14 @@ class Journal:
             self.settle((number, ChangeStatus.ABANDONED, "change-damaged") for number, _ in ended)
         return ended
 
+    def _insert(self, connection: sqlite3.Connection, **values: str) -> int:
+        """Add a change of this run with these columns; its id."""
+        marks = ", ".join("?" * (len(values) + 1))
+        query = f"INSERT INTO change (run, {', '.join(values)}) VALUES ({marks})"
+        cursor = connection.execute(query, (self._run, *values.values()))
+        assert cursor.lastrowid is not None  # an INSERT was made
+        return cursor.lastrowid
+
     def _drop(self, chosen: Callable[[Sequence[Aged]], Iterable[int]]) -> int:
         numbers = [(number,) for number in chosen(self._aged())]
         if numbers:
@@ -289,20 +271,19 @@ class Journal:
         newest, floor = within.format(retention.NEWEST), within.format(retention.REVOCABLE)
         query = f"at < ? AND status != 'in-flight' AND NOT {newest} AND NOT ({_REVOCABLE} AND {floor})"
         with self._lock, self._store.work():
-            found = self._connection.execute(
+            row = self._connection.execute(
                 f"SELECT 1 FROM change WHERE {query} LIMIT 1", (_text(oldest_kept(days)),)
             ).fetchone()
-        return found is not None
+        return row is not None
 
     def _of(self, driver: Driver, which: str = "TRUE") -> tuple[str, list[str]]:
         """What finds the changes on this driver, by whatever it was known when they were made."""
         with self._lock, self._store.work():
             query = f"SELECT DISTINCT uri, machine, host_uuid FROM change WHERE {which}"
             rows = self._connection.execute(query).fetchall()
-        found = [row for row in rows if all(isinstance(one, str) for one in row) and driver.same(Driver(*row))]
-        return " OR ".join([f"({which} AND {_ONE_HOST})"] * len(found)) or "FALSE", [
-            one for row in found for one in row
-        ]
+        same = [row for row in rows if all(isinstance(text, str) for text in row) and driver.same(Driver(*row))]
+        where = " OR ".join([f"({which} AND {_ONE_HOST})"] * len(same)) or "FALSE"
+        return where, [text for row in same for text in row]
 
     def _entries(self, rest: str, values: Sequence[Any]) -> list[Entry]:
         entries = []
@@ -328,43 +309,6 @@ class Journal:
                 raise
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA trusted_schema=OFF")
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger') LIMIT 1").fetchone():
-        # They would run what they say, without end perhaps, whenever the journal is read or written.
-        raise sqlite3.DatabaseError("it has views or triggers, which no journal has")
-    connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
-    elif version == 1:
-        _migrate(connection)
-    elif version != _VERSION:
-        raise PmuconfError(
-            f"the journal {path} has format {version}, and this pmuconf knows {_VERSION}",
-            cause="journal-version",
-            hint="A newer pmuconf wrote it: use that one",
-        )
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring format 1 to this one, all or nothing; another process may have done it meanwhile."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 1:
-            for statement in filter(str.strip, _FROM_1.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
 def oldest_kept(days: int) -> datetime:
     """So many days ago."""
     try:
@@ -374,7 +318,7 @@ def oldest_kept(days: int) -> datetime:
 
 
 def _finished(changes: Iterable[Aged]) -> Iterator[int]:
-    return (one.id for one in changes if not one.in_flight)
+    return (change.id for change in changes if not change.in_flight)
 
 
 def _time(text: object) -> datetime | None:

@@ -1,7 +1,7 @@
 """Which finished changes the journal may forget. Pure: decides, deletes nothing.
 
-A clock may be wrong, by years, at any run. The numbers of changes are not: they grow. So a change counts as made no
-earlier than those before it say; by itself nothing is forgotten that is not old beside the newest change, too; and some
+A clock may be wrong at any run, by years. The numbers of changes are never wrong: they grow. So a change counts as made
+no earlier than those before it. Nothing is forgotten by itself unless it is also old beside the newest change. Some
 changes are kept however old they look.
 """
 
@@ -15,9 +15,9 @@ from typing import Final
 __all__ = ["Aged", "forgettable", "nothing_old", "older"]
 
 NEWEST: Final = 1000
-"""So many of the newest changes are kept however old they look,"""
+"""So many of the newest changes are kept, however old they look."""
 REVOCABLE: Final = 10_000
-"""and among so many those that could still be taken back."""
+"""Among so many of the newest changes, those that can be taken back are kept."""
 
 _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -37,10 +37,11 @@ def forgettable(changes: Sequence[Aged], now: datetime, days: int) -> list[int]:
 
     :param changes: all that there are, by number.
     """
-    times = [one.at for one in changes if one.at is not None]
+    times = [change.at for change in changes if change.at is not None]
     if not times:
         return []
-    floor = {one.id for one in changes[-NEWEST:]} | {one.id for one in changes[-REVOCABLE:] if one.revocable}
+    floor = {change.id for change in changes[-NEWEST:]}
+    floor |= {change.id for change in changes[-REVOCABLE:] if change.revocable}
     return [number for number in older(changes, _before(min(now, times[-1]), days)) if number not in floor]
 
 
@@ -57,10 +58,10 @@ def nothing_old(first: Aged, newest: Aged, now: datetime, days: int) -> bool:
 def older(changes: Iterable[Aged], than: datetime) -> Iterator[int]:
     """The numbers of the finished changes that were made before that, whatever a clock said meanwhile."""
     latest = _NEVER
-    for one in changes:
-        latest = max(latest, one.at or _NEVER)
-        if latest < than and not one.in_flight:
-            yield one.id
+    for change in changes:
+        latest = max(latest, change.at or _NEVER)
+        if latest < than and not change.in_flight:
+            yield change.id
 
 
 def _before(now: datetime, days: int) -> datetime:

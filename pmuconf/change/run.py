@@ -228,8 +228,8 @@ def _settled(domains: Domains, entry: Entry) -> Entry:
     if entry.status is not ChangeStatus.IN_FLIGHT or not entry.driver.same(domains.hypervisor.driver):
         return entry
     domain = domains.find(entry.uuid)
-    made = domain is not None and domain.vm.next_boot is entry.new
-    return replace(entry, status=ChangeStatus.DONE if made else ChangeStatus.ABANDONED)
+    done = domain is not None and domain.vm.next_boot is entry.new
+    return replace(entry, status=ChangeStatus.DONE if done else ChangeStatus.ABANDONED)
 
 
 def _refuse(state: PmuState, vms: Iterable[Vm]) -> None:
@@ -266,9 +266,9 @@ def _elsewhere(entry: Entry) -> Result:
 def _of(name: str, here: Sequence[Entry], known: Sequence[Entry], hypervisor: Hypervisor) -> list[Entry]:
     """The changes of the domain that this name means today, made on this host."""
     meant = whom(name, known, hypervisor)
-    found = [entry for entry in here if entry.uuid == meant.uuid]
-    if any(entry.revocable or entry.undone for entry in found):
-        return found
+    entries = [entry for entry in here if entry.uuid == meant.uuid]
+    if any(entry.revocable or entry.undone for entry in entries):
+        return entries
     more = [f"{entry.uri} changed it" for entry in known if entry.uuid == meant.uuid and entry.revocable][:1]
     if meant.once:
         more.append(f"the domain that was called so then is {' or '.join(meant.once)}: give its UUID")
@@ -287,8 +287,8 @@ def _newest_first(entries: Iterable[Entry]) -> Iterator[Entry]:
     by_journal: dict[str, dict[tuple[datetime, str], Entry]] = {}
     for entry in entries:
         by_journal.setdefault(entry.uri, {}).setdefault((entry.at, entry.uuid), entry)
-    left = [sorted(one.values(), key=lambda entry: entry.id) for one in by_journal.values()]
-    while left:
-        last = max(left, key=lambda one: one[-1].at)
-        yield last.pop()
-        left = [one for one in left if one]
+    journals = [sorted(known.values(), key=lambda entry: entry.id) for known in by_journal.values()]
+    while journals:
+        newest = max(journals, key=lambda changes: changes[-1].at)
+        yield newest.pop()
+        journals = [changes for changes in journals if changes]

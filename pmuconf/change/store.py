@@ -107,8 +107,8 @@ def writer_lock(journal: Path) -> Iterator[None]:
 
 def _make_folder(folder: Path) -> None:
     """Make the folder and those on the way to it, each with the rights of whose folder it is in."""
-    for one in reversed([folder, *folder.parents]):
-        with place(one) as at:
+    for path in reversed([folder, *folder.parents]):
+        with place(path) as at:
             if at.status is None:
                 with acting_as(at.stranger), suppress(FileExistsError):
                     os.mkdir(at.name, 0o700, dir_fd=at.folder)

@@ -115,9 +115,9 @@ class _Walk:
                 self._steps = self._steps[:-1] or self._steps
             elif name not in ("", "."):
                 last = not any(part not in ("", ".") for part in self._left)
-                found = self._step(name, last=last)
-                if found is not None:
-                    return found
+                end = self._step(name, last=last)
+                if end is not None:
+                    return end
         top = self._steps.pop() if len(self._steps) > 1 else None  # a folder
         return self._found(top.name if top else "", (top or self._steps[0]).status)
 

@@ -1,9 +1,8 @@
 """The libvirt driver that a change was made on, and whether it is the same as another: by its host, not by its name.
 
-A host's name comes and goes with the DNS, with DHCP, and with whom one asks. So three things are known of a host, and
-the best that both sides know decides: /etc/machine-id (machine-id(5)), libvirt's UUID of its host
-(virConnectGetCapabilities(), from the firmware; made anew at each start of the daemon where the firmware has none), and
-at last its name.
+A host's name changes with the DNS, with DHCP, and with the program that is asked for it. So a host is known by three
+things, and the first that both sides know decides: /etc/machine-id (machine-id(5)), libvirt's UUID of its host, and the
+name. The UUID (virConnectGetCapabilities()) is the firmware's; without one, the daemon makes another at each start.
 """
 
 from __future__ import annotations
@@ -76,8 +75,8 @@ def machine_id(path: str = _MACHINE_ID) -> str:
 
 def host_uuid(connection: libvirt.virConnect) -> str:
     """Libvirt's UUID of its host; empty where it tells none. Its first answer may take as long as QEMU's start."""
-    found = re.search(r"<host>\s*<uuid>([0-9a-f-]{36})</uuid>", connection.getCapabilities())
-    return found.group(1) if found else ""
+    uuid = re.search(r"<host>\s*<uuid>([0-9a-f-]{36})</uuid>", connection.getCapabilities())
+    return uuid.group(1) if uuid else ""
 
 
 def same_kernel(connection: libvirt.virConnect) -> bool | None:
@@ -90,13 +89,13 @@ def same_kernel(connection: libvirt.virConnect) -> bool | None:
     """
     for _ in range(_ATTEMPTS):  # a kernel may count a tick here, and take it back there
         before, memory = _spent(), _memory()
-        told = connection.getCPUStats(-1, 0)
+        spent = connection.getCPUStats(-1, 0)
         total = connection.getMemoryStats(-1, 0).get("total")
         after = _spent()
         if before is None or after is None:
             return None
-        theirs = (told["user"], told["kernel"])
-        if total == memory and all(low <= one <= high for low, one, high in zip(before, theirs, after)):
+        theirs = (spent["user"], spent["kernel"])
+        if total == memory and all(low <= time <= high for low, time, high in zip(before, theirs, after)):
             return True
     return False
 
@@ -129,13 +128,13 @@ def _memory() -> int | None:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return None
-    found = re.search(r"^MemTotal:\s*(\d+) kB$", text, re.MULTILINE)
-    return int(found.group(1)) if found else None
+    total = re.search(r"^MemTotal:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(total.group(1)) if total else None
 
 
-def _one_name(one: SplitResult, other: SplitResult, *, domain: bool = True) -> bool:
+def _one_name(mine: SplitResult, its: SplitResult, *, domain: bool = True) -> bool:
     """Whether both hosts have one name; with ``domain``, only if what both say of their domain agrees."""
-    names = [parts.netloc.lower().rstrip(".") for parts in (one, other)]
+    names = [parts.netloc.lower().rstrip(".") for parts in (mine, its)]
     if names[0] == names[1]:
         return True
     return _short(names[0]) == _short(names[1]) and not (domain and all("." in name for name in names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Final
 
 import libvirt
@@ -16,11 +17,21 @@ _LEISURE_SECONDS: Final = 0.05
 _TURN_SECONDS: Final = 10.0
 
 _starting = threading.Lock()
-_registered = _started = False
 _prompt = threading.Event()
 _awaiting = threading.Lock()
 _turned = threading.Event()
-_timer: int | None = None
+
+
+@dataclass
+class _Loop:
+    """The one event loop of this process. ``timer`` is libvirt's number of the timer of await_turn()."""
+
+    registered: bool = False
+    started: bool = False
+    timer: int | None = None
+
+
+_loop = _Loop()
 
 
 def start() -> None:
@@ -31,19 +42,18 @@ def start() -> None:
 
     :raises PmuconfError: threads-exhausted.
     """
-    global _registered, _started
     with _starting:
-        if _started:
+        if _loop.started:
             return
-        if not _registered:
+        if not _loop.registered:
             libvirt.registerErrorHandler(lambda _data, _error: None, None)  # it would print what we raise
             libvirt.virEventRegisterDefaultImpl()
-            _registered = True
+            _loop.registered = True
         try:
             threading.Thread(target=_run, name="libvirt-events", daemon=True).start()
         except RuntimeError:
             raise no_threads() from None
-        _started = True
+        _loop.started = True
 
 
 def be_prompt() -> None:
@@ -58,12 +68,11 @@ def await_turn() -> None:
 
     :raises PmuconfError: libvirt-timeout: the loop stands still, which is a defect of pmuconf or libvirt.
     """
-    global _timer
     with _awaiting:
-        if _timer is None:
-            _timer = libvirt.virEventAddTimeout(-1, _turn, None)
+        if _loop.timer is None:
+            _loop.timer = libvirt.virEventAddTimeout(-1, _turn, None)
         _turned.clear()
-        libvirt.virEventUpdateTimeout(_timer, 0)
+        libvirt.virEventUpdateTimeout(_loop.timer, 0)
         if not _turned.wait(_TURN_SECONDS):
             raise PmuconfError(
                 f"libvirt's event loop stands still for {_TURN_SECONDS:.0f} seconds",
@@ -78,10 +87,10 @@ def _turn(timer: int, _data: object) -> None:
 
 
 def _run() -> None:
-    """Turn the event loop; at leisure where only keepalive needs it.
+    """Turn the event loop; with pauses as long as only keepalive needs it.
 
-    Each request of any thread makes the loop turn twice, and each turn wants the interpreter's lock: a quarter of
-    the time of an audit.
+    Each request of any thread makes the loop turn twice, and each turn needs the interpreter's lock. Without the pauses
+    that takes a quarter of the time of an audit.
     """
     while True:
         libvirt.virEventRunDefaultImpl()

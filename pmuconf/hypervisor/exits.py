@@ -51,13 +51,13 @@ def exits_of(ask: _Ask) -> Exits:
     silent: set[str] = set()
     for _ in range(_ATTEMPTS):
         try:
-            found: Exits = ask(lambda line: _exits(line.raw), seconds=_SECONDS)
+            exits: Exits = ask(lambda line: _exits(line.raw), seconds=_SECONDS)
         except PmuconfError as error:
             if error.cause != "libvirt-timeout":
                 raise
             silent |= ask(lambda line: _occupied(_active(line.raw)))
         else:
-            return Exits(found.counted, found.silent | silent)
+            return Exits(exits.counted, exits.silent | silent)
     return Exits({}, frozenset(silent))
 
 

@@ -60,7 +60,7 @@ def listed_of(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
         )
         for uuid, handle in line.handles.items()
     ]
-    return sorted(listed, key=lambda one: one.name)
+    return sorted(listed, key=lambda domain: domain.name)
 
 
 def look_up(raw: libvirt.virConnect, name: str) -> libvirt.virDomain | None:

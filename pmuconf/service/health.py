@@ -129,8 +129,8 @@ class Health:
         return {
             "status": "trouble" if problems.keys() - {"host-facts"} else "ok",
             "problems": [
-                {"area": area, "cause": one.cause, "message": one.message, "since": round(one.since)}
-                for area, one in problems.items()
+                {"area": area, "cause": problem.cause, "message": problem.message, "since": round(problem.since)}
+                for area, problem in problems.items()
             ],
         }
 

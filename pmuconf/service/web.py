@@ -83,7 +83,7 @@ class Server:
         except OSError:
             self._listener.close()
             raise
-        self._listener.setblocking(False)
+        self._listener.settimeout(0.0)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self._waker, self._woken = socket.socketpair()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -120,8 +120,8 @@ class Server:
     def _end(self) -> None:
         for reader in list(self._readers):
             self._let_go(reader)
-        for one in (self._listener, self._waker, self._woken):
-            one.close()
+        for end in (self._listener, self._waker, self._woken):
+            end.close()
         self._selector.close()
 
     def _left(self) -> float | None:
@@ -142,18 +142,18 @@ class Server:
     def _accept(self) -> None:
         for _ in range(_ACCEPTED):
             try:
-                one, peer = self._listener.accept()
+                connection, peer = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # no descriptor is left, or the reader is gone already
                 self._make_room(None)
                 time.sleep(_PAUSE_SECONDS)
                 return
-            one.setblocking(False)
-            reader = _Reader(one, str(peer[0]), self._clock() + _SECONDS)
+            connection.settimeout(0.0)
+            reader = _Reader(connection, str(peer[0]), self._clock() + _SECONDS)
             self._make_room(reader.client)
             self._readers.append(reader)
-            self._selector.register(one, selectors.EVENT_READ, reader)
+            self._selector.register(connection, selectors.EVENT_READ, reader)
             self._serve(reader)  # its request is mostly there
 
     def _make_room(self, client: str | None) -> None:
