@@ -1,9 +1,9 @@
 """The journal: what pmuconf changed, or is about to change, on this host.
 
 A change is written here before it is made, and settled when it has been verified. If a crash leaves a change in flight,
-the next run settles it by a look at the domain. The journal keeps facts about the PMU only. The one exception is
-a change in flight. It holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards. When the change
-is settled, the XML is wiped from the file (secure_delete, and the write-ahead log is cut off).
+the next run settles it by a look at the domain. The journal keeps facts about the PMU only, with one exception: a
+change in flight holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards. When the
+change is settled, the XML is wiped from the file (secure_delete, and the write-ahead log is cut off).
 
 SQLite in WAL mode with synchronous=FULL: what is committed is on the disk (https://sqlite.org/wal.html).
 """

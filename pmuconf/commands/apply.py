@@ -1,4 +1,4 @@
-"""pmuconf apply"""
+"""The command pmuconf apply."""
 
 from __future__ import annotations
 

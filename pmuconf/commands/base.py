@@ -75,12 +75,12 @@ def number(text: str) -> int:
     :raises argparse.ArgumentTypeError: it is none.
     """
     try:
-        found = int(text)
+        value = int(text)
     except ValueError:
-        found = _MOST + 1
-    if abs(found) > _MOST:
+        value = _MOST + 1
+    if abs(value) > _MOST:
         raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number up to {_MOST}")
-    return found
+    return value
 
 
 def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
@@ -106,9 +106,11 @@ class _Guarded(Command):
         return ""
 
     def given(self, args: argparse.Namespace) -> int:
-        """How many files this reads, if it reads nothing but files: then they must not take it for ever. 0: it asks
-        libvirt or this host.
+        """How many files this reads, if it reads nothing but files; 0 if it asks libvirt or this host.
+
+        Files must not keep a command for ever: see fence().
         """
+        del args
         return 0
 
     def run(self, parsed_args: argparse.Namespace) -> int:
@@ -123,9 +125,9 @@ class _Guarded(Command):
                 raise
             raise PmuconfError(f"the output can't be written: {error.strerror}", cause="output-unwritable") from error
         except MemoryError:
-            pass  # said below, where nothing holds any more what took it
+            pass  # the error is raised below, where nothing holds any more what took the memory
         except Exception as error:
-            if self.app.options.debug or (isinstance(error, ValueError) and "No recognized column" in str(error)):
+            if self.app.options.debug:
                 raise
             raise PmuconfError(
                 f"unexpected {type(error).__name__}: {error}",
@@ -166,6 +168,7 @@ class Table(_Guarded, Lister):
         raise NotImplementedError
 
     def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        _refuse_unknown(args.columns, self.columns)
         records = self.records(args)
         if args.formatter == "table" and not args.columns:
             self.app.stdout.write("".join(f"{printable(sentence)}\n" for sentence in self.opening))
@@ -195,6 +198,7 @@ class Record(_Guarded, ShowOne):
 
     def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
         sentences, record = self.record(args)
+        _refuse_unknown(args.columns, record)
         if args.formatter == "table" and not args.columns:
             self.app.stdout.write("".join(f"{sentence}\n" for sentence in sentences))
         return list(record), [_flat(value, args.formatter) for value in record.values()]
@@ -202,6 +206,20 @@ class Record(_Guarded, ShowOne):
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
         return self.status
+
+
+def _refuse_unknown(asked: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse columns of which none is known, before cliff does it without a cause.
+
+    :raises PmuconfError: usage.
+    """
+    names = {name.lower().replace(" ", "_") for name in asked}
+    if names and not names.intersection(known):
+        raise PmuconfError(
+            f"no column is called {' or '.join(asked)}",
+            cause="usage",
+            hint=f"The columns are {', '.join(known)}",
+        )
 
 
 def _flat(value: Any, formatter: str) -> Any:

@@ -1,4 +1,4 @@
-"""pmuconf journal, pmuconf journal purge"""
+"""The commands pmuconf journal and pmuconf journal purge."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class ShowJournal(Table):
         except PmuconfError as error:
             if error.cause == "ambiguous-domain":
                 raise
-            found, sentences = changes_of(args.domains, entries, None)
-            return found, [f"{error.message}: names are those of the past", *sentences]
+            changes, sentences = changes_of(args.domains, entries, None)
+            return changes, [f"{error.message}: names are those of the past", *sentences]
 
 
 class PurgeJournal(Action):
@@ -106,7 +106,8 @@ class PurgeJournal(Action):
         if days < 0:
             raise PmuconfError("--older-than takes 0 or more days", cause="usage")
         with writer_lock(chosen.journal), Journal.open(chosen.journal) as journal:
-            self.app.LOG.info("%d changes dropped", journal.purge(days))
+            purged = journal.purge(days)
+        self.app.LOG.info("%s dropped", "1 change" if purged == 1 else f"{purged} changes")
         return 0
 
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import gc
 import importlib
 import io
-import logging
 import os
 import sys
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pmuconf
-
-if TYPE_CHECKING:
-    import argparse
 
 __all__ = ["main"]
 
 ERROR = 255
+"""The exit status of every error."""
 CHECK_UNKNOWN = 3
 """Of a monitoring plug-in: status --check alone gives it."""
-
-_HANDLER = "pmuconf"
-_MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     gc.disable()  # what loads in the next 200 ms is all kept: collecting it is a tenth of the time
     for module in ("netaddr", "rfc3986"):
         sys.modules.setdefault(module, _Later(module))
-    app = _application()
+    from pmuconf.commands.application import application
+
+    app = application()
     if not arguments:
         from pmuconf.commands.names import overview
 
@@ -83,123 +79,6 @@ class _Later(types.ModuleType):
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
-
-
-def _application() -> Any:
-    from importlib.metadata import EntryPoint
-
-    from cliff.app import App
-    from cliff.commandmanager import CommandManager
-    from cliff.help import HelpCommand
-
-    from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
-    from pmuconf.commands.usage import spoken
-    from pmuconf.report.plain import printable
-
-    class WholeNames(CommandManager):
-        """cliff would take "app" for "apply", and "journal p" for "journal purge", even where a VM is called p."""
-
-        def find_command(self, argv: list[str]) -> tuple[Any, str, list[str]]:
-            for number in range(len(words_of(argv)), 0, -1):
-                name = " ".join(argv[:number])
-                if name in self.commands:
-                    return self.commands[name].load(), name, argv[number:]
-            raise ValueError(f"Unknown command {argv!r}")
-
-    class Help(HelpCommand):
-        """print detailed help for another command"""
-
-        def take_action(self, parsed_args: argparse.Namespace) -> int:
-            if not parsed_args.cmd:
-                self.app.stdout.write(overview())
-                return 0
-            try:
-                self.app.command_manager.find_command(parsed_args.cmd)
-            except ValueError:
-                self.app.LOG.error("%s", not_a_command(parsed_args.cmd))
-                return ERROR
-            return int(super().take_action(parsed_args))
-
-    class Formatter(logging.Formatter):
-        def formatMessage(self, record: logging.LogRecord) -> str:
-            record.message = printable(record.message)
-            return super().formatMessage(record)
-
-    class Application(App):
-        NAME = "pmuconf"  # cliff's own is what the process was called when cliff was loaded
-        CONSOLE_MESSAGE_FORMAT = "pmuconf: %(message)s"
-        completed = False
-
-        def build_option_parser(
-            self, description: str | None, version: str | None, argparse_kwargs: dict[str, Any] | None = None
-        ) -> argparse.ArgumentParser:
-            import argparse
-
-            raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, **(argparse_kwargs or {})}
-            parser: argparse.ArgumentParser = spoken(super().build_option_parser(description, version, raw), "pmuconf")
-            group = parser.add_argument_group("configuration")
-            group.add_argument(
-                "--config-file",
-                action="append",
-                default=[],
-                metavar="FILE",
-                help="Read this instead of /etc/pmuconf/pmuconf.conf and /etc/pmuconf/pmuconf.conf.d/*.conf; may be "
-                "given several times.",
-            )
-            group.add_argument(
-                "--config-dir",
-                action="append",
-                default=[],
-                metavar="DIR",
-                help="Read DIR/*.conf too, after the files; may be given several times.",
-            )
-            return parser
-
-        def configure_logging(self) -> None:
-            root = logging.getLogger("")
-            before = [
-                handler for handler in root.handlers if handler.get_name() != _HANDLER
-            ]  # but for an earlier run's
-            root.handlers[:] = before
-            super().configure_logging()
-            for handler in root.handlers[len(before) :]:
-                handler.set_name(_HANDLER)
-                handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
-            logging.getLogger("stevedore").setLevel(logging.WARNING)
-
-        def run_subcommand(self, argv: list[str]) -> int:
-            try:
-                self.command_manager.find_command(argv)
-            except ValueError:  # cliff itself would say so on standard output
-                self.LOG.error("%s", not_a_command(argv))
-                return ERROR
-            except ImportError as error:
-                self.LOG.error(
-                    "%s needs a module that is not installed: %s (module-missing). %s", argv[0], error, _MISSING
-                )
-                return ERROR
-            return int(super().run_subcommand(argv))
-
-        def print_help_if_requested(self) -> None:
-            if self.options.deferred_help:
-                self.stdout.write(overview())
-                raise SystemExit(0)
-
-        def prepare_to_run_command(self, cmd: object) -> None:
-            gc.freeze()
-            gc.enable()
-
-        def clean_up(self, cmd: object, result: int, err: BaseException | None) -> None:
-            self.completed = err is None
-
-    manager = WholeNames("")
-    for name, listed in COMMANDS.items():
-        manager.commands[name] = EntryPoint(name, f"pmuconf.commands.{listed.place}", "")
-    application = Application(
-        description=None, version=pmuconf.__version__, command_manager=manager, deferred_help=True
-    )
-    manager.add_command("help", Help)
-    return application
 
 
 if __name__ == "__main__":

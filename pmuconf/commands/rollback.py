@@ -1,4 +1,4 @@
-"""pmuconf rollback"""
+"""The command pmuconf rollback."""
 
 from __future__ import annotations
 
@@ -39,5 +39,6 @@ class Rollback(ResultTable):
         rows = self.rows(results)
         if not args.dry_run:
             done = sum(result.outcome is Outcome.CHANGED for result in results)
-            self.closing.append(f"{done} domains put back" if results else "the journal has nothing to take back")
+            domains = "1 domain" if done == 1 else f"{done} domains"
+            self.closing.append(f"{domains} put back" if results else "the journal has nothing to take back")
         return rows

@@ -1,4 +1,4 @@
-"""pmuconf serve"""
+"""The command pmuconf serve."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class Serve(Action):
                 cause="module-missing",
                 hint="Install it with 'pip install pmuconf[host]'",
             ) from None
-        log, systemd = Log(), Systemd()
-        service = Service(lambda: self._settings(args), _survey, log, systemd)
+        service_log, systemd = Log(), Systemd()
+        service = Service(lambda: self._settings(args), _survey, service_log, systemd)
         threading.Thread(target=_obey, args=(service.reload, service.stop, systemd.stopping), daemon=True).start()
         service.run()
-        log.info("stopped", "stopped")
+        service_log.info("stopped", "stopped")
         return 0
 
     def _settings(self, args: argparse.Namespace) -> conf.Settings:

@@ -76,7 +76,7 @@ class Forks:
 
 def _serve() -> None:
     main = import_module("pmuconf.commands.main").main
-    for name in ("run", "commands.apply", "commands.journal", "commands.rollback"):
+    for name in ("change.run", "commands.apply", "commands.journal", "commands.rollback"):
         import_module(f"pmuconf.{name}")
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -429,6 +429,12 @@ def test_the_journal_newest_first(run: Run, journalled: str) -> None:
     assert r"=web\x9b" in run("journal", config=journalled).out
 
 
+def test_a_column_that_there_is_not_is_a_usage_error(run: Run, journalled: str) -> None:
+    ran = run("journal", "-c", "nothing", config=journalled)
+    assert (ran.status, ran.out) == (255, "")
+    assert "no column is called nothing (usage)" in ran.err
+
+
 def test_purging_the_journal(run: Run, journalled: str) -> None:
     assert run("journal", "purge", config=journalled).err == "pmuconf: 0 changes dropped\n"
     assert run("journal", "purge", "--older-than", "0", config=journalled).err == "pmuconf: 2 changes dropped\n"
