@@ -76,7 +76,8 @@ bench-lab: $(VENV)/test
 	$(BIN)/python -m tests.lab.costs docs/performance.md
 
 records: $(VENV)/test
-	tests/lab/fetch newer
+	tests/lab/fetch corpus
+	tests/lab/fetch-qemu
 	tests/lab/build
 	$(BIN)/python -m tests.lab.records
 

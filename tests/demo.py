@@ -29,7 +29,7 @@ from tests.support import embedded
 from tests.support.domains import nova_domain, plain_domain
 from tests.support.records import report_of, unpack
 
-_PAGE: Final = Path(__file__).parents[1] / "build/demo.html"
+PAGE: Final = Path(__file__).parents[1] / "build/demo.html"
 _POLICY = """\
 [policy]
 default = off
@@ -66,7 +66,7 @@ def _show(root: Path) -> int:
     print("the policy, in pmuconf.conf:\n")
     print(textwrap.indent(_POLICY, "    "), end="")
 
-    run = _Runner(config)
+    run = Runner(config)
     run("What each VM has, and where that is not what the policy wants", "audit", expect=2)
     run("What would be changed; nothing is", "apply --dry-run", expect=2)
     run("Change it: only <features><pmu/> of the next boot, each change journalled and verified", "apply", expect=1)
@@ -75,7 +75,7 @@ def _show(root: Path) -> int:
     run("The journal of changes", "journal", expect=0)
     run("Take it all back", "rollback --all", expect=0)
     run("As it was before", "audit", expect=2)
-    _show_records(root, run)
+    show_records(root, run)
     print(
         "\nOn your own host, as root (nothing is changed before the last of them):\n\n"
         f"    {_shown(sys.executable).parent / 'pmuconf'} status\n"
@@ -87,7 +87,7 @@ def _show(root: Path) -> int:
     return run.status
 
 
-def _show_records(root: Path, run: _Runner) -> None:
+def show_records(root: Path, run: Runner) -> None:
     """Two recorded hosts: what their kernels do, how they stand, and one VM on each."""
     guarded, stock = (unpack(name, root) for name in ("6.1-guarded", "6.1-stock"))
     columns = "-c verdict -c evidence -c instructions"
@@ -122,9 +122,9 @@ def _show_records(root: Path, run: _Runner) -> None:
         print(f"on {report.host}:")
         _print(f"    {line}" for line in story(report, vm))
         print()
-    _PAGE.parent.mkdir(exist_ok=True)
-    _PAGE.write_text(page(document(reports[0], Policy())))
-    print(f"The whole report on the guarded host, as a page for your browser: {_PAGE}")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(document(reports[0], Policy())))
+    print(f"The whole report on the guarded host, as a page for your browser: {PAGE}")
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -153,7 +153,7 @@ def _define(uri: str) -> None:
         connection.close()
 
 
-class _Runner:
+class Runner:
     """Runs pmuconf and shows what it says, as it comes."""
 
     def __init__(self, config: Path) -> None:

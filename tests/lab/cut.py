@@ -28,7 +28,7 @@ from typing import Any, Final
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey
 
-__all__ = ["Types", "cut", "cut_types", "facts_of", "pack"]
+__all__ = ["Types", "check_words", "cut", "cut_types", "facts_of", "pack"]
 
 STRUCTURES: Final = frozenset(
     {"kvm", "kvm_arch", "kvm_pmc", "kvm_pmu", "kvm_vcpu", "kvm_vcpu_arch", "mm_struct", "task_struct", "xa_node"}
@@ -171,7 +171,7 @@ def cut(whole: Path, small: Path) -> None:
         module.write_bytes(own)
     modules = small / "proc/modules"
     modules.write_text("".join(_OF_KVM.findall(modules.read_text())))
-    _check_words(small)
+    check_words(small)
     if facts_of(small) != facts_of(whole):
         raise ValueError(f"the small record of {whole} is judged otherwise")
 
@@ -187,7 +187,7 @@ def _without(value: Any, names: Collection[str]) -> Any:
     return [_without(inner, names) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def _check_words(record: Path) -> None:
+def check_words(record: Path) -> None:
     """Refuse what names this machine, its folders or a network card."""
     here = {str(Path.home()), os.getcwd(), socket.gethostname()}
     here = {word for word in here if len(word) >= _SHORTEST}
