@@ -1,6 +1,6 @@
 """How far a VM's definitions are from what the policy wants. Pure.
 
-This is the one place that says what drift and pending are, in the words of docs/vocabulary.md. A VM is pending if its
+No other file says what drift and pending are; the words are those of docs/vocabulary.md. A VM is pending if its
 next boot does not drift, and its guest or its saved image waits.
 """
 

@@ -96,7 +96,7 @@ class FlavorImageConflict(PmuconfError):
 class Subject:
     """The facts of a domain or flavor that the policy decides by.
 
-    None means that it has none: a plain libvirt domain has no flavor. ``UNKNOWN`` means that the caller cannot know.
+    None means a known absence: a plain libvirt domain has no flavor. ``UNKNOWN`` means that the caller cannot know.
 
     :param pmu: the state in the domain's definition now; ``UNKNOWN`` if there is no domain yet.
     """
@@ -336,7 +336,7 @@ def _fits(text: str, glob: str) -> bool:
 
 
 def _covers(criterion: str, values: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether every subject that matches one of the others also matches one of the values."""
+    """Whether each subject that ``others`` match is also matched by ``values``."""
     return bool(others) and all(any(_implies(criterion, other, value) for value in values) for other in others)
 
 

@@ -83,7 +83,7 @@ def look(
 
     Each of its texts is read and parsed once: what follows from them works with the definitions that the Vm has.
 
-    :raises PmuconfError: an error that may concern all domains. One that is this domain's alone is in its Vm.
+    :raises PmuconfError: an error that may concern all domains. An error of this domain alone is in its Vm.
     """
     try:
         states = _states(hypervisor, listed, max_bytes, fill)

@@ -14,7 +14,7 @@ from xml.parsers import expat
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.xmltext import DomainXmlError
 
-__all__ = ["Edit", "Place", "Places", "disagreement"]
+__all__ = ["Edit", "ElementPlace", "Places", "disagreement"]
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _VALUE = rb"""[ \t\r\n]*=[ \t\r\n]*("[^"]*"|'[^']*')"""
@@ -34,14 +34,14 @@ class Edit:
     new: bytes
 
 
-class Place:
+class ElementPlace:
     """Where the start tag and the end tag of an element begin; for an empty element, where its only tag ends."""
 
     __slots__ = ("children", "end", "start")
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
-        self.children: list[Place] = []
+        self.children: list[ElementPlace] = []
 
 
 class Places:
@@ -54,13 +54,13 @@ class Places:
         first = _ATTRIBUTE.search(self._tag(self.root, b"domain")["attributes"])
         self.quote = first[2][:1] if first else b"'"
 
-    def without(self, place: Place, *, spaced: bool) -> Edit:
+    def without(self, place: ElementPlace, *, spaced: bool) -> Edit:
         """The edit that takes an element away; its line too, if only white space is around it."""
         tag = self._tag(place, b"pmu")
         line = self._line_before(place.start) if spaced else b""
         return Edit(place.start - len(line), self._end(place, tag), b"")
 
-    def with_state(self, place: Place, state: PmuState, written: int | None) -> Edit:
+    def with_state(self, place: ElementPlace, state: PmuState, written: int | None) -> Edit:
         """The edit that gives a PMU this state.
 
         :param written: the number of the attribute that says the state now; None: it has none.
@@ -75,7 +75,7 @@ class Places:
         at = tag.end("attributes")
         return Edit(at, at, b" state=" + self.quote + state.value.encode() + self.quote)
 
-    def first_in(self, place: Place, new: bytes, *, spaced: bool) -> Edit:
+    def first_in(self, place: ElementPlace, new: bytes, *, spaced: bool) -> Edit:
         """The edit that puts text in front of everything in these features, on a line of its own if they have lines."""
         tag = self._tag(place, b"features")
         if tag["empty"]:
@@ -90,7 +90,7 @@ class Places:
             line = before + before.lstrip(b"\r\n")
         return Edit(at, at, line + new)
 
-    def in_front(self, place: Place, new: bytes, *, spaced: bool) -> Edit:
+    def in_front(self, place: ElementPlace, new: bytes, *, spaced: bool) -> Edit:
         """The edit that puts text in front of an element, on a line of its own if the element has one."""
         line = self._line_before(place.start) if spaced else b""
         at = place.start - len(line)
@@ -112,15 +112,15 @@ class Places:
         """The edit that puts text into an empty element: its only tag becomes two, with the text between them."""
         return Edit(tag.start("empty"), tag.end(), b">" + new + b"</" + tag["name"] + b">")
 
-    def _placed(self) -> Place:
+    def _placed(self) -> ElementPlace:
         reader = expat.ParserCreate("utf-8")
-        path = [Place(0)]
+        path = [ElementPlace(0)]
         depth = 0
 
         def start(_name: str, _attributes: object) -> None:
             nonlocal depth
             if depth < 3:
-                place = Place(reader.CurrentByteIndex)
+                place = ElementPlace(reader.CurrentByteIndex)
                 path[-1].children.append(place)
                 path.append(place)
             depth += 1
@@ -139,13 +139,13 @@ class Places:
             raise self._disagreement(f"expat says: {expat.ErrorString(error.code)}", error.lineno) from None
         return path[0].children[0]
 
-    def _tag(self, place: Place, name: bytes) -> re.Match[bytes]:
+    def _tag(self, place: ElementPlace, name: bytes) -> re.Match[bytes]:
         tag = _START_TAG.match(self._data, place.start)
         if tag is None or tag["name"].rpartition(b":")[2] != name:
             raise self._disagreement(f"no <{name.decode()}> where there should be one")
         return tag
 
-    def _end(self, place: Place, tag: re.Match[bytes]) -> int:
+    def _end(self, place: ElementPlace, tag: re.Match[bytes]) -> int:
         if tag["empty"]:
             return tag.end()
         end = _END_TAG.match(self._data, place.end)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from lxml import etree
 
 from pmuconf.domain.definition import PmuState
-from pmuconf.domain.places import Edit, Place, Places, disagreement
+from pmuconf.domain.places import Edit, ElementPlace, Places, disagreement
 from pmuconf.domain.reading import libvirt_head, parse_domain, pmu_state, state_attribute
 from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, encoding
 
@@ -144,7 +144,7 @@ class _Pmu:
     features: int
     number: int
 
-    def place(self, places: Places) -> Place:
+    def place(self, places: Places) -> ElementPlace:
         """Where it stands in the text."""
         return places.root.children[self.features].children[self.number]
 

@@ -71,6 +71,6 @@ def overridden(guest: Guest) -> bool:
     wanted = guest.wanted
     if wanted is None or guest.next_boot is not wanted or guest.heeded is not False:
         return False
-    if guest.differs:  # it gets at its next start what it has now
+    if guest.differs:  # the next start gives the same PMU again
         return guest.has_pmu is not (wanted is PmuState.ON)
     return guest.will_get(wanted) is not wanted
