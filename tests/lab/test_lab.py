@@ -89,6 +89,7 @@ def _booted(series: str, job: str, arguments: str) -> dict[str, Said]:
 
 UNGUARDED = (2, "unguarded", "no-test", "observed")
 GUARDED = (0, "guarded", "guard-in-caller", "observed")
+EARLY_OUT = (0, "early-out", "nothing-counted", "observed")
 FROM_FILE = (2, "unguarded", "no-test", "inferred")
 
 EXPECTED = [
@@ -109,6 +110,9 @@ EXPECTED = [
     ("6.1", "enabled-6.1", "", "guarded-yes", GUARDED),
     ("6.12", "verdicts-6.12", "", "stock", UNGUARDED),
     ("6.12", "verdicts-6.12", "", "guarded", GUARDED),
+    ("6.18", "records-6.18", "", "stock", EARLY_OUT),
+    ("newest", "records-newest", "", "stock", EARLY_OUT),
+    ("newest", "records-newest", "", "guarded", GUARDED),
     ("6.1", "lockdown-6.1", "lockdown=integrity", "lockdown", UNGUARDED),
     ("6.1", "lockdown-6.1", "lockdown=integrity", "lockdown-no-file", UNGUARDED),
     ("6.1", "lockdown-6.1", "lockdown=confidentiality", "lockdown", FROM_FILE),
