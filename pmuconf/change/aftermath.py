@@ -18,7 +18,7 @@ from pmuconf.domain.difference import in_metadata, of_libvirt
 from pmuconf.domain.libvirttext import LibvirtText
 from pmuconf.hypervisor.history import Happening
 
-__all__ = ["LASTING", "SENTENCES", "Aftermath", "Step", "lasting", "overwrote", "with_findings"]
+__all__ = ["LASTING", "SENTENCES", "Aftermath", "FollowUp", "lasting", "overwrote", "with_findings"]
 
 SENTENCES: Final = {
     "defined-anew": "somebody undefined it in the moment of the change, and the change defined it anew: it stays",
@@ -33,7 +33,7 @@ LASTING: Final = frozenset({"edit-overwritten", "not-confirmed"})
 """The findings that stay true though the change is made once more, on top of another text."""
 
 
-class Step(enum.Enum):
+class FollowUp(enum.Enum):
     """What follows from a look at what a define of ours led to."""
 
     DONE = "done"
@@ -87,14 +87,14 @@ class Aftermath:
         others = _defines(self.events) > 1 or (Happening.METADATA in self.events and in_metadata(self.places))
         return bool(self.places) and not others and not of_libvirt(self.places)
 
-    def step(self, *, persistent: bool) -> Step:
+    def step(self, *, persistent: bool) -> FollowUp:
         """What follows.
 
         :param persistent: whether the domain has a next boot now.
         """
         if not persistent:
-            return Step.TRANSIENT
-        return Step.DONE if self.state is self.goal else Step.ANEW
+            return FollowUp.TRANSIENT
+        return FollowUp.DONE if self.state is self.goal else FollowUp.ANEW
 
     @property
     def undefined(self) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pmuconf.change.aftermath import SENTENCES, Aftermath, Step, lasting, overwrote, with_findings
+from pmuconf.change.aftermath import SENTENCES, Aftermath, FollowUp, lasting, overwrote, with_findings
 from pmuconf.change.entry import ChangeStatus
 from pmuconf.change.journal import Journal
 from pmuconf.change.limits import Brake
@@ -165,9 +165,9 @@ class Attempt:
                 aftermath = self._look(mark)
                 persistent = not aftermath.undefined or self._hypervisor.is_persistent(self._listed)
                 step = aftermath.step(persistent=persistent)
-                if step is Step.TRANSIENT:
+                if step is FollowUp.TRANSIENT:
                     return self._transient()
-                if step is Step.DONE:
+                if step is FollowUp.DONE:
                     return self._changed(aftermath)
                 self._defined = False
                 text = aftermath.text

@@ -17,7 +17,7 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.acting import acting_as
 from pmuconf.files.inputs import open_regular
-from pmuconf.files.place import FileOwner, Place, place
+from pmuconf.files.place import FileOwner, FilePlace, place
 
 __all__ = ["Store", "writer_lock"]
 
@@ -114,7 +114,7 @@ def _make_folder(folder: Path) -> None:
                     os.mkdir(at.name, 0o700, dir_fd=at.folder)
 
 
-def _owner(path: Path, at: Place) -> FileOwner | None:
+def _owner(path: Path, at: FilePlace) -> FileOwner | None:
     """Whose rights are taken on there.
 
     :raises PmuconfError: journal-untrusted: there is nobody whose rights would do.
@@ -134,7 +134,7 @@ def _owner(path: Path, at: Place) -> FileOwner | None:
     return at.stranger
 
 
-def _look(path: Path, at: Place, owner: FileOwner | None) -> None:
+def _look(path: Path, at: FilePlace, owner: FileOwner | None) -> None:
     """Say what is wrong with the files that are there. That helps the reader: what is safe does not depend on it."""
     _check(path, at.name, at.status, owner)
     for end in _BESIDE:

@@ -20,7 +20,7 @@ from typing import Final
 
 from pmuconf.files.inputs import open_regular
 
-__all__ = ["FileOwner", "Place", "open_placed", "place"]
+__all__ = ["FileOwner", "FilePlace", "open_placed", "place"]
 
 _MAX_LINKS: Final = 40  # as many as the kernel follows
 _DESCRIPTORS: Final = re.compile(r"/proc/[1-9][0-9]*(/task/[1-9][0-9]*)?/fd")
@@ -35,7 +35,7 @@ class FileOwner:
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """Where a path leads: the name ``name`` in the folder ``folder``, a descriptor that is open while it is used.
 
     :param status: what is there, None if nothing is; never that of a symbolic link, but for one in /proc/PID/fd.
@@ -64,7 +64,7 @@ class Place:
 
 
 @contextmanager
-def place(path: Path) -> Iterator[Place]:
+def place(path: Path) -> Iterator[FilePlace]:
     """Where the path leads, symbolic links followed, also that of its last part; nothing need be there.
 
     :raises OSError: as open() does; ELOOP for a link that a stranger may have made.
@@ -108,7 +108,7 @@ class _Walk:
         self._ours = {0, os.geteuid(), root.status.st_uid}
         self._steps = [root]
 
-    def place(self) -> Place:
+    def place(self) -> FilePlace:
         while self._left:
             name = self._left.popleft()
             if name == "..":
@@ -121,7 +121,7 @@ class _Walk:
         top = self._steps.pop() if len(self._steps) > 1 else None  # a folder
         return self._found(top.name if top else "", (top or self._steps[0]).status)
 
-    def _step(self, name: str, *, last: bool) -> Place | None:
+    def _step(self, name: str, *, last: bool) -> FilePlace | None:
         """Go into this folder, or along this link; the place, if it is the end of the way."""
         try:
             step = self._opened(name, self._steps[-1].descriptor)
@@ -161,13 +161,13 @@ class _Walk:
         self._stack.callback(os.close, descriptor)
         return _Step(name, descriptor, os.fstat(descriptor))
 
-    def _found(self, name: str, status: os.stat_result | None) -> Place:
+    def _found(self, name: str, status: os.stat_result | None) -> FilePlace:
         stranger, shared = self._strangers(status)
         path = Path(self._text()) / name
-        return Place(self._steps[-1].descriptor, name, status, path, stranger, shared)
+        return FilePlace(self._steps[-1].descriptor, name, status, path, stranger, shared)
 
     def _strangers(self, status: os.stat_result | None) -> tuple[FileOwner | None, Path | None]:
-        """The stranger and the shared folder of a Place that has this status."""
+        """The stranger and the shared folder of a FilePlace that has this status."""
         children = [step.status for step in self._steps[1:]]
         for at, (step, child) in enumerate(zip(self._steps, [*children, status])):
             if step.status.st_uid not in self._ours:

@@ -14,7 +14,7 @@ from typing import Final, TextIO
 from uuid import uuid4
 
 from pmuconf.errors import PmuconfError
-from pmuconf.files.place import Place, place
+from pmuconf.files.place import FilePlace, place
 
 __all__ = ["replace_file", "replacing", "trusted"]
 
@@ -58,7 +58,7 @@ def replacing(path: Path, *, ours: bool = False) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _anew(at: Place, before: os.stat_result | None) -> Iterator[TextIO]:
+def _anew(at: FilePlace, before: os.stat_result | None) -> Iterator[TextIO]:
     """A new file in the place of what is there; ``before``: whose mode and owner it takes over."""
     temporary = f".{at.name[:200]}.{uuid4().hex[:8]}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -89,7 +89,7 @@ def _give(descriptor: int, before: os.stat_result) -> None:
 
 
 @contextmanager
-def _written_to(at: Place) -> Iterator[TextIO]:
+def _written_to(at: FilePlace) -> Iterator[TextIO]:
     """What is there, a device or a FIFO, opened for writing; or a file that we have open, /dev/stdout."""
     if at.status is not None and stat.S_ISDIR(at.status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

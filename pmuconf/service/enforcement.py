@@ -18,7 +18,7 @@ from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.hypervisor.listing import Listed
 from pmuconf.service.agenda import Allowance
 from pmuconf.service.announcer import Announcer
-from pmuconf.service.failures import Failures
+from pmuconf.service.failures import FailedChanges
 from pmuconf.service.notes import Notes
 
 __all__ = ["Enforcement", "to_be_changed"]
@@ -37,7 +37,7 @@ class Enforcement:
     """
 
     def __init__(self, chosen: Settings, notes: Notes, announcer: Announcer) -> None:
-        self.failures = Failures()
+        self.failures = FailedChanges()
         self._notes = notes
         self._announcer = announcer
         self.configure(chosen)

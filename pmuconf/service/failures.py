@@ -6,10 +6,10 @@ from collections.abc import Set
 
 from pmuconf.change.result import Outcome, Result
 
-__all__ = ["Failures"]
+__all__ = ["FailedChanges"]
 
 
-class Failures:
+class FailedChanges:
     """The domains, by UUID, whose last change failed, or left more changed than the PMU since the last pass."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 
-from pmuconf.change.aftermath import SENTENCES, Aftermath, Step
+from pmuconf.change.aftermath import SENTENCES, Aftermath, FollowUp
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.libvirttext import LibvirtText
 from pmuconf.domain.rewriting import rewrite
@@ -86,17 +86,17 @@ def test_what_was_heard_behind_our_own(later: tuple[Happening, ...], text: str, 
 @pytest.mark.parametrize(
     ("events", "text", "persistent", "step"),
     [
-        ((D,), OURS, True, Step.DONE),
-        ((D,), LESS_MEMORY, True, Step.DONE),  # the state is as wanted: what else differs is reported
-        ((), OURS, True, Step.DONE),
-        ((D, D), BEFORE, True, Step.ANEW),
-        ((D, U, A), BEFORE, True, Step.ANEW),
-        ((D, U), OURS, False, Step.TRANSIENT),
-        ((D, U), BEFORE, False, Step.TRANSIENT),
-        ((A, U), OURS, True, Step.DONE),  # reported out of order
+        ((D,), OURS, True, FollowUp.DONE),
+        ((D,), LESS_MEMORY, True, FollowUp.DONE),  # the state is as wanted: what else differs is reported
+        ((), OURS, True, FollowUp.DONE),
+        ((D, D), BEFORE, True, FollowUp.ANEW),
+        ((D, U, A), BEFORE, True, FollowUp.ANEW),
+        ((D, U), OURS, False, FollowUp.TRANSIENT),
+        ((D, U), BEFORE, False, FollowUp.TRANSIENT),
+        ((A, U), OURS, True, FollowUp.DONE),  # reported out of order
     ],
 )
-def test_what_follows(events: tuple[Happening, ...], text: str, persistent: bool, step: Step) -> None:
+def test_what_follows(events: tuple[Happening, ...], text: str, persistent: bool, step: FollowUp) -> None:
     assert found(events, text).step(persistent=persistent) is step
 
 
