@@ -1,4 +1,4 @@
-"""What a define of ours led to, judged by what was heard and read behind it. Pure: it looks at nothing itself.
+"""The aftermath of a define of ours, judged by the events and the text behind it. Pure: it looks at nothing itself.
 
 Nothing is ever put right here: what differs is libvirt's own doing or somebody else's edit, and neither is ours to
 undo. So each finding is a sentence for the report, and the domain stays as it was found.
@@ -27,14 +27,14 @@ SENTENCES: Final = {
     "differs-after": "it differs in {places} too, by libvirt's own normalising or somebody else's edit: that stays",
     "": "libvirt itself gave {places} another form",
 }
-"""What is said of each finding, the gravest first; the last one is no trouble."""
+"""The sentence of each finding, the gravest first; the last one is no trouble."""
 
 LASTING: Final = frozenset({"edit-overwritten", "not-confirmed"})
 """The findings that stay true though the change is made once more, on top of another text."""
 
 
 class FollowUp(enum.Enum):
-    """What follows from a look at what a define of ours led to."""
+    """The step that follows from the aftermath of a define."""
 
     DONE = "done"
     """The domain has the state that it was to have."""
@@ -46,7 +46,7 @@ class FollowUp(enum.Enum):
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What was found behind a define of ours.
+    """The events and the text behind a define of ours.
 
     :param before: the text that was there right before it.
     :param goal: the PMU state that it gave the domain.
@@ -88,7 +88,7 @@ class Aftermath:
         return bool(self.places) and not others and not of_libvirt(self.places)
 
     def step(self, *, persistent: bool) -> FollowUp:
-        """What follows.
+        """The step that follows.
 
         :param persistent: whether the domain has a next boot now.
         """

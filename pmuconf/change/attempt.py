@@ -1,7 +1,7 @@
 """One change of one domain: from the text that was read to the look at what its define led to.
 
 libvirt has no compare-and-swap. So the text is read with its secrets and written down, read again and compared,
-defined, and read once more. Nothing is ever put back or undefined here. What differs then outside ``features/pmu`` is
+defined, and read once more. Nothing is ever put back or undefined here. A difference outside ``features/pmu`` is
 libvirt's own doing or somebody else's edit, and is reported (see Aftermath). If somebody else's define took the PMU
 state back, the change is planned anew on top of it.
 """
@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every change of a run works with."""
+    """The tools of every change of a run."""
 
     hypervisor: Hypervisor
     journal: Journal
@@ -71,7 +71,7 @@ class Workshop:
 
 
 def draft(workshop: Workshop, plan: Plan) -> Draft | Result:
-    """What a plan is going to define, by the domain as it is now; or the result, if that ends it."""
+    """The draft of a plan, by the domain as it is now; or its result, if there is nothing to define."""
     if workshop.brake.reason:
         return workshop.brake.not_begun(plan)
     try:

@@ -20,7 +20,7 @@ CLOUD: Final = "openstack:"
 
 
 class ChangeKind(enum.Enum):
-    """What made a change: the policy, its canary, or a roll back."""
+    """The kind of a change: of the policy, of its canary, or of a roll back."""
 
     APPLY = "apply"
     CANARY = "canary"

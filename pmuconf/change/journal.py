@@ -1,9 +1,9 @@
 """The journal: what pmuconf changed, or is about to change, on this host.
 
-A change is written here before it is made, and settled when it has been verified. If a crash leaves a change in flight,
-the next run settles it by a look at the domain. The journal keeps facts about the PMU only, with one exception: a
-change in flight holds the domain's whole XML with its secrets, so that a crash can be judged by it afterwards. When the
-change is settled, the XML is wiped from the file (secure_delete, and the write-ahead log is cut off).
+A change is written here before it is made, and settled when it has been verified. If a crash leaves a change in
+flight, the next run settles it by a look at the domain. The journal keeps facts about the PMU only, with one exception.
+A change in flight holds the domain's whole XML with its secrets, so that a crash can be judged by it. When the change
+is settled, the XML is wiped from the file (secure_delete, and the write-ahead log is cut off).
 
 SQLite in WAL mode with synchronous=FULL: what is committed is on the disk (https://sqlite.org/wal.html).
 """
@@ -150,7 +150,7 @@ class Journal:
         return entries[0] if entries else None
 
     def copy_of(self, carried: Entry) -> Entry | None:
-        """What this journal has of a change that some journal, perhaps this one, gave away; None if nothing."""
+        """The entry of a change that another journal, or this one, gave away; None if this journal does not have it."""
         values = (carried.uuid, carried.uri, _text(carried.at))
         entries = self._entries("WHERE uuid = ? AND uri = ? AND at = ?", values)
         return entries[0] if entries else None
@@ -277,7 +277,7 @@ class Journal:
         return row is not None
 
     def _of(self, driver: Driver, which: str = "TRUE") -> tuple[str, list[str]]:
-        """What finds the changes on this driver, by whatever it was known when they were made."""
+        """The condition, with its values, of the changes on this driver, under all its names and ids."""
         with self._lock, self._store.work():
             query = f"SELECT DISTINCT uri, machine, host_uuid FROM change WHERE {which}"
             rows = self._connection.execute(query).fetchall()

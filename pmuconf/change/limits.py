@@ -13,7 +13,7 @@ from pmuconf.errors import PmuconfError
 
 __all__ = ["REFUSED", "Brake", "Limits"]
 
-# What libvirt did not do for one domain concerns that one alone. Anything else may hold for all, and ends the run.
+# Errors of one domain, which do not stop the others. Any other error may concern all domains, and ends the run.
 _OF_ONE: Final = frozenset({"libvirt-error", "domain-timeout", "refused-by-libvirt", "libvirt-permission"})
 
 REFUSED: Final = frozenset({"refused-by-libvirt", "libvirt-permission"})

@@ -31,9 +31,9 @@ def apply(
     """Make the changes, within the limits; a result for each plan, as it is known.
 
     In the order of the plans, but those last that libvirt refused the last time; no canary is chosen among them.
-    A domain that fails stops nobody else, up to the limit of failures; what may hold for all ends the run.
+    A domain that fails stops no other, up to the limit of failures. An error that may concern all ends the run.
 
-    :raises PmuconfError: the journal can't be written; nothing that is not written down has been changed.
+    :raises PmuconfError: the journal can't be written. Then no change is made that is not in the journal.
     """
     refused = journal.refused(hypervisor.driver, REFUSED)
     plans = sorted(plans, key=lambda plan: plan.listed.uuid in refused)

@@ -1,4 +1,4 @@
-"""What is to be done about a domain. Pure: decides, changes nothing."""
+"""Plans: which domains are to be changed, to which state, and which stay as they are. Pure: changes nothing."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _undoing(chain: Sequence[Entry], domain: Seen | None) -> Plan | Result:
 
 
 def planned(plan: Plan) -> Result:
-    """What a dry run says of a plan."""
+    """The result of a plan in a dry run."""
     return replace(result_of(plan, Outcome.PLANNED), pending=plan.pending)
 
 
@@ -219,7 +219,7 @@ def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", cha
 
 
 def _caveat(vm: Vm, state: PmuState) -> Caveat | None:
-    """What to say of writing that state."""
+    """Why writing that state may do nothing for the guest; None if nothing speaks against it."""
     now = vm.next_domain
     if now is None or not now.x86:
         return None

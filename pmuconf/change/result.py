@@ -1,4 +1,4 @@
-"""What became of one domain in a run: how it ended, why, and what is left to do. Pure."""
+"""The result of a run for each domain: how it ended, why, and the remedies. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Outcome", "Result", "tally"]
 
 
 class Outcome(enum.Enum):
-    """What became of one planned change."""
+    """How a planned change ended."""
 
     PLANNED = "planned"
     CHANGED = "changed"
@@ -54,7 +54,7 @@ _BY_OUTCOME: Final = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a domain.
+    """The result for one domain.
 
     :param old: its PMU state before; ``new``: the one that it has now, or was to have.
     :param rule: the rule of the policy that asked for it.
@@ -103,7 +103,7 @@ class Result:
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        """What is to be done, in this order; empty if nothing is."""
+        """The steps that are left to do, in their order."""
         if self.cause in ("cpu-overridden", "next-boot-unknown"):
             decision = Decision.ON if self.new is PmuState.ON else Decision.OFF
             return (options_remedy(CASES[self.cause].remedies[0], decision),)
@@ -129,7 +129,7 @@ class Result:
 
 
 def tally(results: Sequence[Result]) -> str:
-    """How a run ended, in one sentence: how many domains had which outcome, and what comes next."""
+    """A run in one sentence: how many domains had which outcome, and what comes next."""
     if not results:
         return "nothing to change: all as the policy wants"
     counts = Counter(result.outcome for result in results)

@@ -24,7 +24,7 @@ _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Aged:
-    """What decides about a change. ``at`` is None where the journal has no time that can be read."""
+    """The facts that decide about a change. ``at`` is None where the journal has no time that can be read."""
 
     id: int
     at: datetime | None

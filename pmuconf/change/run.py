@@ -1,6 +1,6 @@
 """One run over a host: bring domains on policy or take changes back, for real or to see what would be done.
 
-What the commands and the Ansible modules share: both give a Run what was asked of them, and show its results.
+Commands and Ansible's modules give a Run the options that they got, and show its results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LISTS = "pmuconf journal lists them"
 
 @dataclass(frozen=True)
 class Run:
-    """What every run is given.
+    """The options of every run.
 
     :param uri: the libvirt connection; None for the configuration's.
     :param dry: tell what would be done, on a read-only connection.
@@ -90,7 +90,7 @@ class Run:
     def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
         """Take back the changes of these domains, or with None all that there are; or one change alone.
 
-        What was taken back already is so, and no error. What was changed on another host is named.
+        A change that was taken back already is no error. Changes of other hosts are named.
 
         :param names: today's names, or UUIDs.
         :raises PmuconfError: no-such-change, not-to-be-undone, flavor-change, ambiguous-domain, locked, ...
@@ -126,8 +126,8 @@ class Run:
     ) -> list[Result]:
         """Take back changes that journals, of this host or of others, gave away, as far as their domains are here.
 
-        What was taken back here is in this host's journal; the journal that gave it away is not told, but whoever
-        carries the same change here again finds it undone.
+        This host's journal has the roll back. The journal that gave the change away does not get to know of it. But if
+        the same change is carried here again, it counts as undone.
 
         :param records: as Entry.record() makes them; those of domains that are not here are passed over.
         :param names: only those of domains that are called so here today, or have these UUIDs.

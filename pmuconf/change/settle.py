@@ -1,4 +1,4 @@
-"""What earlier runs left in the journal: settled before anything else is written, and held against the domains."""
+"""Entries of earlier runs: settled by a look at their domains, before anything else is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_ALL: Final = frozenset({"libvirt-lost", "libvirt-unreachable", "libvirt-time
 def tidied(hypervisor: Hypervisor, journal: Journal) -> list[str]:
     """Leave nothing of this host in flight; a sentence for each thing that was in the journal, and what became of it.
 
-    What a crash had left in flight and how that ended, what can't be read, what belongs to another host.
+    The sentences are about changes that a crash left in flight, that can't be read, or that belong to another host.
 
     :raises PmuconfError: an error that concerns all domains, or the journal's.
     """
@@ -60,8 +60,8 @@ def settle(hypervisor: Hypervisor, journal: Journal) -> list[tuple[Entry, Change
     has the old state is drift, which the run that follows finds by itself. The cause ``settled-differs`` says that
     more than the PMU state is not as it was before the crash: somebody else edited the domain since.
 
-    What is wrong with one entry, or with one domain, is no matter of the others: ``preimage-damaged``,
-    ``uuid-invalid``, and the cause of a domain that can't be read, whose entry stays in flight.
+    A fault of one entry or one domain does not stop the others: ``preimage-damaged``, ``uuid-invalid``, or the cause of
+    a domain that can't be read. The entry of such a domain stays in flight.
     """
     ended = [(entry, *_ended(hypervisor, journal, entry)) for entry in journal.in_flight(hypervisor.driver)]
     closed = [(entry.id, status, cause) for entry, status, cause in ended if status is not ChangeStatus.IN_FLIGHT]

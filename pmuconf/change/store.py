@@ -65,7 +65,7 @@ class Store:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """What is done with the journal's files is done in this; errors of SQLite and the system leave it as ours.
+        """The context of all work with the journal's files: errors of SQLite and the system leave it as ours.
 
         :raises PmuconfError: journal-permission, journal-damaged, journal-full, journal-busy.
         """
@@ -135,7 +135,7 @@ def _owner(path: Path, at: FilePlace) -> FileOwner | None:
 
 
 def _look(path: Path, at: FilePlace, owner: FileOwner | None) -> None:
-    """Say what is wrong with the files that are there. That helps the reader: what is safe does not depend on it."""
+    """Refuse files that are wrong, with the reason. It only helps the reader: safety does not depend on it."""
     _check(path, at.name, at.status, owner)
     for end in _BESIDE:
         with suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
-"""Whom a name means. Names are today's names, as libvirt has them; a UUID may be written in any way.
+"""The domain that a name means: names are today's names, as libvirt has them; a UUID may be written in any way.
 
-The journal has the names of the past. A domain that is called like another one was then is another domain.
+The journal has the names of the past. If a domain has today the name that another one had then, they are two domains.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Whom", "changes_of", "whom"]
 
 @dataclass(frozen=True)
 class Whom:
-    """What a name means to a journal.
+    """The domains that a name means to a journal.
 
     :param uuid: the domain's UUID; None if no domain is called so today, and it is no UUID either.
     :param once: the UUIDs of other domains that were called so when they were changed.
@@ -31,7 +31,7 @@ class Whom:
 
 
 def whom(name: str, entries: Iterable[Entry], hypervisor: Hypervisor | None) -> Whom:
-    """Whom a name means, with a journal's changes; without libvirt, only a UUID means anybody.
+    """The domain that a name means, with a journal's changes; without libvirt, only a UUID means one.
 
     :raises PmuconfError: ambiguous-domain, or what libvirt says.
     """
@@ -46,20 +46,20 @@ def changes_of(
 ) -> tuple[list[Entry], list[str]]:
     """The changes of these domains, to be shown; and sentences about names that nobody has today.
 
-    A name of the past gives the changes of those that had it. What is no domain (a flavor) has the name that it had.
+    A name of the past gives the changes of the domains that had it. A flavor is known by the name that it had.
 
     :raises PmuconfError: as whom().
     """
     uuids: set[str] = set()
     sentences = []
     for name in names:
-        found = whom(name, entries, hypervisor)
-        if found.uuid is not None:
-            uuids.add(found.uuid)
-        elif found.once:
-            uuids.update(found.once)
+        meant = whom(name, entries, hypervisor)
+        if meant.uuid is not None:
+            uuids.add(meant.uuid)
+        elif meant.once:
+            uuids.update(meant.once)
             today = "no domain is" if hypervisor is not None else "libvirt was not asked whether a domain is"
-            sentences.append(f"{today} called {name!r} today; once it was the name of {', '.join(found.once)}")
+            sentences.append(f"{today} called {name!r} today; once it was the name of {', '.join(meant.once)}")
     listed = [
         entry
         for entry in entries

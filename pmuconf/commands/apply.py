@@ -19,7 +19,7 @@ _NOVA_LASTS = (
 
 
 class ResultTable(Table):
-    """Lists what became of domains."""
+    """Lists the results of a run."""
 
     columns = ("name", "uuid", "old", "new", "rule", "outcome", "pending", "cause", "note", "remedy", "change")
     brief = ("name", "old", "new", "rule", "outcome", "note")
@@ -36,14 +36,14 @@ class Apply(ResultTable):
     """Bring domains on policy: write the PMU state that their next boot is to have.
 
     A running guest is never touched: it gets its new PMU state when it is stopped and started. Transient domains
-    are left alone. Each change is written to the journal before it is made, and verified after. What differs then
-    beside <features><pmu/> is reported and left as it is. pmuconf rollback takes changes back.
+    are left alone. Each change is written to the journal before it is made, and verified after. If a domain then
+    differs in more than <features><pmu/>, that is reported and stays. pmuconf rollback takes changes back.
 
-    Limits: --max-changes; --max-failures, for a domain that fails stops nobody else; --canary changes a few first.
-    The next run takes a domain last that libvirt refused to define.
+    Limits: --max-changes; --max-failures, because a domain that fails stops no other; --canary changes a few first.
+    A domain that libvirt refused to define is the last one of the next run.
 
-    Exit status: 0 all as wanted, 1 something waits for a restart or can't be changed, 2 drift remains or a domain came
-    back that somebody had undefined (with --dry-run: something would be changed), 255 error or a change that failed.
+    Exit status: 0 all as wanted; 1 something waits for a restart or can't be changed; 2 drift remains, or a domain came
+    back that somebody had undefined (with --dry-run: something would be changed); 255 an error, or a change failed.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -61,8 +61,8 @@ class Apply(ResultTable):
             "--max-failures",
             type=_count,
             metavar="N",
-            help="Stop when more than N domains have failed, or differ in more than their PMU afterwards, nobody knows "
-            "why. The default is [change] max_failures.",
+            help="Stop when more than N domains have failed, or differ in more than their PMU for no known reason. "
+            "The default is [change] max_failures.",
         )
         parser.add_argument(
             "--canary",

@@ -1,4 +1,4 @@
-"""What the commands share: configuration, the connection, tables that are safe to show, exit statuses."""
+"""The base of all commands: configuration, the connection, tables that are safe to show, exit statuses."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def settings(command: Command) -> conf.Settings:
 
 
 def run_of(command: Command, args: argparse.Namespace, *, dry: bool) -> Run:
-    """A run with the options of add_connect(), which tells a person how far it is."""
+    """A run with the options of add_connect(), which shows a person how far it is."""
     from pmuconf.change.run import Run
 
     return Run(settings(command), args.connect, dry, warning(command), progress)
 
 
 def warning(command: Command) -> Callable[[str], None]:
-    """What shows a sentence to a person, beside the answer."""
+    """A function that shows a sentence to a person, beside the answer."""
 
     def warn(sentence: str) -> None:
         command.app.LOG.warning("%s", sentence)

@@ -1,6 +1,6 @@
 """The last fence about commands that read only files: a time and a memory, whatever the files hold.
 
-Every reader has limits of its own, which say what is wrong with a file. This is for what they leave open.
+Every reader has limits of its own, which say what is wrong with a file. This fence is for the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Late(BaseException):
 
 @contextmanager
 def fence(files: int = 1, seconds: float = SECONDS) -> Iterator[None]:
-    """What is done within ends in time and keeps below a limit of memory.
+    """The work within ends in time and keeps below a limit of memory.
 
     :param files: how many files were given: beyond a thousand, each brings time and memory of its own.
     :raises PmuconfError: it took too long (input-too-slow) or too much memory (input-too-large).

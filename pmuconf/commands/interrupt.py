@@ -22,10 +22,10 @@ def watch() -> None:
 
     Python raises KeyboardInterrupt only between two steps of the main thread, and waits at its end for threads of
     pools. A call into C (SQLite that waits for a lock, the resolver, a write to a disk that hangs) may never come back.
-    What Python does is left to it for a while; then a thread ends the process as it stands. A change that is cut off
-    so is in the journal, and settled by the next run, as after kill -9.
+    So Python has a while for its own way to end, and then a thread ends the process as it stands. A change that is cut
+    off then is in the journal, and settled by the next run, as after kill -9.
 
-    Not where the interrupt is ignored or handled otherwise, and only in the main thread.
+    Nothing is done if the interrupt is ignored or handled otherwise, or outside the main thread.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return

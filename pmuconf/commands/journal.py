@@ -84,8 +84,8 @@ class ShowJournal(Table):
 class PurgeJournal(Action):
     """Drop finished changes from the journal; they can't be rolled back any more.
 
-    Changes in flight stay. By itself, whenever something is applied, the journal drops what is older than [journal]
-    retention_days, but never the newest 1000 changes, nor of the newest 10000 those that could be taken back.
+    Changes in flight stay. Each apply also drops changes older than [journal] retention_days by itself. It keeps the
+    newest 1000 changes, and of the newest 10000 those that can be taken back.
 
     Exit status: 0, or 255 for an error.
     """

@@ -30,16 +30,16 @@ class Serve(Action):
     """Keep this host's domains on policy and its report fresh, until told to stop.
 
     Looks at all domains at the start, whenever libvirt comes back, every [service] interval, and at SIGHUP; in
-    between at each domain that libvirt tells of. It decides and changes exactly as audit and apply do.
+    between at each domain of which libvirt reports an event. It decides and changes exactly as audit and apply do.
 
       [service] mode = observe   (the default) reports what is off policy; libvirt is opened read-only
       [service] mode = enforce   writes the next boot's PMU state too; no running guest is touched
 
-    Beside its log on standard error it serves /metrics (Prometheus) and /healthz (200 or 503, and why) at
-    [service] listen, 127.0.0.1:9754, and replaces [service] textfile and html if they are named.
+    It serves /metrics (Prometheus) and /healthz (200 or 503, and why) at [service] listen, 127.0.0.1:9754. It replaces
+    [service] textfile and html if they are named, and logs to standard error.
 
-    Signals: HUP reads the configuration anew (a wrong one is refused, the old one stays) and looks at all domains;
-    TERM ends it within five seconds, INT within two; neither changes anything.
+    Signals: HUP reads the configuration anew and looks at all domains. A wrong configuration is refused, and the old
+    one stays. TERM ends the service within five seconds, INT within two. Neither changes anything.
 
     Examples:
 
@@ -100,8 +100,8 @@ def _survey(file: Path | None) -> HostFacts:
 def _obey(reload: Callable[[], None], stop: Callable[[], None], stopping: Callable[[], None]) -> None:
     """Wait for signals; in a thread, because Python calls a handler only between two steps of the main one.
 
-    That one may hang in a call to libvirt for as long as keepalive takes to notice. A change that is cut off then is
-    in the journal, and settled at the next start, as after kill -9.
+    The main thread may hang in a call to libvirt until keepalive notices. A change that is cut off then is in the
+    journal, and settled at the next start, as after kill -9.
     """
     while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
         reload()

@@ -1,8 +1,8 @@
 """Where a path leads, walked folder by folder, so that no link of somebody else's takes us elsewhere.
 
-A folder that others than root and we can write to is a stranger's. In it they may put a symbolic link, a hard link or a
-FIFO in the place of any file, also between a check and its use. So no link of theirs is followed, and what is done is
-done relative to folders that are held open. root needs that most: it may write everywhere.
+A folder is a stranger's if others than root and we can write to it. They may put a symbolic link, a hard link or a FIFO
+in the place of any file there, also between a check and its use. So their links are not followed, and all work is
+relative to folders that are held open. root needs that most, because it may write everywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, all at once or not at all; and whose word is taken."""
+"""Files that are replaced all at once or not at all, and files that can be trusted."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def replace_file(path: Path, text: str, *, ours: bool = False) -> None:
 def replacing(path: Path, *, ours: bool = False) -> Iterator[TextIO]:
     """As replace_file(), for text that comes piece by piece; an exception in between leaves the old file.
 
-    A symbolic link is followed, and the file that it names is replaced. What is no regular file, such as /dev/null,
+    A symbolic link is followed, and the file that it names is replaced. A file that is not regular, such as /dev/null,
     /dev/stdout or a FIFO, is written to. Neither happens in a folder that others than root and we can write to.
 
     A new file has mode 0644: what reads reports (a browser, node_exporter) does not run as root. A file that is
-    replaced keeps its mode, but for the right of others to write it, and as far as we may, its owner and group.
+    replaced keeps its mode, without the right of others to write it. It keeps its owner and group as far as we may.
 
     :param ours: the file is to be believed by those who believe root or us: it is ours, with mode 0644, in any case.
     :raises PmuconfError: output-unwritable; nothing is left behind then.
@@ -90,7 +90,7 @@ def _give(descriptor: int, before: os.stat_result) -> None:
 
 @contextmanager
 def _written_to(at: FilePlace) -> Iterator[TextIO]:
-    """What is there, a device or a FIFO, opened for writing; or a file that we have open, /dev/stdout."""
+    """The device or FIFO that is there, opened for writing; or a file that we have open, /dev/stdout."""
     if at.status is not None and stat.S_ISDIR(at.status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if at.descriptor is not None:

@@ -2,8 +2,8 @@
 
 A call to libvirt can wait for ever. Keepalive notices a daemon that hangs. It does not notice a daemon that answers
 while a QEMU, a disk or a lock does not. Python can't take a thread out of such a call. So each connection has a thread
-of its own, the caller waits for it as long as the deadline allows, and then gives both up: the answer of a call that
-returns later is forgotten, and its thread closes the connection (see Line) and ends.
+of its own. The caller waits for it as long as the deadline allows, and then gives both up. If the call returns later,
+its answer is forgotten, and its thread closes the connection (see Line) and ends.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _silent() -> None:
 
 
 class _Question:
-    """What libvirt is asked: about which domain, since when, and for how long at most."""
+    """A question to libvirt: about which domain, since when, and for how long at most."""
 
     __slots__ = ("name", "seconds", "since", "what")
 
@@ -64,7 +64,7 @@ class _Question:
 
 
 class _Call(Generic[_Answer]):
-    """What a connection's thread is to do, and where the answer goes.
+    """A task of a connection's thread, and where the answer goes.
 
     ``question`` is None if the function asks libvirt by ask() itself, each time with a deadline of its own.
     """
@@ -111,7 +111,7 @@ class Connection:
     def open(cls, uri: str, *, read_only: bool, alive: Callable[[], None] = _silent) -> Connection:
         """Open within a bounded time: keepalive guards only what comes after the handshake.
 
-        If an earlier attempt still hangs, it is waited for again instead of starting another: retrying for hours
+        If an earlier attempt still hangs, it is waited for again instead of starting another. So retrying for hours
         leaves as many threads as there were callers at once, not thousands.
 
         :param alive: is called every second of the wait.
@@ -164,7 +164,7 @@ class Connection:
         seconds: float | None = None,
         alive: Callable[[], None] = _silent,
     ) -> _Answer:
-        """What the function makes of the connection, in the connection's thread.
+        """The function's answer; it is called with the connection, in the connection's thread.
 
         :param name: the domain that it is about, if it is about one.
         :param what: the domain's UUID, or what else tells this call from others: while one hangs, another that would
@@ -197,9 +197,9 @@ class Connection:
     ) -> list[_Answer]:
         """The function's answers, item by item, in the connection's thread.
 
-        What the function asks of this connection is asked there: without a way to another thread and back, which costs
-        as much as libvirt's answer. Each question has its own deadline all the same. If one hangs, the connection is
-        given up, and there are only the answers for the items before.
+        The function may call ask(), which needs no way to another thread and back then: that costs 40 to 50
+        microseconds. Each question has its own deadline all the same. If one hangs, the connection is given up, and
+        only the answers for the items before are returned.
 
         :param enough: whether no more answers are wanted.
         """

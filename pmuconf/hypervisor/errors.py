@@ -40,7 +40,7 @@ def timed_out(name: str, seconds: float) -> PmuconfError:
 
 
 def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
-    """What libvirt says when this URI can't be opened."""
+    """Libvirt's error, when this URI can't be opened, as one of ours."""
     code, number = error.get_error_code(), error.get_int1()
     text = _one_line(error)
     denied = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
@@ -66,7 +66,7 @@ def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
 
 
 def translate(error: libvirt.libvirtError, name: str) -> PmuconfError:
-    """What libvirt says, as an error of ours, about the domain of this name if there is one."""
+    """Libvirt's error as one of ours, about the domain of this name if there is one."""
     code = error.get_error_code()
     about = f"domain {name!r}: " if name else ""
     # A define that meets an undefine half way is refused with these words, which have no code of their own

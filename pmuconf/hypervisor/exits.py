@@ -1,4 +1,4 @@
-"""How often VMs leave their guests, as KVM counts it and libvirt tells; a QEMU that does not answer holds nobody."""
+"""How often VMs leave their guests, as KVM counts it and libvirt reports it. No QEMU that hangs stops the count."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class _Ask(Protocol):
     """Hypervisor's way to libvirt, with a limit."""
 
     def __call__(self, function: Callable[[Line], Any], *, seconds: float | None = None) -> Any:
-        """What the function makes of the connection."""
+        """The function's answer; it is called with the connection."""
 
 
 def exits_of(ask: _Ask) -> Exits:
     """All exits of all vCPUs of the running domains.
 
-    Without those of which libvirt (before 8.x), QEMU (before 7.1) or the kernel tells nothing. One request for the
-    whole host; it waits for each QEMU, and libvirt knows no limit for that. A request that does not come back is given
-    up. The next passes over the QEMU that it waits for, which has a job then, and so on for a few of them.
+    A domain is left out if libvirt (before 8.x), QEMU (before 7.1) or the kernel counts nothing. It is one request for
+    the whole host. libvirt waits for each QEMU without a limit, so a request that hangs is given up. The QEMU that it
+    waits for has a job then, so the next request passes over it. A few such QEMUs are got over in this way.
 
     :raises PmuconfError: as Hypervisor's methods.
     """

@@ -1,8 +1,8 @@
 """libvirt: open, list, read, define, and hear of other people's defines.
 
-Everything that talks to libvirt is here and in what this imports, and libvirt's errors leave it as PmuconfError with a
-cause. Domain XML is never put into an error. An audit opens read-only; only a change opens read-write, and only there
-may XML be read with its secrets, without which a redefine would drop the VNC password.
+All calls to libvirt are in this room, and libvirt's errors leave it as PmuconfError with a cause. Domain XML is never
+put into an error. An audit opens read-only. Only a change opens read-write, and only there XML may be read with its
+secrets: a redefine without them would drop the VNC password.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _Answer = TypeVar("_Answer")
 class Hypervisor:
     """One host's QEMU driver. Its methods may be called from several threads at once.
 
-    ``uri`` is libvirt's name of the connection. ``local`` says that its guests run under the kernel that this process
-    runs under: libvirt counts the same processor time (a socket may be forwarded from another host).
+    ``uri`` is libvirt's name of the connection. ``local`` says whether its guests run under this process's kernel: then
+    libvirt counts the same processor time. (A socket may be forwarded from another host.)
 
     Each thread has a connection of its own, opened when it first needs one. Not only for speed: where several
     threads share a connection and its daemon hangs, libvirt 9.0 wakes only one of them when the keepalive runs out.
@@ -142,16 +142,16 @@ class Hypervisor:
         return self._ask(found, what=uuid)
 
     def live_xml(self, listed: Listed) -> str:
-        """What the running guest has; of a domain that is not running, its next boot."""
+        """The definition of the running guest; of a domain that does not run, that of its next boot."""
         return self._xml(listed, 0)
 
     def next_boot_xml(self, listed: Listed, *, secrets: bool = False) -> str:
-        """What the next boot will have; with its secrets on a read-write connection only."""
+        """The definition of the next boot; with its secrets on a read-write connection only."""
         flags: int = libvirt.VIR_DOMAIN_XML_INACTIVE
         return self._xml(listed, flags | libvirt.VIR_DOMAIN_XML_SECURE if secrets else flags)
 
     def saved_xml(self, listed: Listed) -> str | None:
-        """What the managed save image brings back at the next start; None if the image is gone by now."""
+        """The definition that the managed save image brings back; None if the image is gone by now."""
 
         def read(handle: libvirt.virDomain) -> str | None:
             try:
@@ -197,9 +197,9 @@ class Hypervisor:
     def define(self, listed: Listed, xml: str) -> None:
         """Make the XML the domain's next boot. A running guest is not touched.
 
-        Without VIR_DOMAIN_DEFINE_VALIDATE: what is defined is libvirt's own output but for one element, the caller
-        verifies afterwards what differs, which finds what validation would, and validation costs about twice the
-        define itself and refuses domains that were odd before.
+        Without VIR_DOMAIN_DEFINE_VALIDATE: the text is libvirt's own output but for one element, and the caller
+        verifies the result, which finds as much. Validation costs about twice the define itself, and refuses domains
+        that were odd before.
 
         :raises DefineRefused: libvirt answered no; nothing was changed.
         """
@@ -225,7 +225,7 @@ class Hypervisor:
     def listen(self, heard: Callable[[str, str], None], lost: Callable[[], None]) -> Iterator[None]:
         """While the context lasts, call ``heard`` with a domain's UUID and what happened to it, ``lost`` at its end.
 
-        What happened is a word: defined, undefined, started, stopped, crashed, metadata. ``lost`` is called when the
+        The event is a word: defined, undefined, started, stopped, crashed, metadata. ``lost`` is called when the
         connection breaks, also if nobody uses it at the moment. Both are called from libvirt's event loop and must
         not keep it waiting. A read-only connection hears the same.
         """
@@ -298,7 +298,7 @@ class Hypervisor:
         return self._connection.ask(function, name=name, what=what, seconds=seconds, alive=self._alive)
 
     def _of(self, listed: Listed, function: Callable[[libvirt.virDomain], _Answer]) -> _Answer:
-        """What the function makes of this domain's handle."""
+        """The function's answer; it is called with this domain's handle."""
         return self._ask(lambda line: function(handle_of(line, listed.uuid)), name=listed.name, what=listed.uuid)
 
     def _found(self, line: Line, name: str) -> libvirt.virDomain:
@@ -347,4 +347,4 @@ def _host_uuid(line: Line) -> str:
 
 
 def _done(_answer: object) -> None:
-    """What libvirt gave is let go of at once."""
+    """Drops libvirt's handle at once."""

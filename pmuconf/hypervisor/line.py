@@ -1,11 +1,13 @@
 """A connection to libvirt as its own thread has it, and how it is closed.
 
-The last reference to a connection closes it (virConnectClose(), or virDomainFree() of the last handle), and libvirt 9.0
-then waits for the daemon's answer with the connection half gone. An event that comes in at that moment makes libvirt
-take a reference to what is gone and wait for a lock that it holds: the call never returns, and libvirt's event loop and
-every other connection stand still. So a connection that listened is closed only when no event can be on its way. The
-registrations are taken back, two round trips bring what the daemon had sent before, two turns of the event loop deliver
-it, and the handles are let go of first.
+A connection is closed with its last reference: by virConnectClose(), or by virDomainFree() of the last handle. libvirt
+9.0 then waits for the daemon's answer with the connection half gone. If an event comes in at that moment, libvirt takes
+a reference to the connection that is gone, and waits for a lock that it holds. The call never returns then, and
+libvirt's event loop and every other connection stand still.
+
+So a connection that listened is closed only when no event can be on its way. First the handles are dropped and the
+registrations taken back. Then two round trips bring what the daemon had sent before, and two turns of the event loop
+deliver it.
 """
 
 from __future__ import annotations
@@ -84,8 +86,8 @@ class Line:
 def fence(raw: libvirt.virConnect) -> None:
     """Return when every event that libvirt has queued by now was heard.
 
-    The daemon sends events from the main loop that also takes requests in, and answers come behind them on the
-    same connection; so after two round trips they are here. This process calls back from its own event loop,
+    The daemon sends events from the main loop that also takes requests in. Answers come behind them on the same
+    connection, so after two round trips the events are here. This process calls back from its own event loop,
     in turn; so after two turns of that they were heard.
 
     :raises PmuconfError: libvirt-timeout.

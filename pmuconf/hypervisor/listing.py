@@ -18,8 +18,8 @@ __all__ = ["Listed", "handle_of", "listed_of", "look_up"]
 class Listed:
     """One domain as the list of the host has it.
 
-    ``persistent`` is false for a transient domain, which has no next boot; ``saved`` says that it has a managed
-    save image, ``snapshots`` that it has at least one snapshot.
+    ``persistent`` is false for a transient domain, which has no next boot. ``saved`` says whether it has a managed save
+    image, ``snapshots`` whether it has a snapshot.
     """
 
     name: str
@@ -40,7 +40,7 @@ def handle_of(line: Line, uuid: str) -> libvirt.virDomain:
 
 
 def listed_of(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
-    """These domains by name, with what libvirt tells of all at once; the line keeps their handles."""
+    """These domains by name, with the facts that libvirt lists of all at once; the line keeps their handles."""
 
     def uuids_of(flag: int) -> frozenset[str]:
         return frozenset(handle.UUIDString() for handle in line.raw.listAllDomains(flag))
@@ -64,7 +64,7 @@ def listed_of(line: Line, handles: Sequence[libvirt.virDomain]) -> list[Listed]:
 
 
 def look_up(raw: libvirt.virConnect, name: str) -> libvirt.virDomain | None:
-    """The domain with this name or UUID, None if there is none. Whoever names a domain after another's UUID is told so.
+    """The domain with this name or UUID; None if there is none.
 
     :raises PmuconfError: ambiguous-domain.
     """

@@ -1,4 +1,4 @@
-"""Hears of other people's defines while a change is made: libvirt has no compare-and-swap."""
+"""The history of domains while changes are made, to see other tools' defines: libvirt has no compare-and-swap."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class DefineWatch:
     an event of its own. ``attach-device --config``, ``setmem --config`` and the like give none (seen on libvirt 9.0)
     and are not seen here.
 
-    Events come some time after the call that caused them, so each answer is given behind a fence: every event that
+    Events come some time after the call that caused them. So each answer is given behind a fence: every event that
     libvirt had queued before is in it.
 
-    A watch may be deaf from its beginning. If another client stops listening, as the last one, in the very moment of an
-    event, libvirt keeps that event in its queue with no timer set, and as only the first event of a queue sets it, none
-    is delivered any more until nobody listens (virObjectEventStateQueueRemote() looks at the timer without the lock;
-    seen on 9.0, in 1 of 100 registrations under load). The event of our own define shows it: if it does not come, the
-    watch registers anew, which empties the queue if nobody else listens, and the history gets a GAP.
+    A watch may be deaf from its beginning. If the last other client stops listening in the very moment of an event,
+    libvirt keeps that event in its queue with no timer set. Only the first event of a queue sets the timer, so none is
+    delivered any more until nobody listens. (virObjectEventStateQueueRemote() looks at the timer without the lock; seen
+    on 9.0, in 1 of 100 registrations under load.) Our own define shows it, if its event does not come. Then the watch
+    registers anew, which empties the queue if nobody else listens, and the history gets a GAP.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -65,16 +65,16 @@ class DefineWatch:
     def mark(self, uuid: str) -> Mark:
         """This point in the domain's history, to be given to wait(); call fence() first.
 
-        Without fence(), a late event of an earlier edit counts as made after the mark: we may report an edit that was
-        not overwritten, but never miss one that was.
+        Without fence(), a late event of an earlier edit counts as made after the mark. So an edit may be reported that
+        was not overwritten, but one that was overwritten is never missed.
         """
         return Mark(len(self._seen.get(uuid, ())), self._gaps)
 
     def wait(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
-        """What happened to the domain from the mark up to now, our own define in it.
+        """The domain's history from the mark up to now, our own define in it.
 
-        Without a define in it, or with a GAP, libvirt did not tell of all. The first such wait takes 5 seconds, those
-        after it one, so that a watch that stays deaf does not hold up a whole run.
+        Without a define in it, or with a GAP, libvirt did not report everything. The first such wait takes 5 seconds,
+        those after it one, so that a watch that stays deaf does not hold up a whole run.
         """
         self.fence()
         with self._changed:
@@ -86,15 +86,15 @@ class DefineWatch:
     def wait_for_another(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
         """As wait(), but until there is an event that is not ours; what there is when a while is over.
 
-        libvirt lets go of a domain before it queues the event of a define, so that one may be seen before it is
-        told of, and no fence helps.
+        libvirt unlocks a domain before it queues the event of a define. So a define may be seen before its event, and
+        no fence helps.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._others(uuid, mark) > 0, _ANOTHER_SECONDS)
         return self.since(uuid, mark)
 
     def since(self, uuid: str, mark: Mark) -> tuple[Happening, ...]:
-        """What was heard of the domain from the mark up to now, waiting for nothing; call fence() first."""
+        """The domain's history from the mark up to now, without waiting; call fence() first."""
         with self._changed:
             gap = (Happening.GAP,) if self._gaps > mark.gaps else ()
             return (*gap, *self._seen.get(uuid, ())[mark.heard :])

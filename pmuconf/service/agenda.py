@@ -1,4 +1,4 @@
-"""What is to be looked at next, and how much may be changed. Pure: the time is given, in seconds, and never asked."""
+"""Which domains are to be looked at next, and how many changed. Pure: the time is a parameter, in seconds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Agenda", "Allowance", "Backoff"]
 class Agenda:
     """Which domains are to be looked at again, by UUID, and when.
 
-    A domain is due so many seconds after the first event that was heard of it, whatever comes meanwhile: a stream of
-    events can't put it off for ever. Each change of our own takes one event away again, the one that it made,
-    whether that is heard before or after; so somebody else's next to it is never missed.
+    A domain is due so many seconds after its first event, whatever comes meanwhile: a stream of events can't put it off
+    for ever. Each change of our own takes one event away, its own, whether that comes before or after. So somebody
+    else's event beside it is never missed.
     """
 
     def __init__(self, debounce: float) -> None:

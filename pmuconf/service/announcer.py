@@ -28,7 +28,7 @@ class Announcer:
             self._systemd.status(f"{area}: {error.message}")
 
     def settled(self, sentence: str) -> None:
-        """What an earlier run had left in the journal, and what became of it."""
+        """A sentence about an entry that an earlier run had left in the journal."""
         self._log.warning("settled", sentence)
 
     def well(self, area: str) -> bool:
@@ -36,12 +36,12 @@ class Announcer:
         return self.health.well(area)
 
     def alive(self) -> None:
-        """A sign of life: from the loop, and from the threads that work for it while it waits for them."""
+        """A sign of life, from the loop or from a thread that works for it."""
         self.health.beat()
         self._systemd.alive()
 
     def result(self, result: Result) -> None:
-        """What became of one change."""
+        """A change has ended so."""
         self.health.changes.labels(result.outcome.value).inc()
         write = self._log.info
         if result.outcome is Outcome.FAILED:

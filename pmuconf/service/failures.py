@@ -31,7 +31,7 @@ class FailedChanges:
         return len(self._failed | self._differing)
 
     def add(self, result: Result) -> None:
-        """What became of one change."""
+        """A change has ended so."""
         if result.outcome is Outcome.FAILED:
             self._failed.add(result.uuid)
         else:

@@ -1,4 +1,4 @@
-"""How the service is: what troubles it and what it did so far, as metrics and as the answer of /healthz."""
+"""The health of the service: its problems and its counts, as metrics and as the answer of /healthz."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Health:
         self._last_pass = Gauge(
             f"{name}_last_pass_timestamp_seconds", "When it began, in seconds since 1970.", registry=registry
         )
-        self.events = Counter(f"{name}_events", "What libvirt told of, by kind.", ("event",), registry=registry)
-        self.changes = Counter(f"{name}_changes", "What became of changes.", ("outcome",), registry=registry)
+        self.events = Counter(f"{name}_events", "Events that libvirt reported, by kind.", ("event",), registry=registry)
+        self.changes = Counter(f"{name}_changes", "Changes, by how they ended.", ("outcome",), registry=registry)
         self.reaction = Histogram(
             f"{name}_reaction_seconds", "From the event of a VM to its change.", buckets=_REACTION, registry=registry
         )
@@ -124,7 +124,7 @@ class Health:
         return not self._current().keys() - {"host-facts"}
 
     def answer(self) -> Mapping[str, Any]:
-        """What /healthz says."""
+        """The answer of /healthz."""
         problems = self._current()
         return {
             "status": "trouble" if problems.keys() - {"host-facts"} else "ok",

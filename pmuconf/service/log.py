@@ -1,4 +1,4 @@
-"""How the service tells what it does: one line an event, with a cause code, and never any domain XML."""
+"""The log of the service: one line an event, with a cause code, and never any domain XML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Log:
         self._write(logging.INFO, event, message, fields)
 
     def warning(self, event: str, message: str, **fields: object) -> None:
-        """Something to know of, that mends itself or waits for someone."""
+        """Something that mends itself, or that somebody has to decide."""
         self._write(logging.WARNING, event, message, fields)
 
     def error(self, event: str, message: str, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""What other threads leave for the loop: signals, libvirt's events, the loss of the connection. Each wakes the loop."""
+"""Notes that other threads leave for the loop, of signals, events and a lost connection. Each wakes the loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIGN_SECONDS: Final = 5.0
 class Notes:
     """Its methods may be called from any thread.
 
-    ``stopping`` says that the service is to end, ``lost`` that the connection to libvirt broke, and ``deaf`` that
-    libvirt does not report the events of this connection.
+    ``stopping``: the service is to end. ``lost``: the connection to libvirt broke. ``deaf``: libvirt does not report
+    events on this connection.
     """
 
     def __init__(self) -> None:

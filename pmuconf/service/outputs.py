@@ -24,7 +24,7 @@ __all__ = ["Outputs"]
 
 
 class Outputs:
-    """What was published last, and who serves it."""
+    """The report that was published last, and the server that answers with it."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -90,18 +90,18 @@ class Outputs:
             raise trouble
 
     def metrics(self) -> bytes:
-        """What /metrics says: the last report, and the service and its process as they are now."""
+        """The answer of /metrics: the last report, and the service and its process as they are now."""
         now = generate_latest(self._health.registry) + generate_latest(self._health.process)
         return self._report + now
 
     def health(self) -> tuple[HTTPStatus, bytes]:
-        """What /healthz says."""
+        """The answer of /healthz, with its status."""
         answer = self._health.answer()
         status = HTTPStatus.OK if answer["status"] == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
         return status, json.dumps(answer, indent=1).encode() + b"\n"
 
     def answer(self, path: str) -> Response:
-        """What a path leads to."""
+        """The answer for a path."""
         if path == "/metrics":
             return Response(HTTPStatus.OK, self.metrics(), CONTENT_TYPE_LATEST)
         if path == "/healthz":

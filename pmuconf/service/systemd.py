@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service (sd_notify(3)): a datagram to the socket that NOTIFY_SOCKET names."""
+"""Messages of a service to systemd (sd_notify(3)): datagrams to the socket that NOTIFY_SOCKET names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Systemd"]
 
 
 class Systemd:
-    """Tells systemd how the service is; without systemd, tells nobody."""
+    """Sends systemd the state of the service; without systemd, sends nothing."""
 
     def __init__(self) -> None:
         # Taken out of the environment: it is not for processes that we start.
@@ -26,7 +26,7 @@ class Systemd:
 
     @property
     def every(self) -> float | None:
-        """How often the watchdog is told, in seconds, if alive() is called more often; None if nobody waits for it."""
+        """How often the watchdog gets a sign, in seconds, if alive() is called more often; None without one."""
         return self._every
 
     def ready(self) -> None:

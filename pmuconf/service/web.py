@@ -4,8 +4,8 @@ Nothing here waits for one reader. Each has a time limit for its whole request a
 Where too many are there, the one that has been there longest and has not sent its request yet is closed. So a reader
 that sends its request at once is answered at once.
 
-The Host header is checked: a page in somebody's browser may make that resolve the page's own name to this machine's
-address and read what is served here (DNS rebinding). It can't make the browser send another Host than that name.
+The Host header is checked against DNS rebinding: a page in a browser may let its own name resolve to this machine's
+address, and read what is served here. But it can't make the browser send another Host than that name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAIN: Final = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True)
 class Response:
-    """What a path leads to."""
+    """The answer for a path."""
 
     status: HTTPStatus
     body: bytes
