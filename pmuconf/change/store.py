@@ -181,7 +181,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for SQLite's own sentence about a damaged name
-        text = str(error)
+        text = str(error)  # Python has SQLite's own codes since 3.11 only
         if "full" in text or "disk I/O" in text:
             cause, hint = "journal-full", _ROOM.format(path.parent)
         elif "locked" in text:

@@ -64,7 +64,7 @@ class Hypervisor:
         self._opened: list[Connection] = []
         self._workers = Workers(parallel)
         try:
-            kind, self.uri, self._host, self.local = self._ask(_told)
+            kind, self.uri, self._host, self.local = self._ask(_described)
             if kind != "QEMU":
                 raise PmuconfError(
                     f"{uri} is libvirt's {kind} driver, and pmuconf serves the QEMU driver only",
@@ -82,7 +82,8 @@ class Hypervisor:
     ) -> Iterator[Hypervisor]:
         """Connect; parallel is the number of requests that map() keeps under way.
 
-        :param alive: is called, from any thread, after each answer and every second of a wait for one.
+        :param alive: is called, from any thread, after each answer (in map(), after each chunk), and every second of a
+            wait for one.
         :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, not-qemu, libvirt-error,
             threads-exhausted.
         """
@@ -204,7 +205,7 @@ class Hypervisor:
         :raises DefineRefused: libvirt answered no; nothing was changed.
         """
         try:
-            self._ask(lambda line: _done(line.raw.defineXML(xml)), name=listed.name, what=listed.uuid)
+            self._ask(lambda line: _drop(line.raw.defineXML(xml)), name=listed.name, what=listed.uuid)
         except PmuconfError as error:
             if error.cause == "libvirt-error":
                 raise DefineRefused(error.message, cause="refused-by-libvirt") from None
@@ -324,7 +325,8 @@ class Hypervisor:
             connection.await_end(until)
 
 
-def _told(line: Line) -> tuple[str, str, str, bool]:
+def _described(line: Line) -> tuple[str, str, str, bool]:
+    """The kind of driver, its URI, the name of its host, and whether its guests run under our kernel."""
     line.handles = {}  # the first thread looks domains up as it needs them; those of map() list them all at once
     uri, host = str(line.raw.getURI()), str(line.raw.getHostname())
     return str(line.raw.getType()), uri, host, urlsplit(uri).hostname is None and _here(line.raw, host)
@@ -346,5 +348,5 @@ def _host_uuid(line: Line) -> str:
         return ""
 
 
-def _done(_answer: object) -> None:
+def _drop(_handle: object) -> None:
     """Drops libvirt's handle at once."""

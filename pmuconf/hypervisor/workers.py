@@ -34,13 +34,16 @@ class Workers:
             no more answers are wanted, says so.
         :raises PmuconfError: threads-exhausted.
         """
+        enough = threading.Event()
         if self._number == 1 or len(items) < _WORTH_THREADS:
-            for chunk in _chunks(items, _CHUNK):
-                yield from function(chunk, lambda: False)
+            try:
+                for chunk in _chunks(items, _CHUNK):
+                    yield from function(chunk, enough.is_set)
+            finally:
+                enough.set()
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._number, thread_name_prefix="libvirt")
-        enough = threading.Event()
         futures = []
         try:
             for chunk in _chunks(items, max(1, min(_CHUNK, len(items) // (4 * self._number)))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import libvirt
 import pytest
@@ -32,7 +32,7 @@ def go_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 @pytest.fixture
 def hypervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hypervisor]:
     """One that takes libvirt's test driver for QEMU's."""
-    monkeypatch.setattr("pmuconf.hypervisor.hypervisor._told", lambda _: ("QEMU", URI, "here", True))
+    monkeypatch.setattr("pmuconf.hypervisor.hypervisor._described", lambda _: ("QEMU", URI, "here", True))
     with Hypervisor.open(URI, read_only=True) as opened:
         yield opened
 
@@ -122,6 +122,26 @@ def test_a_domain_that_hangs_has_its_own_error_and_the_others_their_answers(
 
     names = ["a", "b", "hung", "c"]
     assert list(hypervisor.map(ask, names)) == ["a", "b", "domain-timeout", "c"]
+
+
+def test_a_look_at_many_domains_costs_one_hand_over_a_chunk(
+    hypervisor: Hypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, hand_overs = Connection._await, []
+
+    def count(
+        self: Connection, call: connection._Call[object], alive: Callable[[], None]
+    ) -> tuple[bool, object] | None:
+        hand_overs.append(call)
+        return real(self, call, alive)
+
+    monkeypatch.setattr(Connection, "_await", count)
+
+    def look(number: int) -> int:
+        return hypervisor._ask(lambda _: number) + hypervisor._ask(lambda _: number)
+
+    assert list(hypervisor.map(look, range(64))) == [2 * number for number in range(64)]
+    assert len(hand_overs) == 4
 
 
 def test_a_function_that_changes_something_is_called_once_and_not_there(hypervisor: Hypervisor) -> None:
