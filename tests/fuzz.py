@@ -34,10 +34,11 @@ from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.dwarf import Dwarf
 from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.live import Kallsyms, Kcore
-from pmuconf.host.code.running import FUNCTION, offsets_of
+from pmuconf.host.code.members import offsets_of
 from pmuconf.host.code.unpack import unpacked
 from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.verdict import judge
+from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.code.test_live import BY_NAME

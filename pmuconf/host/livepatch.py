@@ -27,7 +27,7 @@ class Livepatch:
     functions: frozenset[str]
 
 
-def livepatches_of_kvm(root: Root, built_in: bool) -> tuple[Livepatch, ...]:
+def livepatches_of_kvm(root: Root, *, built_in: bool) -> tuple[Livepatch, ...]:
     """All that replace functions of KVM or of its vendor modules.
 
     :param built_in: KVM is part of the kernel: what is replaced in vmlinux may be KVM's.

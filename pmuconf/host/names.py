@@ -32,10 +32,12 @@ __all__ = [
     "NODE_SLOTS",
     "NOT_COPIES",
     "OLD_VCPUS",
+    "PADDING_PREFIX",
     "PERF_EVENT",
     "PMU_OF_VCPU",
     "PMU_VERSION",
     "RETURNS",
+    "STATIC_CALL",
     "TASK_MEMBERS",
     "THUNK",
     "VENDORS",
@@ -44,6 +46,7 @@ __all__ = [
     "VM_MEMBERS",
     "VM_OF_VCPU",
     "VM_PROTECTED_PMU",
+    "VM_STRUCTURES",
     "bare",
     "callees_of",
     "is_callee",
@@ -113,6 +116,8 @@ KVM_OPS: Final = "kvm_x86_ops"
 
 # ---- members: structure and path ----------------------------------------------------------------------------------
 
+VM_STRUCTURES: Final = ("kvm_vcpu", "kvm_arch")
+"""The structures that types are those of KVM by."""
 VM_OF_VCPU: Final = ("kvm_vcpu", "kvm")
 PMU_OF_VCPU: Final = ("kvm_vcpu", "arch.pmu")
 # Since Linux kernel commit ba7bb663f554 ("KVM: x86: Provide per VM capability for disabling PMU virtualization") (in
@@ -160,6 +165,10 @@ NODE_MEMBERS: Final = {"shift": ("shift", 1)}
 # ---- kinds of names -----------------------------------------------------------------------------------------------
 
 _PMU: Final = re.compile(r"pmu|pmc|perf_event|reprogram_counter|trigger_event|instruction_retired")
+STATIC_CALL: Final = "__SCT__"
+"""What the name of a static call begins with."""
+PADDING_PREFIX: Final = "__pfx_"
+"""What the kernel puts before the name of a function, for the room before it."""
 RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
 """What a return was replaced by."""
 THUNK: Final = re.compile(r"__x86_indirect_(?:call_|jump_)?thunk_(r\w+)")

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from pmuconf.host.code.btf import Btf
-from pmuconf.host.code.running import dwarf_offsets, load_file, offsets_of
+from pmuconf.host.code.files import load_file
+from pmuconf.host.code.members import dwarf_offsets, offsets_of
 from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pmuconf.host.code.btf import Btf
-from pmuconf.host.code.running import load_file
+from pmuconf.host.code.files import load_file
 from pmuconf.host.vms.kvmlist import Layout
 from tests.lab.test_lab import LAB, Said, booted
 

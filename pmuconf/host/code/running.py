@@ -1,65 +1,39 @@
-"""Where the code is that this host runs as ``kvm_skip_emulated_instruction``.
+"""The code that this host runs as ``kvm_skip_emulated_instruction``, and where it was read.
 
-In this order: a livepatch that replaces it, the live text, else the file that has the running code's build-id. Every
-way that is not open leaves its reason. Files are told by build-id alone, never by their names or versions.
+In this order: a livepatch that replaces it, the live text, otherwise the file that has the running code's build-id.
+Each way that is closed leaves its reason.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.btf import Btf
+from pmuconf.host.code.files import file_with_build_id, kernel_files, module_files
 from pmuconf.host.code.image import Beside, Image
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.live import LiveText
+from pmuconf.host.code.members import host_offsets
 from pmuconf.host.code.offsets import Offsets
-from pmuconf.host.code.unpack import Budget, unpacked
+from pmuconf.host.code.unpack import Budget
 from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
-from pmuconf.host.livepatch import livepatches_of_kvm, replacement
-from pmuconf.host.names import (
-    COUNTING_OF_VCPU,
-    FUNCTION,
-    HOLDERS,
-    KVM,
-    PMU_OF_VCPU,
-    VENDORS,
-    VM_ENABLE_PMU,
-    VM_OF_VCPU,
-    VM_PROTECTED_PMU,
-    is_vendor,
-    vendors_among,
-)
+from pmuconf.host.livepatch import Livepatch, livepatches_of_kvm, replacement
+from pmuconf.host.names import FUNCTION, HOLDERS, KVM, VENDORS, is_vendor, vendors_among
 from pmuconf.host.root import Root
 
-if TYPE_CHECKING:  # pyelftools takes a tenth of the time that a verdict takes, and live text does not need it
-    from pmuconf.host.code.dwarf import Dwarf
+if TYPE_CHECKING:
     from pmuconf.host.code.elf import ObjectFile
 
-__all__ = [
-    "FUNCTION",
-    "Code",
-    "Found",
-    "Source",
-    "callers",
-    "dwarf_offsets",
-    "find_code",
-    "in_file",
-    "load_file",
-    "offsets_of",
-]
+__all__ = ["Code", "CodeSource", "Located", "callers", "find_code", "in_file"]
 
-_MAX_FILES: Final = 32
+_ENABLED: Final = re.compile(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeSource:
     """Where code was read: what it is called, whether that is what runs, and its build-id."""
 
     name: str
@@ -69,149 +43,137 @@ class Source:
 
 @dataclass(frozen=True)
 class Code:
-    """One function to be judged: an image, where the function begins in it, and where the members are."""
+    """One function to be judged: an image, where the function begins in it, and where the members are.
+
+    :param offsets_from: what tells the offsets; without any, why nothing does.
+    :param watched: functions whose ftrace hooks are known only to watch.
+    :param patched: KVM's own text, if the image is that of a livepatch: it has the inlined copies.
+    :param patches: the text of each livepatch that replaces functions of KVM: it may have inlined copies of its own.
+    :param replaced: the functions that livepatches replace by code that can't be read.
+    :param vendors: KVM's vendor modules that run: they may have calls and inlined copies of their own.
+    :param unread: the vendor modules that run, and of which no code was to be had.
+    """
 
     image: Image
     entry: int
     offsets: Offsets | None
     offsets_from: str
-    source: Source
+    source: CodeSource
     watched: frozenset[str] = frozenset()
-    """Functions whose ftrace hooks are known only to watch."""
     patched: Image | None = None
-    """KVM's own text, where the image is that of a livepatch: it has the inlined copies."""
     patches: tuple[Image, ...] = ()
-    """The text of every livepatch that replaces functions of KVM: it may have inlined copies of its own."""
     replaced: frozenset[str] = frozenset()
-    """The functions that livepatches replace by what can't be read."""
     vendors: tuple[Image, ...] = ()
-    """KVM's vendor modules that run: they may have calls and inlined copies of their own."""
     unread: tuple[str, ...] = ()
-    """The vendor modules that run and of which no code was to be had."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The code, or None; and every reason why a better source was not to be had, the last one the deciding."""
+class Located:
+    """The code, or None; and each reason why a better source was not to be had, the deciding one last."""
 
     code: Code | None
     reasons: tuple[PmuconfError, ...] = ()
 
 
-def find_code(kernel: RunningKernel) -> Found:
+def find_code(kernel: RunningKernel) -> Located:
     """The code that a kernel runs."""
     root = kernel.root
     machine = root.text("/proc/sys/kernel/arch")
     if machine is not None and machine != "x86_64":
-        return Found(None, (PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86"),))
-    built_in = kvm_built_in(root)
+        return Located(None, (PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86"),))
     if not root.exists("/sys/module/kvm"):
-        return Found(
-            None, (PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel"),)
-        )
+        error = PmuconfError("KVM is not loaded", cause="kvm-not-loaded", hint="modprobe kvm_amd or kvm_intel")
+        return Located(None, (error,))
     try:
-        patches = livepatches_of_kvm(root, built_in)
+        patches = livepatches_of_kvm(root, built_in=kvm_built_in(root))
         patch = replacement(patches)
     except PmuconfError as error:
-        return Found(None, (error.bare(),))
-    reasons: list[PmuconfError] = []
+        return Located(None, (error.bare(),))
     try:
-        return Found(_live(kernel, built_in, patch, [one.name for one in patches]))
+        return Located(_live(kernel, patch, patches))
     except PmuconfError as error:
-        reasons.append(error.bare())
+        closed = error.bare()
     if patch is not None:
-        reasons.append(
-            PmuconfError(
-                f"livepatch {patch} replaces {FUNCTION}, and only live text would show by what", cause="livepatched"
-            )
-        )
-        return Found(None, tuple(reasons))
+        message = f"livepatch {patch} replaces {FUNCTION}, and only live text would show by what"
+        return Located(None, (closed, PmuconfError(message, cause="livepatched")))
     try:
-        code = _from_file(kernel, built_in)
-        replaced = frozenset(function for one in patches for function in one.functions)
-        return Found(replace(code, replaced=replaced), tuple(reasons))
+        code = _from_file(kernel)
     except PmuconfError as error:
-        reasons.append(error.bare())
-    return Found(None, tuple(reasons))
+        return Located(None, (closed, error.bare()))
+    replaced = frozenset(function for each in patches for function in each.functions)
+    return Located(replace(code, replaced=replaced), (closed,))
 
 
-def load_file(path: Path, budget: Budget | None = None, beside: ObjectFile | None = None) -> ObjectFile:
-    """An ELF file for x86-64, decompressed if it is compressed.
+def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: CodeSource) -> Code:
+    """The function in a file.
 
-    :param budget: what files like this may take together.
-    :param beside: a module that it calls: its addresses are other ones, and what it lacks is taken from there.
-    :raises PmuconfError: cause file-unreadable, cannot-decompress, elf-broken or not-x86.
+    :raises PmuconfError: there is no such function, or there are several; cause function-not-found.
     """
-    from pmuconf.host.code.elf import ObjectFile
+    places = file.symbols.addresses(FUNCTION)
+    if len(places) != 1 or not file.read(places[0], 1):
+        hint = "" if list(file.symbols) else "It has no symbols: give the unstripped file"
+        raise PmuconfError(f"{source.name} has no function {FUNCTION}", cause="function-not-found", hint=hint)
+    return Code(file, places[0], offsets, origin, source)
 
-    file = unpacked(path, budget)
-    return ObjectFile(file, str(path)) if beside is None else ObjectFile(file, str(path), beside=beside)
+
+def callers(root: Root) -> list[str]:
+    """The modules that may call functions of KVM: its vendor modules, and those that depend on it."""
+    return sorted({*VENDORS, *filter(is_vendor, root.names("/sys/module")), *root.names(HOLDERS)})
 
 
-def offsets_of(types: Btf | Dwarf) -> Offsets:
-    """Where the members are that the path check asks for.
+def _live(kernel: RunningKernel, patch: str | None, patches: Iterable[Livepatch]) -> Code:
+    """The code in the memory of the running kernel.
 
-    :raises PmuconfError: there is no struct kvm or kvm_vcpu; cause no-offsets.
+    :param patch: the livepatch that replaces the function.
+    :param patches: all livepatches of KVM.
+    :raises PmuconfError: the memory can't be read, or does not have the function once.
     """
-    if not types.structs("kvm_vcpu") or not types.structs("kvm_arch"):
-        kind = type(types).__name__.upper()
-        raise PmuconfError(f"{kind} has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
-    kvm = types.find(*VM_OF_VCPU)
-    if kvm is None:
-        raise PmuconfError("struct kvm_vcpu has no member kvm", cause="no-offsets")
-    enable = types.find(*VM_ENABLE_PMU)
-    pmu = types.find(*PMU_OF_VCPU)
-    counting = types.find(*COUNTING_OF_VCPU)
-    if enable is not None and enable.size != 1:
-        raise PmuconfError("enable_pmu is not one byte", cause="no-offsets")
-    return Offsets(
-        kvm=kvm.offset,
-        enable_pmu=enable.offset if enable is not None else None,
-        pmu=(pmu.offset, pmu.offset + pmu.size - 1) if pmu is not None and pmu.size else None,
-        counting=counting.offset if counting is not None and counting.size == 8 else None,
-        protected=types.find(*VM_PROTECTED_PMU) is not None,
-    )
-
-
-def _live(kernel: RunningKernel, built_in: bool, patch: str | None, patches: Iterable[str]) -> Code:
-    root, kallsyms, memory = kernel.root, kernel.symbols, kernel.memory
-    module = None if built_in else KVM
-    wanted = patch.replace("-", "_") if patch is not None else module
-    places = {address for address, where in kallsyms.find(FUNCTION) if where == wanted}
-    if patch is not None and not places:
-        # kpatch keeps the name; others put something before it (SUSE's klpp_).
-        own = kallsyms.of_module(wanted)
-        places = {address for address, name, code in own if code and name.endswith(f"_{FUNCTION}")}
-    if len(places) != 1:
-        where = f"livepatch {patch}" if patch is not None else "kvm" if module else "the kernel"
-        raise PmuconfError(
-            f"/proc/kallsyms has {len(places)} functions {FUNCTION} of {where}", cause="function-not-found"
-        )
-    (entry,) = places
-    image = LiveText(kallsyms, memory, wanted)
+    root, built_in = kernel.root, kvm_built_in(kernel.root)
+    kvm = None if built_in else KVM
+    module = _module_of(patch) if patch is not None else kvm
+    entry = _live_entry(kernel, patch, module)
+    image = LiveText(kernel.symbols, kernel.memory, module)
     if not image.read(entry, 16).strip(b"\0"):
         raise PmuconfError(f"/proc/kcore holds no code at {FUNCTION}", cause="kcore-broken")
-    offsets, origin = _host_offsets(kernel, built_in, None)
-    patched = LiveText(kallsyms, memory, module) if patch is not None else None
-    source = Source(
-        f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)",
-        observed=True,
-        build_id=running_build_id(root, built_in),
-    )
-    texts = tuple(LiveText(kallsyms, memory, name.replace("-", "_"), patch=True) for name in patches)
+    offsets, origin = host_offsets(kernel, None)
+    patched = LiveText(kernel.symbols, kernel.memory, kvm) if patch is not None else None
+    texts = [LiveText(kernel.symbols, kernel.memory, _module_of(each.name), patch=True) for each in patches]
     vendors, unread = _live_vendors(kernel, patched or image if built_in else None)
+    name = f"livepatch {patch}, live text" if patch is not None else "live text (/proc/kcore)"
     return Code(
         image,
         entry,
         offsets,
         origin,
-        source,
+        CodeSource(name, observed=True, build_id=running_build_id(root, built_in)),
         watched=_watched(root),
         patched=patched,
-        patches=texts,
+        patches=tuple(texts),
         vendors=vendors,
         unread=unread,
     )
+
+
+def _live_entry(kernel: RunningKernel, patch: str | None, module: str | None) -> int:
+    """Where the function begins that runs.
+
+    :raises PmuconfError: the module, or the kernel itself, has none or several; cause function-not-found.
+    """
+    places = {address for address, where in kernel.symbols.find(FUNCTION) if where == module}
+    if patch is not None and module is not None and not places:
+        # kpatch keeps the name; others put something before it (SUSE's klpp_).
+        own = kernel.symbols.of_module(module)
+        places = {address for address, name, code in own if code and name.endswith(f"_{FUNCTION}")}
+    if len(places) != 1:
+        where = f"livepatch {patch}" if patch is not None else KVM if module else "the kernel"
+        message = f"/proc/kallsyms has {len(places)} functions {FUNCTION} of {where}"
+        raise PmuconfError(message, cause="function-not-found")
+    return places.pop()
+
+
+def _module_of(patch: str) -> str:
+    """The module that a livepatch is."""
+    return patch.replace("-", "_")
 
 
 def _live_vendors(kernel: RunningKernel, inside: Image | None) -> tuple[tuple[Image, ...], tuple[str, ...]]:
@@ -240,25 +202,23 @@ def _watched(root: Root) -> frozenset[str]:
     A line of enabled_functions has the number of hooks and flags: R (saves registers) is harmless, I may change the
     instruction pointer, D calls a trampoline directly, M was modified.
     """
-    listed = root.text("/sys/kernel/tracing/enabled_functions") or ""
-    return frozenset(re.findall(r"^(\S+)(?: \[\w+\])? \(\d+\)[ R]*(?:\t.*)?$", listed, re.MULTILINE))
+    return frozenset(_ENABLED.findall(root.text("/sys/kernel/tracing/enabled_functions") or ""))
 
 
-def callers(root: Root) -> list[str]:
-    """The modules that may call functions of KVM: its vendor modules, and what depends on it."""
-    names = {*VENDORS, *filter(is_vendor, root.names("/sys/module")), *root.names(HOLDERS)}
-    return sorted(names)
+def _from_file(kernel: RunningKernel) -> Code:
+    """The code in the file that has the build-id of what runs.
 
-
-def _from_file(kernel: RunningKernel, built_in: bool) -> Code:
-    root = kernel.root
+    :raises PmuconfError: there is none; cause no-build-id, no-file-with-build-id, function-not-found ...
+    """
+    root, built_in = kernel.root, kvm_built_in(kernel.root)
     wanted = running_build_id(root, built_in)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
     budget = Budget()
-    name, file = _with_build_id(root, _kernels(root) if built_in else _modules(root, KVM), wanted, budget)
-    offsets, origin = _host_offsets(kernel, built_in, file)
-    code = in_file(file, offsets, origin, Source(name, observed=False, build_id=wanted))
+    names = kernel_files(root) if built_in else module_files(root, KVM)
+    name, file = file_with_build_id(root, names, wanted, budget)
+    offsets, origin = host_offsets(kernel, file)
+    code = in_file(file, offsets, origin, CodeSource(name, observed=False, build_id=wanted))
     vendors: list[Image] = []
     unread = []
     for vendor in callers(root):
@@ -281,130 +241,5 @@ def _vendor_file(root: Root, vendor: str, kvm: ObjectFile, budget: Budget) -> Im
     wanted = module_build_id(root, vendor)
     if wanted is None:
         raise PmuconfError(f"the running {vendor} tells no build-id", cause="no-build-id")
-    _, file = _with_build_id(root, _modules(root, vendor), wanted, budget, kvm)
+    _, file = file_with_build_id(root, module_files(root, vendor), wanted, budget, kvm)
     return Beside(file, kvm)
-
-
-def _with_build_id(
-    root: Root, names: Iterable[str], wanted: str, budget: Budget, beside: ObjectFile | None = None
-) -> tuple[str, ObjectFile]:
-    """The first of the files that has this build-id, and its name.
-
-    :raises PmuconfError: none has; with the cause of the last that can't be read, or no-file-with-build-id.
-    """
-    errors: list[PmuconfError] = []
-    for name in names:
-        try:
-            file = load_file(root.at(name), budget, beside)
-        except PmuconfError as error:
-            errors.append(error.bare())
-            continue
-        if file.build_id == wanted:
-            return name, file
-    if errors:
-        raise errors[-1]
-    raise PmuconfError(f"no file with KVM's build-id {wanted} is to be found", cause="no-file-with-build-id")
-
-
-def in_file(file: ObjectFile, offsets: Offsets | None, origin: str, source: Source) -> Code:
-    """The function in a file.
-
-    :raises PmuconfError: there is no such function, or there are several; cause function-not-found.
-    """
-    places = file.symbols.addresses(FUNCTION)
-    if len(places) != 1 or not file.read(places[0], 1):
-        hint = "" if list(file.symbols) else "It has no symbols: give the unstripped file"
-        raise PmuconfError(f"{source.name} has no function {FUNCTION}", cause="function-not-found", hint=hint)
-    return Code(file, places[0], offsets, origin, source)
-
-
-def dwarf_offsets(root: Root, build_id: str | None, file: ObjectFile | None) -> tuple[Offsets | None, str]:
-    """The offsets by DWARF: of the file itself, else of the debug file with its build-id; without any, None and why."""
-    from pmuconf.host.code.dwarf import Dwarf
-
-    reasons = []
-    if file is not None and file.section_size(".debug_info"):
-        try:
-            return offsets_of(Dwarf(file.stream, file.name, FUNCTION)), f"DWARF of {file.name}"
-        except PmuconfError as error:
-            reasons.append(error.message)
-    for name in _debug_files(root, build_id) if build_id else ():
-        try:
-            if not root.exists(name):
-                continue
-            with io.BufferedReader(root.open(name)) as stream:  # type: ignore[type-var]  # it is a raw file
-                types = Dwarf(stream, name, FUNCTION)
-                if types.build_id == build_id:
-                    return offsets_of(types), f"DWARF of {name}"
-        except OSError as error:
-            reasons.append(f"{name}: {error.strerror}")
-        except PmuconfError as error:
-            reasons.append(error.message)
-    return None, "; ".join(reasons)
-
-
-def _debug_files(root: Root, build_id: str) -> list[str]:
-    """Where distributions put the debug information of KVM and of the kernel: gdb's place first."""
-    names = [f"/usr/lib/debug/.build-id/{build_id[:2]}/{build_id[2:]}.debug"]
-    release = _release(root)
-    if release:
-        kvm = f"lib/modules/{release}/kernel/arch/x86/kvm/kvm.ko"
-        names += [f"/usr/lib/debug/{kvm}", f"/usr/lib/debug/{kvm}.debug", f"/usr/lib/debug/usr/{kvm}.debug"]
-        names += [f"/usr/lib/debug/lib/modules/{release}/vmlinux", f"/usr/lib/debug/boot/vmlinux-{release}"]
-    return names
-
-
-def _release(root: Root) -> str | None:
-    """The running kernel's release, if it can be part of a file's name."""
-    release = root.text("/proc/sys/kernel/osrelease") or ""
-    return release if re.fullmatch(r"[\w.+~-]+", release) and release not in (".", "..") else None
-
-
-def _kernels(root: Root) -> list[str]:
-    """Where the running kernel's vmlinux with symbols may be."""
-    release = _release(root)
-    if release is None:
-        return []
-    debug = f"/usr/lib/debug/boot/vmlinux-{release}"
-    names = (f"/lib/modules/{release}/build/vmlinux", debug, f"/boot/vmlinux-{release}")
-    return [name for name in names if root.exists(name)]
-
-
-def _modules(root: Root, module: str) -> list[str]:
-    """Where the file of a module of KVM's may be."""
-    release = _release(root)
-    if release is None:
-        return []
-    base, file = f"/lib/modules/{release}", module.replace("_", "-")
-    names = [f"{base}/kernel/arch/x86/kvm/{file}.ko{suffix}" for suffix in ("", ".xz", ".zst", ".gz")]
-    listed = root.text(f"{base}/modules.dep") or ""
-    called = "[-_]".join(map(re.escape, module.split("_")))  # a module's file may be called with dashes
-    for match in re.finditer(rf"^(\S*/)?{called}\.ko(?:\.(?:xz|zst|gz))?(?=:)", listed, re.MULTILINE):
-        names.append(match.group() if match.group().startswith("/") else f"{base}/{match.group()}")
-    found = (name for name in dict.fromkeys(names) if ".." not in name.split("/") and root.exists(name))
-    return list(islice(found, _MAX_FILES))
-
-
-def _host_offsets(kernel: RunningKernel, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
-    """The offsets, and where from; without any, None and why."""
-    offsets, origin = _btf_offsets(kernel, built_in, file)
-    if offsets is not None:
-        return offsets, origin
-    found, where = dwarf_offsets(kernel.root, running_build_id(kernel.root, built_in), file)
-    return (found, where) if found is not None else (None, "; ".join(filter(None, (origin, where))))
-
-
-def _btf_offsets(kernel: RunningKernel, built_in: bool, file: ObjectFile | None) -> tuple[Offsets | None, str]:
-    """The offsets, and where from; without any, None and why."""
-    try:
-        types, origin = kernel.types, "/sys/kernel/btf/vmlinux"
-        if built_in:
-            return offsets_of(types), origin
-        if kernel.module_types is not None:
-            return offsets_of(kernel.module_types), "/sys/kernel/btf/kvm"
-        own = file.section(".BTF") if file is not None else None
-        if file is not None and own is not None:
-            types, origin = Btf(own, types), f"BTF of {file.name}"
-        return offsets_of(types), origin
-    except PmuconfError as error:
-        return None, error.message

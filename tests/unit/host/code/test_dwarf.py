@@ -12,9 +12,10 @@ import pytest
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code import dwarf
 from pmuconf.host.code.dwarf import Dwarf
+from pmuconf.host.code.members import offsets_of
 from pmuconf.host.code.offsets import Offsets
-from pmuconf.host.code.running import FUNCTION, offsets_of
 from pmuconf.host.guard.verdict import judge_file, judge_host
+from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict
 from tests.unit.host.code.test_live import BY_NAME

@@ -6,7 +6,8 @@ import pytest
 
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.elf import ObjectFile
-from pmuconf.host.code.running import Source, in_file, offsets_of
+from pmuconf.host.code.members import offsets_of
+from pmuconf.host.code.running import CodeSource, in_file
 from pmuconf.host.guard.verdict import judge_code
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, RETIRED, RETPOLINES, SKIP, compiled
@@ -30,7 +31,9 @@ def finding(data: bytes) -> GuardFinding:
     file = ObjectFile(data, "kvm.ko")
     section = file.section(".BTF")
     assert section is not None
-    return judge_code(in_file(file, offsets_of(Btf(section)), "BTF", Source("kvm.ko", False, None)))
+    return judge_code(
+        in_file(file, offsets_of(Btf(section)), "BTF", CodeSource("kvm.ko", observed=False, build_id=None))
+    )
 
 
 @pytest.mark.parametrize("level", OPTIMIZATIONS)

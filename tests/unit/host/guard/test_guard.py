@@ -6,9 +6,10 @@ import pytest
 
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.elf import ObjectFile
-from pmuconf.host.code.running import FUNCTION, offsets_of
+from pmuconf.host.code.members import offsets_of
 from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.verdict import judge
+from pmuconf.host.names import FUNCTION
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.shapes import FLAGS, SHAPES, Shape, compiled, compilers
 

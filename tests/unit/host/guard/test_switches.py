@@ -6,7 +6,8 @@ import pytest
 
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.elf import ObjectFile
-from pmuconf.host.code.running import Source, in_file, offsets_of
+from pmuconf.host.code.members import offsets_of
+from pmuconf.host.code.running import CodeSource, in_file
 from pmuconf.host.guard.verdict import judge_code
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.shapes import CALLEE, COUNT, HEADER, OPTIMIZATIONS, PMU, SKIP, compiled
@@ -37,7 +38,9 @@ def compile_(work: str, level: str) -> bytes:
 def finding(data: bytes, types: bytes) -> GuardFinding:
     file, section = ObjectFile(data, "kvm.ko"), ObjectFile(types, "kvm.ko").section(".BTF")
     assert section is not None
-    return judge_code(in_file(file, offsets_of(Btf(section)), "BTF", Source("kvm.ko", False, None)))
+    return judge_code(
+        in_file(file, offsets_of(Btf(section)), "BTF", CodeSource("kvm.ko", observed=False, build_id=None))
+    )
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["module", "vmlinux"])

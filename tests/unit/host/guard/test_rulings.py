@@ -1,0 +1,147 @@
+"""The tables of rulings: an example for each row, and that no verdict which spares a VM stands above a doubt."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
+from pmuconf.host.guard.rulings import (
+    FUNCTION,
+    KERNEL,
+    Ruling,
+    findings_of,
+    ruling_on_function,
+    ruling_on_kernel,
+)
+from pmuconf.host.guard.rulings import FunctionFindings as F
+from pmuconf.host.guard.rulings import KernelFindings as K
+from pmuconf.hostfacts import Verdict
+
+BEFORE = [(obstacle.value, F(obstacle=obstacle, late_obstacle=obstacle)) for obstacle in Obstacle]
+LATE = [(obstacle.value, F(late_obstacle=obstacle, trace=True, pmu_known=False)) for obstacle in Obstacle]
+ALL = F(True, True, True, Obstacle.HOOKED, True, True, True, True, True, Obstacle.HOOKED, False, True)
+
+# In the order of the table. Each has what the rows below ask for too, where that can be.
+FLAGS = [field.name for field in dataclasses.fields(F) if "obstacle" not in field.name]
+ON_FUNCTION = [
+    ("test-does-not-decide", ALL),
+    ("no-test", dataclasses.replace(ALL, tested=False)),
+    ("test-not-understood", dataclasses.replace(ALL, untested_work=False)),
+    *BEFORE,
+    ("pmu-touched", F(reads=True, work=True, counting_work=True, entry=True, call=True, trace=True)),
+    ("nothing-counted", F(counting_work=True, work=True, entry=True, call=True, trace=True)),
+    ("guard-in-callee", F(work=True, entry=True, call=True, trace=True)),
+    ("callee-idle", F(entry=True, call=True, trace=True)),
+    ("guard-in-caller", F(call=True, late_obstacle=Obstacle.STACK_LOST, trace=True)),
+    *LATE,
+    ("no-offsets", F(pmu_known=False, trace=True)),
+    ("pmu-touched", F(trace=True)),
+    ("no-pmu-call", F()),
+]
+ON_KERNEL = [
+    ("switched", K(Verdict.UNKNOWN, switched=True, unguarded_copy=True, complete=False)),
+    ("unguarded-copies", K(Verdict.GUARDED, unguarded_copy=True, complete=False, unread_module=True, replaced=True)),
+    ("unread-copies", K(Verdict.EARLY_OUT, complete=False, unread_module=True, replaced=True)),
+    ("unread-modules", K(Verdict.GUARDED, unread_copy=True, unread_module=True, replaced=True)),
+    ("livepatched", K(Verdict.NO_CALL, replaced=True)),
+]
+
+
+def numbered(examples: Iterable[tuple[str, object]]) -> list[Any]:
+    return [pytest.param(n, cause, findings, id=f"{n}-{cause}") for n, (cause, findings) in enumerate(examples)]
+
+
+@pytest.mark.parametrize(("number", "cause", "findings"), numbered(ON_FUNCTION))
+def test_each_row_on_a_function_is_reached(number: int, cause: str, findings: F) -> None:
+    assert ruling_on_function(findings) is FUNCTION[number]
+    assert FUNCTION[number].cause == cause
+
+
+@pytest.mark.parametrize(("number", "cause", "findings"), numbered(ON_KERNEL))
+def test_each_row_on_a_kernel_is_reached(number: int, cause: str, findings: K) -> None:
+    assert ruling_on_kernel(findings) is KERNEL[number]
+    assert KERNEL[number].cause == cause
+
+
+def test_every_row_has_an_example() -> None:
+    assert (len(ON_FUNCTION), len(ON_KERNEL)) == (len(FUNCTION), len(KERNEL))
+
+
+@pytest.mark.parametrize("ruling", [*FUNCTION, *KERNEL], ids=lambda ruling: ruling.cause)
+def test_a_row_says_why(ruling: Ruling[F] | Ruling[K]) -> None:
+    assert ruling.why.endswith(".")
+    assert not ruling.message.endswith(".")
+
+
+def all_findings() -> Iterator[F]:
+    for flags in itertools.product((False, True), repeat=10):
+        values: dict[str, Any] = dict(zip(FLAGS, flags))
+        for early, late in itertools.product((None, Obstacle.HOOKED, Obstacle.INDIRECT_CALL), repeat=2):
+            yield dataclasses.replace(F(obstacle=early, late_obstacle=late), **values)
+
+
+def test_whatever_a_function_shows_it_is_not_spared_where_there_is_a_doubt() -> None:
+    """Asked of every combination, by what each verdict promises and not by the table."""
+    for f in all_findings():
+        verdict = ruling_on_function(f).verdict
+        doubt = f.untested_work or f.murky_work or f.obstacle is not None or f.reads
+        if verdict is Verdict.GUARDED:
+            assert not doubt
+            assert not f.counting_work
+            assert f.work or f.call
+        elif verdict is Verdict.EARLY_OUT:
+            assert not doubt
+        elif verdict is Verdict.NO_CALL:
+            assert dataclasses.replace(f, tested=False) == F()
+        elif verdict is Verdict.UNGUARDED:
+            assert f.untested_work
+        assert (verdict is Verdict.UNGUARDED) == f.untested_work
+
+
+def test_whatever_else_a_kernel_runs_it_is_not_spared_where_there_is_a_doubt() -> None:
+    for verdict, flags in itertools.product(Verdict, itertools.product((False, True), repeat=7)):
+        k = K(verdict, *flags)
+        if k.silent and verdict is not Verdict.NO_CALL:
+            continue
+        ruling = ruling_on_kernel(k)
+        final = verdict if ruling is None else ruling.verdict
+        if final in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
+            assert not any((k.switched, k.unguarded_copy, k.replaced))
+            assert k.complete or (verdict is Verdict.NO_CALL and not k.silent)
+            assert not (k.unread_module and (verdict is Verdict.GUARDED or k.silent))
+        if verdict is Verdict.UNGUARDED and not k.switched:
+            assert final is Verdict.UNGUARDED
+
+
+class TestFindings:
+    """What is made of events."""
+
+    @staticmethod
+    def of(*events: Event) -> F:
+        return findings_of(Walk(set(events)), pmu_known=True)
+
+    @pytest.mark.parametrize("enabled", [None, False])
+    @pytest.mark.parametrize("counting", [None, False])
+    def test_work_behind_no_test_is_untested(self, enabled: bool | None, counting: bool | None) -> None:
+        found = self.of(Event(Kind.WORK, 1, enabled, counting, False))
+        assert found == F(untested_work=True, work=True)
+
+    def test_murky_work_counts_only_if_none_is_untested(self) -> None:
+        murky = Event(Kind.WORK, 1, None, None, True)
+        assert self.of(murky) == F(murky_work=True, work=True, trace=True)
+        assert self.of(murky, Event(Kind.WORK, 2, None, None, False)).untested_work
+
+    def test_an_obstacle_behind_the_guard_is_a_late_one(self) -> None:
+        behind = Event(Kind.UNRESOLVED, 1, True, None, False, Obstacle.INDIRECT_CALL)
+        assert self.of(behind) == F(late_obstacle=Obstacle.INDIRECT_CALL)
+
+    def test_a_hook_outweighs_other_obstacles(self) -> None:
+        first = Event(Kind.UNRESOLVED, 1, None, None, False, Obstacle.STACK_LOST)
+        hook = Event(Kind.UNRESOLVED, 2, None, None, False, Obstacle.HOOKED)
+        assert self.of(first).obstacle is Obstacle.STACK_LOST
+        assert self.of(first, hook).obstacle is Obstacle.HOOKED
