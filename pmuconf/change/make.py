@@ -38,28 +38,38 @@ def apply(
     refused = journal.refused(hypervisor.driver, REFUSED)
     plans = sorted(plans, key=lambda plan: plan.listed.uuid in refused)
     allowed = len(plans) if limits.max_changes == 0 else min(limits.max_changes, len(plans))
-    canary = min(limits.canary, sum(plan.listed.uuid not in refused for plan in plans[:allowed]) or allowed)
-    stages = [(kind, plans[:allowed])]
-    if canary:
-        stages = [(ChangeKind.CANARY, plans[:canary])]
-        if limits.go_on:
-            stages.append((kind, plans[canary:allowed]))
-    reached = 0
+    fit = sum(plan.listed.uuid not in refused for plan in plans[:allowed])
     brake = Brake(limits)
+    reached = 0
     with hypervisor.watch() as watch:
         workshop = Workshop(hypervisor, journal, watch, brake)
-        for stage, chosen in stages:
-            for at in range(0, len(chosen), _BATCH):
-                if brake.reason:
-                    break
-                for result in _batch(workshop, chosen[at : at + _BATCH], stage):
-                    reached += 1
-                    yield result
+        for stage, chosen in _stages(plans[:allowed], min(limits.canary, fit or allowed), kind, go_on=limits.go_on):
+            for result in _carried_out(workshop, chosen, stage):
+                reached += 1
+                yield result
             if stage is ChangeKind.CANARY and brake.failures:
                 brake.stop("canary-failed")
     reason = brake.reason or ("canary" if reached < allowed else "max-changes")
     for plan in plans[reached:]:
         yield brake.not_begun(plan, reason)
+
+
+def _stages(
+    plans: Sequence[Plan], canary: int, kind: ChangeKind, *, go_on: bool
+) -> list[tuple[ChangeKind, Sequence[Plan]]]:
+    """The stages of a run, each with its plans: with a canary that first, and the others only if it goes on."""
+    if not canary:
+        return [(kind, plans)]
+    first = (ChangeKind.CANARY, plans[:canary])
+    return [first, (kind, plans[canary:])] if go_on else [first]
+
+
+def _carried_out(workshop: Workshop, plans: Sequence[Plan], kind: ChangeKind) -> Iterator[Result]:
+    """The results of these plans, batch by batch, until the run stops."""
+    for at in range(0, len(plans), _BATCH):
+        if workshop.brake.reason:
+            return
+        yield from _batch(workshop, plans[at : at + _BATCH], kind)
 
 
 def _batch(workshop: Workshop, plans: Sequence[Plan], kind: ChangeKind) -> list[Result]:

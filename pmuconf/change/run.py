@@ -136,11 +136,8 @@ class Run:
         given = map(Entry.of_record, records)
         carried = list(_newest_first(entry for entry in given if entry.revocable and not entry.of_flavor))
         with self._begun() as begun:
-            hypervisor, journal = begun.hypervisor, begun.journal
-            if names is None:
-                there = {uuid for uuid in {entry.uuid for entry in carried} if hypervisor.find(uuid) is not None}
-            else:
-                there = {listed.uuid for listed in map(hypervisor.named, names) if listed is not None}
+            journal = begun.journal
+            there = _there(begun.hypervisor, {entry.uuid for entry in carried}, names)
             entries = [entry for entry in carried if entry.uuid in there]
             if journal is not None:
                 if not self.dry:
@@ -277,6 +274,13 @@ def _of(name: str, here: Sequence[Entry], known: Sequence[Entry], hypervisor: Hy
         cause="no-such-change",
         hint=_LISTS,
     )
+
+
+def _there(hypervisor: Hypervisor, uuids: Iterable[str], names: Sequence[str] | None) -> set[str]:
+    """The UUIDs of the domains that are on this host: of those with these names, or with None of all these."""
+    if names is not None:
+        return {listed.uuid for listed in map(hypervisor.named, names) if listed is not None}
+    return {uuid for uuid in uuids if hypervisor.find(uuid) is not None}
 
 
 def _newest_first(entries: Iterable[Entry]) -> Iterator[Entry]:
