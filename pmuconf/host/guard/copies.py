@@ -16,8 +16,9 @@ from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.running import Code
 from pmuconf.host.guard.events import Kind, Walk
-from pmuconf.host.guard.paths import PADDING, walk
+from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.rulings import findings_of, ruling_on_function
+from pmuconf.host.guard.walker import PADDING
 from pmuconf.host.names import FUNCTION, PADDING_PREFIX, is_callee, may_be_copy, replaces
 from pmuconf.hostfacts import Copies, Verdict
 

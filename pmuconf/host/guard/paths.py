@@ -12,8 +12,8 @@ counts it elsewhere), nor those that raise exceptions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Optional
 
 import capstone
@@ -21,9 +21,10 @@ from capstone import x86_const as x86
 
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
-from pmuconf.host.guard.effects import CONDITIONS, Effects
+from pmuconf.host.guard.effects import CONDITIONS
 from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
 from pmuconf.host.guard.state import SCRATCH, Base, Fact, Loaded, Pointer, State, Value
+from pmuconf.host.guard.walker import Options, Walker
 from pmuconf.host.names import (
     HOOKS,
     INSTRUMENTATION,
@@ -38,17 +39,12 @@ from pmuconf.host.names import (
     is_of_pmu,
 )
 
-__all__ = ["PADDING", "walk"]
+__all__ = ["walk"]
 
 _DEPTH: Final = 4
-_STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
 _STACK: Final = 4096  # a quarter of the kernel's stack: nothing on this path takes more
 _KEPT: Final = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 """The registers that a function leaves as they were, by the System V ABI; and rsp."""
-_LONGEST: Final = 15
-"""The bytes that an instruction has at most."""
-PADDING: Final = 64
-"""How much room there is before a function at most, in bytes."""
 _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
 
 # What the states of a path are kept apart by, at each instruction and at the end: what they learned, and rsp.
@@ -74,63 +70,12 @@ def walk(
     :param watched: functions at whose start ftrace has put a call that is known only to watch.
     :param switched: take the image's switches both ways, and not only as they stand in it.
     """
-    walker = _Walker(image, offsets, _Options(copy, callee_works, watched), image.switches if switched else {})
+    walker = Walker(image, offsets, Options(copy, callee_works, watched), image.switches if switched else {})
     state = State(registers={"rdi": Pointer(Base.VCPU, 0), "rsp": Pointer(Base.STACK, 0)})
-    walker.function(entry, state, 0, inside=False)
+    _Path(walker, entry, state, 0, inside=False).run()
     path = walker.path
-    path.tests, path.loads = walker.effects.tests, walker.effects.loads
+    path.tests, path.loads = walker.effects.operands.tests, walker.effects.operands.loads
     return path
-
-
-@dataclass(frozen=True)
-class _Options:
-    copy: bool
-    callee_works: bool
-    watched: frozenset[str]
-
-
-class _Walker:
-    """What all functions on the way share: the code, what the walk came to, and how many steps are left."""
-
-    def __init__(self, image: Image, offsets: Offsets, options: _Options, switches: Mapping[int, int]) -> None:
-        self.image, self.offsets, self.options, self.switches = image, offsets, options, switches
-        self.effects = Effects(offsets)
-        self.path = Walk()
-        self._steps = 0
-        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        self._decoder.detail = True
-        self._decoded: dict[int, Any] = {}
-
-    def function(self, entry: int, state: State, depth: int, *, inside: bool) -> list[State]:
-        """Follow a function; the states in which it returns."""
-        path = _Path(self, entry, state, depth, inside=inside)
-        path.run()
-        return list(path.exits.values())
-
-    def decode(self, address: int) -> Any:
-        """The instruction there, None if there is none that can be read."""
-        if address not in self._decoded:
-            code = self.image.read(address, _LONGEST)
-            insn = next(self._decoder.disasm(code, address, 1), None) if code else None
-            self._decoded[address] = insn
-            if insn is not None:
-                self.path.instructions[address] = f"{insn.mnemonic} {insn.op_str}".strip()
-        return self._decoded[address]
-
-    def step(self) -> bool:
-        """Count a step; whether there are any left."""
-        self._steps += 1
-        return self._steps <= _STEPS
-
-    def names(self, address: int) -> tuple[str, ...]:
-        """The functions that begin there; with the thunks of call depth tracking, a little before their start."""
-        symbols = self.image.symbols
-        names = symbols.names(address)
-        if not names:
-            start = symbols.start(address)
-            before = symbols.names(start) if start is not None and address - start < PADDING else ()
-            names = tuple(name for name in before if name.startswith(PADDING_PREFIX))
-        return tuple(name[len(PADDING_PREFIX) :] if name.startswith(PADDING_PREFIX) else name for name in names)
 
 
 class _Path:
@@ -140,23 +85,24 @@ class _Path:
     :param inside: the function is the callee, or one that it calls: what it does is work.
     """
 
-    def __init__(self, walker: _Walker, entry: int, state: State, depth: int, *, inside: bool) -> None:
+    def __init__(self, walker: Walker, entry: int, state: State, depth: int, *, inside: bool) -> None:
         self.walker, self.entry, self.depth, self.inside = walker, entry, depth, inside
-        self.exits: dict[_Exit, State] = {}
+        self._exits: dict[_Exit, State] = {}
         self._known: dict[_Key, State] = {}
         self._pending: list[_Key] = []
         self._bottom = state.depth
         self._arrive(entry, state)
 
-    def run(self) -> None:
-        """Go on from every state that is new, until none is."""
+    def run(self) -> Iterable[State]:
+        """Go on from each state that is new, until none is; the states in which the function returns."""
         while self._pending:
             key = self._pending.pop()
             state = self._known[key].copy()
             if not self.walker.step():
                 self._block(key[0], state, Obstacle.TOO_COMPLEX)
-                return
+                break
             self._step(key[0], state)
+        return self._exits.values()
 
     def _arrive(self, address: int, state: State) -> None:
         """A path gets there in a state: joined with the others that have learned the same."""
@@ -206,7 +152,7 @@ class _Path:
             return
         for operand in insn.operands:
             if operand.type == x86.X86_OP_MEM:
-                place = self.walker.effects.address(insn, operand, state)
+                place = self.walker.effects.operands.address(insn, operand, state)
                 if isinstance(place, Pointer) and place.base is Base.VCPU and pmu[0] <= place.offset <= pmu[1]:
                     writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
                     self._note(Kind.WORK if writes else Kind.READ, insn.address, state)
@@ -247,7 +193,7 @@ class _Path:
         operand = insn.operands[0]
         if operand.type == x86.X86_OP_IMM:
             self._go(insn.address, _target(insn), state)
-        elif self._is_vendors(self.walker.effects.value(insn, operand, state)):
+        elif self._is_vendors(self.walker.effects.operands.value(insn, operand, state)):
             self._leave(insn.address, state)
         else:
             self._block(insn.address, state, Obstacle.INDIRECT_JUMP)
@@ -272,8 +218,8 @@ class _Path:
             self._block(at, state, Obstacle.STACK_LOST)
             return
         key = state.enabled, state.counting, state.murky
-        known = self.exits.get(key)
-        self.exits[key] = state if known is None else known.join(state)
+        known = self._exits.get(key)
+        self._exits[key] = state if known is None else known.join(state)
 
     def _breakpoint(self, insn: Any, state: State) -> None:
         self.walker.path.hooks.add("a breakpoint (kprobe)")
@@ -291,7 +237,7 @@ class _Path:
     def _call(self, insn: Any, state: State) -> None:
         operand, following = insn.operands[0], _behind(insn)
         if operand.type != x86.X86_OP_IMM:
-            self._through(insn.address, self.walker.effects.value(insn, operand, state), state)
+            self._through(insn.address, self.walker.effects.operands.value(insn, operand, state), state)
             self._fall(following, _called(state), silently=True)
             return
         target = _target(insn)
@@ -394,7 +340,7 @@ class _Path:
         inner.registers["rsp"] = Pointer(Base.STACK, depth - 8)
         inner.store(depth - 8, None, 8)
         after = []
-        for left in self.walker.function(target, inner, self.depth + 1, inside=inside):
+        for left in _Path(self.walker, target, inner, self.depth + 1, inside=inside).run():
             back = _called(left)
             back.stack = dict(left.stack)
             back.registers["rax"] = left.registers.get("rax")
