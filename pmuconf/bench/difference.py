@@ -24,8 +24,8 @@ from typing import Final
 __all__ = [
     "CONFIDENCE",
     "Difference",
+    "Direction",
     "Interval",
-    "Outcome",
     "fewest",
     "mad",
     "of_pairs",
@@ -38,7 +38,7 @@ CONFIDENCE: Final = 0.999
 """How often, at least, an interval holds the true value, unless another is asked for."""
 
 
-class Outcome(enum.Enum):
+class Direction(enum.Enum):
     """What is said about a difference between a higher and a lower cost, in that order."""
 
     SAVES = "saves"
@@ -84,13 +84,13 @@ class Difference:
     confidence: float
 
     @property
-    def outcome(self) -> Outcome:
+    def direction(self) -> Direction:
         """What may be said. UNCLEAR: the run shows a difference that not both of its halves show."""
         if self.whole.sign == 0:
-            return Outcome.NONE
+            return Direction.NONE
         if any(half.sign != self.whole.sign for half in self.halves):
-            return Outcome.UNCLEAR
-        return Outcome.SAVES if self.whole.sign > 0 else Outcome.COSTS
+            return Direction.UNCLEAR
+        return Direction.SAVES if self.whole.sign > 0 else Direction.COSTS
 
     @property
     def share(self) -> float | None:

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from pmuconf.bench.loops import DOORBELL, Exit, Loop, Program, program
 from pmuconf.host.prove.microvm import MicroVm, micro_vm
 
-__all__ = ["Arm", "Machine", "Opener", "Pair", "Plan", "measure", "opener"]
+__all__ = ["Arm", "Effort", "Machine", "Opener", "Pair", "measure", "opener"]
 
 
 class Arm(enum.Enum):
@@ -42,7 +42,7 @@ Opener = Callable[[Arm], AbstractContextManager[Machine]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Effort:
     """How much is measured.
 
     :param arms: one or both.
@@ -129,7 +129,7 @@ def opener(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
 
 def measure(
     opened: Opener,
-    plan: Plan,
+    effort: Effort,
     *,
     chance: random.Random | None = None,
     now: Callable[[], float] = time.monotonic,
@@ -140,12 +140,12 @@ def measure(
     :raises OSError: KVM refuses something.
     """
     chance = chance or random.Random()
-    until = now() + plan.seconds
+    until = now() + effort.seconds
     found: list[Pair] = []
-    turns = plan.turns
-    while len(found) < plan.pairs:
-        share = (until - now()) / (plan.pairs - len(found))
-        order = list(plan.arms)
+    turns = effort.turns
+    while len(found) < effort.pairs:
+        share = (until - now()) / (effort.pairs - len(found))
+        order = list(effort.arms)
         chance.shuffle(order)
         with contextlib.ExitStack() as stack:
             machines = {arm: stack.enter_context(opened(arm)) for arm in order}
@@ -154,8 +154,8 @@ def measure(
                     for _ in range(_WARM):
                         machine.cycles(loop, turns or _TRIAL)
             if turns is None:
-                turns = _calibrated(machines[plan.arms[0]], now)
-            found.append(_pair(machines, plan.rounds, turns, now() + share, chance, now))
+                turns = _calibrated(machines[effort.arms[0]], now)
+            found.append(_pair(machines, effort.rounds, turns, now() + share, chance, now))
         progress(len(found))
     return tuple(found)
 

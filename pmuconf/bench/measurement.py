@@ -19,7 +19,7 @@ from pmuconf.host.measured import HostKey, read_key
 from pmuconf.hostfacts import Verdict
 from pmuconf.typed import JsonObject, TypedError, parse_object
 
-__all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Run", "load", "save"]
+__all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Measurement", "load", "save"]
 
 FORMAT: Final = "pmuconf-bench-run"
 VERSION: Final = 1
@@ -29,7 +29,7 @@ _MAX: Final = 32 << 20
 
 
 @dataclass(frozen=True)
-class Run:
+class Measurement:
     """A measurement.
 
     :param counters: how many the guests' PMU was to have; None: as many as KVM gave.
@@ -63,34 +63,34 @@ class Run:
         return [pair.control(arm) for pair in self.pairs]
 
 
-def save(run: Run, path: Path) -> None:
+def save(measurement: Measurement, path: Path) -> None:
     """Write the run into a file, all or nothing.
 
     :raises PmuconfError: it can't be written; cause output-unwritable.
     """
-    marks = run.fingerprint
+    marks = measurement.fingerprint
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "exit": run.exit.value,
-        "counters": run.counters,
-        "release": run.release,
-        "host": asdict(run.host),
-        "guard": run.guard.value,
-        "at": run.at,
+        "exit": measurement.exit.value,
+        "counters": measurement.counters,
+        "release": measurement.release,
+        "host": asdict(measurement.host),
+        "guard": measurement.guard.value,
+        "at": measurement.at,
         "pairs": [
             {"exit": _by_arm(pair.exit), "fault": _by_arm(pair.fault), "clock": _short(pair.clock)}
-            for pair in run.pairs
+            for pair in measurement.pairs
         ],
-        "spoils": [asdict(spoil) for spoil in run.spoils],
-        "notes": list(run.notes),
+        "spoils": [asdict(spoil) for spoil in measurement.spoils],
+        "notes": list(measurement.notes),
         "fingerprint": marks
         and {"counts": {arm.value: counts._asdict() for arm, counts in marks.counts.items()}, "missing": marks.missing},
     }
     replace_file(path, json.dumps(document, separators=(",", ":")) + "\n")
 
 
-def load(path: Path) -> Run:
+def load(path: Path) -> Measurement:
     """Read a run back.
 
     :raises PmuconfError: the file can't be read (file-unreadable) or holds no such run (run-broken).
@@ -105,13 +105,13 @@ def load(path: Path) -> Run:
             raise TypedError(f"it is no {FORMAT} file")
         if document.get_int("version") != VERSION:
             raise TypedError(f"its version is {document.get_int('version')}, and {VERSION} is read")
-        return _run(document)
+        return _measurement(document)
     except TypedError as error:
         hint = "pmuconf bench cpuid --save FILE writes one"
         raise PmuconfError(f"{path}: {error}", cause="run-broken", hint=hint) from None
 
 
-def _run(document: JsonObject) -> Run:
+def _measurement(document: JsonObject) -> Measurement:
     pairs = tuple(map(_pair, document.get_objects("pairs")))
     if len(pairs) > MAX_PAIRS:
         raise TypedError(f"it has {len(pairs)} pairs, and {MAX_PAIRS} are the most")
@@ -120,7 +120,7 @@ def _run(document: JsonObject) -> Run:
     if len(shapes) != 1 or lengths_differ or not all(values for pair in pairs for values in pair.exit.values()):
         raise TypedError("its pairs are not alike")
     marks = document.opt_object("fingerprint")
-    return Run(
+    return Measurement(
         exit=document.get_enum("exit", Exit),
         counters=document.opt_int("counters"),
         release=document.get_str("release"),

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pmuconf.bench import conditions
 from pmuconf.bench.counters import Counter, fingerprint, hardware
 from pmuconf.bench.loops import Exit
-from pmuconf.bench.measure import Arm, Opener, Plan, measure, opener
-from pmuconf.bench.measurement import Run
+from pmuconf.bench.measure import Arm, Effort, Opener, measure, opener
+from pmuconf.bench.measurement import Measurement
 from pmuconf.errors import PmuconfError
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.kvm import read_kvm
@@ -24,7 +24,7 @@ __all__ = ["take"]
 
 def take(
     kind: Exit,
-    plan: Plan,
+    effort: Effort,
     *,
     counters: int | None = None,
     cpu: int | None = None,
@@ -35,7 +35,7 @@ def take(
     counting: Callable[[], AbstractContextManager[Counter]] = hardware,
     can_disable: Callable[[], bool] = can_disable_pmu,
     real: Callable[..., Opener] = opener,
-) -> Run:
+) -> Measurement:
     """Measure this kind of exit; a run without pairs where it is known beforehand that nothing can follow from one.
 
     :param counters: how many counters the guests' PMU is to have; None: as many as KVM gives.
@@ -58,7 +58,7 @@ def take(
             hint="It is there since Linux 5.18",
         )
     spoils = list(conditions.beforehand(root))
-    run = Run(
+    measurement = Measurement(
         exit=kind,
         counters=counters,
         release=root.text("/proc/sys/kernel/osrelease") or "",
@@ -70,21 +70,21 @@ def take(
     )
     worthless = any(not (spoil.arms_only and keep) for spoil in spoils)
     if worthless and not anyway:
-        return run
+        return measurement
     if everywhere_off:
-        plan = replace(plan, arms=(Arm.OFF,))
+        effort = replace(effort, arms=(Arm.OFF,))
     cpu, unpinned = conditions.pin(cpu)
     opened = real(kind, counters, can_disable=disables)
     try:
         before = conditions.loads(root)
-        pairs = measure(opened, plan, progress=progress)
+        pairs = measure(opened, effort, progress=progress)
         others = conditions.neighbours(root, cpu)
         spoils += conditions.worked(before, conditions.loads(root), cpu, others)
-        marks = fingerprint(opened, plan.arms, counting())
+        marks = fingerprint(opened, effort.arms, counting())
     except OSError as error:
         raise refused(error, root) from None
     except ValueError as error:
         raise PmuconfError(str(error), cause="no-such-counters") from None
     moved = conditions.moved_clock([value for pair in pairs for value in pair.clock])
     spoils += [spoil for spoil in (unpinned, moved) if spoil is not None]
-    return replace(run, pairs=pairs, spoils=tuple(spoils), notes=conditions.notes(root, cpu), fingerprint=marks)
+    return replace(measurement, pairs=pairs, spoils=tuple(spoils), notes=conditions.notes(root, cpu), fingerprint=marks)

@@ -18,9 +18,9 @@ from pmuconf.report.plain import printable
 if TYPE_CHECKING:
     from pmuconf.bench.conclusion import Conclusion
     from pmuconf.bench.difference import Difference
-    from pmuconf.bench.measurement import Run
+    from pmuconf.bench.measurement import Measurement
 
-__all__ = ["BenchCpuid", "BenchMsr", "BenchPort", "CompareRuns"]
+__all__ = ["BenchCpuid", "BenchMsr", "BenchPort", "CompareMeasurements"]
 
 
 class _Answer(Record):
@@ -79,36 +79,36 @@ class _Bench(_Answer):
         with _host_modules():
             from pmuconf.bench.conclusion import between_arms
             from pmuconf.bench.loops import Exit
-            from pmuconf.bench.measure import Plan
+            from pmuconf.bench.measure import Effort
             from pmuconf.bench.measurement import save
             from pmuconf.bench.on_host import take
 
-        plan = Plan(seconds=args.seconds, pairs=args.pairs, rounds=args.rounds, turns=args.exits)
+        effort = Effort(seconds=args.seconds, pairs=args.pairs, rounds=args.rounds, turns=args.exits)
         with _progress(args.pairs) as progress:
-            run = take(
+            measurement = take(
                 Exit(self.kind),
-                plan,
+                effort,
                 counters=args.counters,
                 cpu=args.cpu,
                 keep=args.save is not None,
                 anyway=args.anyway,
                 progress=progress,
             )
-        conclusion = between_arms(run, args.confidence)
+        conclusion = between_arms(measurement, args.confidence)
         sentences = _sentences(conclusion)
-        if args.save is not None and run.pairs:
-            save(run, args.save)
+        if args.save is not None and measurement.pairs:
+            save(measurement, args.save)
             sentences.append(f"the run is kept in {args.save}")
-        sentences += _written(args, conclusion, [(f"PMU {arm.value}", run, arm) for arm in run.arms])
+        sentences += _written(args, conclusion, [(f"PMU {arm.value}", measurement, arm) for arm in measurement.arms])
         self.status = conclusion.severity
-        marks = _fingerprint(run)
+        marks = _fingerprint(measurement)
         sentences += marks[0]
         return [printable(line) for line in sentences], {
             **_conclusion(conclusion),
-            **_subject(run),
-            "cycles_per_exit": _costs(run),
+            **_subject(measurement),
+            "cycles_per_exit": _costs(measurement),
             "fingerprint": marks[1],
-            "notes": list(run.notes),
+            "notes": list(measurement.notes),
         }
 
 
@@ -151,7 +151,7 @@ class BenchPort(_Bench):
     kind = "port"
 
 
-class CompareRuns(_Answer):
+class CompareMeasurements(_Answer):
     """Compare what an exit costs with the PMU off in two saved runs: a kernel before, and after.
 
     Both of the same host: 'pmuconf bench cpuid --save OLD', boot the other kernel, '--save NEW', compare. What other
@@ -173,12 +173,12 @@ class CompareRuns(_Answer):
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         with _host_modules():
-            from pmuconf.bench.conclusion import between_runs
+            from pmuconf.bench.conclusion import between_measurements
             from pmuconf.bench.measure import Arm
             from pmuconf.bench.measurement import load
 
         old, new = load(args.old), load(args.new)
-        conclusion = between_runs(old, new, args.confidence)
+        conclusion = between_measurements(old, new, args.confidence)
         sentences = _sentences(conclusion)
         if old.host.kvm == new.host.kvm and old.host.kernel == new.host.kernel:
             sentences.append("both runs are of the same kernel: this shows how well a run repeats itself")
@@ -240,7 +240,10 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _written(
-    args: argparse.Namespace, conclusion: Conclusion, samples: list[tuple[str, Run, Any]], measured: Run | None = None
+    args: argparse.Namespace,
+    conclusion: Conclusion,
+    samples: list[tuple[str, Measurement, Any]],
+    measured: Measurement | None = None,
 ) -> list[str]:
     """Write what the options ask for; what was done, in sentences."""
     from pmuconf.bench.plot import distributions
@@ -248,18 +251,21 @@ def _written(
     from pmuconf.host.root import Root
 
     said = []
-    taken = [(name, [value for pair in run.pairs for value in pair.exit.get(arm, ())]) for name, run, arm in samples]
+    taken = [
+        (name, [value for pair in measurement.pairs for value in pair.exit.get(arm, ())])
+        for name, measurement, arm in samples
+    ]
     if args.plot is not None and taken and all(values for _, values in taken):
         title = f"{samples[0][1].exit.title} exit, {samples[-1][1].host.cpu}"
-        subtitle = "no conclusion" if conclusion.outcome is None else conclusion.sentence
+        subtitle = "no conclusion" if conclusion.direction is None else conclusion.sentence
         replace_file(args.plot, distributions(title, taken, subtitle))
         said.append(f"the distributions are drawn in {args.plot}")
     if args.store:
-        run = measured or (samples[0][1] if samples else None)
+        measurement = measured or (samples[0][1] if samples else None)
         key = state.host_key(Root())
-        if conclusion.saving is None or run is None:
+        if conclusion.saving is None or measurement is None:
             said.append("nothing is kept for the report: that takes a conclusion on a guarded kernel")
-        elif run.host != key:
+        elif measurement.host != key:
             said.append("nothing is kept for the report: the run is not of this host as it is now")
         else:
             state.store(conclusion.saving, key)
@@ -281,7 +287,7 @@ def _sentences(conclusion: Conclusion) -> list[str]:
 def _conclusion(conclusion: Conclusion) -> dict[str, Any]:
     return {
         "quantity": conclusion.quantity.value,
-        "conclusion": conclusion.outcome and conclusion.outcome.value,
+        "conclusion": conclusion.direction and conclusion.direction.value,
         "message": conclusion.sentence,
         "spoilt_by": {spoil.cause: spoil.message for spoil in conclusion.spoils},
         "difference": _difference(conclusion.difference),
@@ -302,43 +308,43 @@ def _difference(difference: Difference | None) -> dict[str, Any] | None:
     }
 
 
-def _subject(run: Run) -> dict[str, Any]:
+def _subject(measurement: Measurement) -> dict[str, Any]:
     return {
-        "exit": run.exit.value,
-        "counters": run.counters,
-        "release": run.release,
-        "guard": run.guard.value,
-        "cpu": run.host.cpu,
-        "microcode": run.host.microcode,
-        "kvm_build_id": run.host.kvm,
-        "mitigations": dict(run.host.mitigations),
-        "at": run.at,
+        "exit": measurement.exit.value,
+        "counters": measurement.counters,
+        "release": measurement.release,
+        "guard": measurement.guard.value,
+        "cpu": measurement.host.cpu,
+        "microcode": measurement.host.microcode,
+        "kvm_build_id": measurement.host.kvm,
+        "mitigations": dict(measurement.host.mitigations),
+        "at": measurement.at,
     }
 
 
-def _costs(run: Run) -> dict[str, Any]:
+def _costs(measurement: Measurement) -> dict[str, Any]:
     from statistics import median
 
     from pmuconf.bench.difference import mad
 
     return {
         arm.value: {
-            "median": round(median(run.costs(arm)), 2),
-            "mad": round(mad(run.costs(arm)), 2),
-            "control_median": round(median(run.controls(arm)), 2),
-            "pairs": len(run.pairs),
-            "rounds": sum(len(pair.exit[arm]) for pair in run.pairs),
+            "median": round(median(measurement.costs(arm)), 2),
+            "mad": round(mad(measurement.costs(arm)), 2),
+            "control_median": round(median(measurement.controls(arm)), 2),
+            "pairs": len(measurement.pairs),
+            "rounds": sum(len(pair.exit[arm]) for pair in measurement.pairs),
         }
-        for arm in run.arms
+        for arm in measurement.arms
     }
 
 
 _TOLD: Final = ("spectre_v2", "retbleed", "spec_rstack_overflow", "indirect_target_selection")
 
 
-def _fingerprint(run: Run) -> tuple[list[str], dict[str, Any] | None]:
+def _fingerprint(measurement: Measurement) -> tuple[list[str], dict[str, Any] | None]:
     """Counts per exit and the mitigations that make calls and returns dear, for a person and as a record."""
-    marks = run.fingerprint
+    marks = measurement.fingerprint
     if marks is None:
         return [], None
     counts = {
@@ -352,7 +358,7 @@ def _fingerprint(run: Run) -> tuple[list[str], dict[str, Any] | None]:
         f"{one['branch_misses']:.2f} branch misses per exit in the host kernel"
         for arm, one in counts.items()
     ]
-    states = dict(run.host.mitigations)
+    states = dict(measurement.host.mitigations)
     lines.append("mitigations: " + "; ".join(f"{name}: {states[name]}" for name in _TOLD if name in states))
     return lines, record
 

@@ -73,7 +73,7 @@ GROUPS: Final = (
             "bench cpuid": Listed("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
             "bench msr": Listed("bench:BenchMsr", "the same of a read of an MSR"),
             "bench port": Listed("bench:BenchPort", "the same of port I/O"),
-            "bench compare": Listed("bench:CompareRuns", "two saved runs: one kernel against another"),
+            "bench compare": Listed("bench:CompareMeasurements", "two saved measurements: one kernel against another"),
         },
         ("pmuconf host", "pmuconf host facts --output host-facts.json", "pmuconf bench cpuid --save before.json"),
     ),

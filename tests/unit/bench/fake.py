@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pmuconf.bench.loops import Exit, Loop
 from pmuconf.bench.measure import Arm, Machine, Pair
-from pmuconf.bench.measurement import Run
+from pmuconf.bench.measurement import Measurement
 from pmuconf.host.measured import HostKey
 from pmuconf.hostfacts import Verdict
 
@@ -61,7 +61,7 @@ class _Fake:
         return round(each * turns) + 50 + spike
 
 
-def run_of(
+def measurement_of(
     on: float | None,
     off: float,
     *,
@@ -71,7 +71,7 @@ def run_of(
     guard: Verdict = Verdict.GUARDED,
     spread: float = 1.0,
     host: HostKey = KEY,
-) -> Run:
+) -> Measurement:
     """A run in which exits cost so much, give or take ``spread``."""
     chance = random.Random(42)
 
@@ -83,7 +83,7 @@ def run_of(
         faults = {arm: rounds(control_on if arm is Arm.ON and control_on else control) for arm in exits}
         return Pair(exits, faults, (1.0, 1.0))
 
-    return Run(
+    return Measurement(
         exit=Exit.CPUID,
         counters=6,
         release="6.1.0-test",

@@ -13,13 +13,12 @@ from lxml import etree
 from pmuconf.bench.conditions import Spoil
 from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.loops import Exit
-from pmuconf.bench.measure import Arm, Plan
-from pmuconf.bench.measurement import Run as Taken
-from pmuconf.bench.measurement import load, save
+from pmuconf.bench.measure import Arm, Effort
+from pmuconf.bench.measurement import Measurement, load, save
 from pmuconf.host import measured
 from pmuconf.host.measured import Saving
 from pmuconf.hostfacts import Verdict
-from tests.unit.bench.fake import KEY, run_of
+from tests.unit.bench.fake import KEY, measurement_of
 from tests.unit.conftest import Run
 
 NESTED = Spoil("nested", "this host is itself a virtual machine")
@@ -28,18 +27,18 @@ NESTED = Spoil("nested", "this host is itself a virtual machine")
 class Takes:
     """Stands in for the measurement: gives a run, and keeps what was asked for."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Taken) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, measurement: Measurement) -> None:
         self.asked: dict[str, Any] = {}
-        self.run = run
+        self.measurement = measurement
         monkeypatch.setattr("pmuconf.bench.on_host.take", self)
 
-    def __call__(self, kind: Exit, plan: Plan, **asked: Any) -> Taken:
-        self.asked = {"kind": kind, "plan": plan, **asked}
-        return self.run
+    def __call__(self, kind: Exit, effort: Effort, **asked: Any) -> Measurement:
+        self.asked = {"kind": kind, "effort": effort, **asked}
+        return self.measurement
 
 
 def test_the_answer_comes_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    Takes(monkeypatch, run_of(2157, 2100))
+    Takes(monkeypatch, measurement_of(2157, 2100))
     said = run("bench", "cpuid")
     assert (said.status, said.err) == (0, "")
     assert said.out.startswith("on this kernel PMU off saves 57 +- ")
@@ -48,7 +47,7 @@ def test_the_answer_comes_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {Arm.ON: Counts(2776, 500, 2.25), Arm.OFF: Counts(2549, 460, 1)}
-    Takes(monkeypatch, replace(run_of(2157, 2100), fingerprint=Fingerprint(counts)))
+    Takes(monkeypatch, replace(measurement_of(2157, 2100), fingerprint=Fingerprint(counts)))
     said = json.loads(run("bench", "cpuid", "-f", "json").out)
     assert (said["quantity"], said["conclusion"], said["spoilt_by"]) == ("pmu-on-against-off", "saves", {})
     assert said["difference"]["lower"] <= said["difference"]["cycles"] <= said["difference"]["upper"]
@@ -67,12 +66,14 @@ def test_the_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_fingerprint_in_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    takes = Takes(monkeypatch, replace(run_of(2157, 2100), fingerprint=Fingerprint({Arm.ON: Counts(2776, 500, 2.25)})))
+    takes = Takes(
+        monkeypatch, replace(measurement_of(2157, 2100), fingerprint=Fingerprint({Arm.ON: Counts(2776, 500, 2.25)}))
+    )
     out = run("bench", "cpuid").out
     assert "PMU on: 2776 instructions, 500 branches, 2.25 branch misses per exit in the host kernel\n" in out
     assert "mitigations: retbleed: Mitigation\n" in out
-    takes.run = replace(
-        takes.run, fingerprint=Fingerprint({}, "this host gives no hardware counters (counters-missing)")
+    takes.measurement = replace(
+        takes.measurement, fingerprint=Fingerprint({}, "this host gives no hardware counters (counters-missing)")
     )
     out = run("bench", "cpuid").out
     assert (
@@ -83,7 +84,7 @@ def test_the_fingerprint_in_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("pairs", [0, 24])
 def test_no_conclusion(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pairs: int) -> None:
-    taken = replace(run_of(2157, 2100, pairs=pairs), spoils=(NESTED,))
+    taken = replace(measurement_of(2157, 2100, pairs=pairs), spoils=(NESTED,))
     Takes(monkeypatch, taken)
     said = run("bench", "cpuid", "--plot", tmp_path / "plot", "--save", tmp_path / "run")
     assert said.status == 1
@@ -96,20 +97,20 @@ def test_no_conclusion(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_dearer_is_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    Takes(monkeypatch, run_of(2000, 2100))
+    Takes(monkeypatch, measurement_of(2000, 2100))
     assert run("bench", "cpuid").status == 2
 
 
 @pytest.mark.parametrize("kind", Exit)
 def test_what_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Exit) -> None:
-    takes = Takes(monkeypatch, replace(run_of(2157, 2100), exit=kind))
+    takes = Takes(monkeypatch, replace(measurement_of(2157, 2100), exit=kind))
     assert run("bench", kind.value).status == 0
-    assert takes.asked["plan"] == Plan(seconds=40, pairs=60, rounds=None, turns=None)
+    assert takes.asked["effort"] == Effort(seconds=40, pairs=60, rounds=None, turns=None)
     assert (takes.asked["kind"], takes.asked["counters"], takes.asked["keep"]) == (kind, None, False)
     numbers = {"seconds": 2, "pairs": 30, "rounds": 5, "exits": 9, "counters": 4, "cpu": 1, "confidence": 0.9}
     options = [word for name, value in numbers.items() for word in (f"--{name}", value)]
     said = run("bench", kind.value, *options, "--anyway", "--save", tmp_path / "x", "-f", "json")
-    assert takes.asked["plan"] == Plan(seconds=2, pairs=30, rounds=5, turns=9)
+    assert takes.asked["effort"] == Effort(seconds=2, pairs=30, rounds=5, turns=9)
     assert [takes.asked[name] for name in ("counters", "cpu", "keep", "anyway")] == [4, 1, True, True]
     assert json.loads(said.out)["difference"]["confidence"] == 0.9
     assert load(tmp_path / "x").exit is kind
@@ -120,15 +121,15 @@ def test_what_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ["--seconds 0", "--seconds nan", "--pairs 0", "--rounds x", "--confidence 1", "--confidence 0.4", "--exits -1"],
 )
 def test_usage(run: Run, monkeypatch: pytest.MonkeyPatch, options: str) -> None:
-    takes = Takes(monkeypatch, run_of(1, 1))
+    takes = Takes(monkeypatch, measurement_of(1, 1))
     assert run("bench", "cpuid", *options.split()).status == 255
     assert takes.asked == {}
 
 
 def test_compare(run: Run, tmp_path: Path) -> None:
     old, new, plot = (tmp_path / name for name in ("old", "new", "plot.svg"))
-    save(run_of(None, 2776, guard=Verdict.UNGUARDED, host=replace(KEY, kvm="o" * 40)), old)
-    save(run_of(None, 2549), new)
+    save(measurement_of(None, 2776, guard=Verdict.UNGUARDED, host=replace(KEY, kvm="o" * 40)), old)
+    save(measurement_of(None, 2549), new)
     said = run("bench", "compare", old, new, "--plot", plot)
     assert said.status == 0
     assert said.out.startswith("with the PMU off, the new kernel saves 227 +- ")
@@ -153,22 +154,22 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Saving]:
 
 
 def test_store_one_kernel(run: Run, monkeypatch: pytest.MonkeyPatch, state: list[Saving]) -> None:
-    takes = Takes(monkeypatch, run_of(2157, 2100))
+    takes = Takes(monkeypatch, measurement_of(2157, 2100))
     assert run("bench", "cpuid").status == 0
     assert state == []
     assert "the report takes 57 cycles per exit from now on" in run("bench", "cpuid", "--store").out
     assert [round(saving.cycles) for saving in state] == [57]
-    for unfit in (run_of(2157, 2100, guard=Verdict.UNGUARDED), replace(takes.run, spoils=(NESTED,))):
-        takes.run = unfit
+    for unfit in (measurement_of(2157, 2100, guard=Verdict.UNGUARDED), replace(takes.measurement, spoils=(NESTED,))):
+        takes.measurement = unfit
         assert "nothing is kept for the report: that takes a conclusion" in run("bench", "cpuid", "--store").out
     assert len(state) == 1
 
 
 def test_store_two_kernels(run: Run, tmp_path: Path, state: list[Saving]) -> None:
     old, new, elsewhere = (tmp_path / name for name in ("old", "new", "elsewhere"))
-    save(run_of(None, 2776, guard=Verdict.UNGUARDED), old)
-    save(run_of(None, 2549), new)
-    save(run_of(None, 2549, host=replace(KEY, kvm="x" * 40)), elsewhere)
+    save(measurement_of(None, 2776, guard=Verdict.UNGUARDED), old)
+    save(measurement_of(None, 2549), new)
+    save(measurement_of(None, 2549, host=replace(KEY, kvm="x" * 40)), elsewhere)
     assert "not of this host as it is now" in run("bench", "compare", old, elsewhere, "--store").out
     assert state == []
     assert "the report takes 227 cycles" in run("bench", "compare", old, new, "--store").out

@@ -13,8 +13,8 @@ import pytest
 from pmuconf.bench.difference import (
     CONFIDENCE,
     Difference,
+    Direction,
     Interval,
-    Outcome,
     fewest,
     mad,
     of_pairs,
@@ -44,22 +44,22 @@ def spiked(chance: random.Random) -> float:
 @pytest.mark.parametrize("noise", [normal, heavy_tailed, spiked])
 def test_equal_distributions_never_save_in_10000_runs(noise: Callable[[random.Random], float]) -> None:
     chance = random.Random(20260522)
-    outcomes: Counter[Outcome] = Counter()
+    outcomes: Counter[Direction] = Counter()
     for _ in range(10_000):
         differences = [noise(chance) - noise(chance) for _ in range(30)]  # on - off
-        outcomes[paired(differences, EXIT).outcome] += 1
-    assert outcomes[Outcome.SAVES] == 0
-    assert outcomes[Outcome.COSTS] == 0
-    assert outcomes[Outcome.UNCLEAR] <= 10_000 * (1 - CONFIDENCE)  # the whole run's interval alone
+        outcomes[paired(differences, EXIT).direction] += 1
+    assert outcomes[Direction.SAVES] == 0
+    assert outcomes[Direction.COSTS] == 0
+    assert outcomes[Direction.UNCLEAR] <= 10_000 * (1 - CONFIDENCE)  # the whole run's interval alone
 
 
 def test_nor_do_two_runs_of_equal_kernels() -> None:
     chance = random.Random(7)
     outcomes = Counter(
-        unpaired([normal(chance) for _ in range(PAIRS)], [normal(chance) for _ in range(PAIRS)]).outcome
+        unpaired([normal(chance) for _ in range(PAIRS)], [normal(chance) for _ in range(PAIRS)]).direction
         for _ in range(300)
     )
-    assert outcomes == {Outcome.NONE: 300}
+    assert outcomes == {Direction.NONE: 300}
 
 
 @pytest.mark.parametrize("noise", [normal, heavy_tailed])
@@ -112,7 +112,7 @@ def test_a_real_saving_is_found_with_its_size() -> None:
     chance = random.Random(5)
     for _ in range(200):
         found = paired([57 + spiked(chance) - normal(chance) for _ in range(PAIRS)], EXIT)
-        assert found.outcome is Outcome.SAVES
+        assert found.direction is Direction.SAVES
         assert found.whole.lower <= 62
         assert found.whole.upper >= 52
         assert found.share is not None
@@ -121,7 +121,7 @@ def test_a_real_saving_is_found_with_its_size() -> None:
 
 def test_a_cost_is_one() -> None:
     chance = random.Random(6)
-    assert paired([normal(chance) - 40 for _ in range(PAIRS)], EXIT).outcome is Outcome.COSTS
+    assert paired([normal(chance) - 40 for _ in range(PAIRS)], EXIT).direction is Direction.COSTS
 
 
 def test_what_disturbs_a_part_of_the_run_saves_nothing() -> None:
@@ -129,7 +129,7 @@ def test_what_disturbs_a_part_of_the_run_saves_nothing() -> None:
     chance = random.Random(8)
     values = [normal(chance) + (40 if at < 40 else 0) for at in range(PAIRS)]
     assert of_pairs(values).sign == 1
-    assert paired(values, EXIT).outcome is Outcome.UNCLEAR
+    assert paired(values, EXIT).direction is Direction.UNCLEAR
 
 
 def test_two_runs_that_drift_apart_save_nothing() -> None:
@@ -137,12 +137,12 @@ def test_two_runs_that_drift_apart_save_nothing() -> None:
     old = [EXIT + normal(chance) + (60 if at < 40 else 0) for at in range(PAIRS)]
     new = [EXIT + normal(chance) for _ in range(PAIRS)]
     assert of_samples(old, new).sign == 1
-    assert unpaired(old, new).outcome is Outcome.UNCLEAR
+    assert unpaired(old, new).direction is Direction.UNCLEAR
 
 
 def test_constant_values_have_no_width() -> None:
     found = paired([227.0] * 22, 2776)
-    assert (found.whole, found.outcome) == (Interval(227, 227, 227), Outcome.SAVES)
+    assert (found.whole, found.direction) == (Interval(227, 227, 227), Direction.SAVES)
     assert found.share == pytest.approx(0.0818, abs=1e-4)
     assert unpaired([2776.0] * 22, [2549.0] * 22).whole == Interval(227, 227, 227)
 

@@ -8,24 +8,24 @@ from collections import Counter
 
 import pytest
 
-from pmuconf.bench.difference import Outcome, paired
+from pmuconf.bench.difference import Direction, paired
 from pmuconf.bench.loops import Loop
-from pmuconf.bench.measure import BATCH, Arm, Pair, Plan, measure
+from pmuconf.bench.measure import BATCH, Arm, Effort, Pair, measure
 from tests.unit.bench.fake import Host
 
-SMALL = Plan(pairs=24, rounds=9, turns=50)
+SMALL = Effort(pairs=24, rounds=9, turns=50)
 
 
-def found(host: Host, plan: Plan = SMALL) -> tuple[Pair, ...]:
-    return measure(host.opener, plan, chance=random.Random(2))
+def found(host: Host, effort: Effort = SMALL) -> tuple[Pair, ...]:
+    return measure(host.opener, effort, chance=random.Random(2))
 
 
-def outcome(pairs: tuple[Pair, ...]) -> Outcome:
-    return paired([pair.difference() for pair in pairs], 2000).outcome
+def direction(pairs: tuple[Pair, ...]) -> Direction:
+    return paired([pair.difference() for pair in pairs], 2000).direction
 
 
 def test_exits_are_net_of_the_empty_loop() -> None:
-    (pair,) = found(Host({Arm.ON: 2157, Arm.OFF: 2100}, empty=4), Plan(pairs=1, rounds=3, turns=50))
+    (pair,) = found(Host({Arm.ON: 2157, Arm.OFF: 2100}, empty=4), Effort(pairs=1, rounds=3, turns=50))
     assert pair.exit == {Arm.ON: (2157, 2157, 2157), Arm.OFF: (2100, 2100, 2100)}
     assert pair.fault == {Arm.ON: (3000,) * 3, Arm.OFF: (3000,) * 3}
     assert (pair.difference(), pair.control_difference()) == (57, 0)
@@ -44,7 +44,7 @@ def test_every_pair_is_of_new_vms_in_random_order() -> None:
 
 def test_each_round_runs_every_loop_in_both_vms_in_random_order() -> None:
     host = Host({Arm.ON: 2100, Arm.OFF: 2100})
-    found(host, Plan(pairs=1, rounds=60, turns=50))
+    found(host, Effort(pairs=1, rounds=60, turns=50))
     timed = [(arm, loop) for arm, loop, turns in host.batches if turns == 50][12:]  # after the warm-up
     rounds = [tuple(timed[at : at + 6]) for at in range(0, len(timed), 6)]
     assert len(rounds) == 60
@@ -54,7 +54,7 @@ def test_each_round_runs_every_loop_in_both_vms_in_random_order() -> None:
 
 
 def test_one_arm_alone() -> None:
-    pairs = found(Host({Arm.OFF: 2100}), Plan(arms=(Arm.OFF,), pairs=3, rounds=2, turns=10))
+    pairs = found(Host({Arm.OFF: 2100}), Effort(arms=(Arm.OFF,), pairs=3, rounds=2, turns=10))
     assert [set(pair.exit) for pair in pairs] == [{Arm.OFF}] * 3
 
 
@@ -71,7 +71,7 @@ def test_batches_are_scaled_to_their_time_and_the_run_to_its_own() -> None:
         return clock
 
     seen: list[object] = []
-    pairs = measure(host.opener, Plan(seconds=1, pairs=10), now=now, chance=random.Random(3))
+    pairs = measure(host.opener, Effort(seconds=1, pairs=10), now=now, chance=random.Random(3))
     turns = Counter(turns for _, loop, turns in host.batches if loop is Loop.EXIT)
     assert turns.most_common(1)[0][0] == pytest.approx(BATCH / 3e-6, rel=0.02)
     assert len(pairs) == 10
@@ -81,7 +81,7 @@ def test_batches_are_scaled_to_their_time_and_the_run_to_its_own() -> None:
 
 def test_progress_is_told() -> None:
     told: list[int] = []
-    measure(Host({Arm.ON: 1, Arm.OFF: 1}).opener, Plan(pairs=3, rounds=1, turns=1), progress=told.append)
+    measure(Host({Arm.ON: 1, Arm.OFF: 1}).opener, Effort(pairs=3, rounds=1, turns=1), progress=told.append)
     assert told == [1, 2, 3]
 
 
@@ -97,23 +97,23 @@ def test_progress_is_told() -> None:
 )
 def test_equal_vms_do_not_differ(host: Host) -> None:
     for _ in range(12):
-        assert outcome(found(host)) is Outcome.NONE
+        assert direction(found(host)) is Direction.NONE
 
 
 def test_one_pair_of_vms_would_have_been_fooled_by_where_its_memory_lies() -> None:
     """Without new VMs for each value, the layout is the same in all of them: this is why pairs are made anew."""
     host = Host({Arm.ON: 2100, Arm.OFF: 2100}, noise=1, layout=12)
     fooled = 0
-    for pair in found(host, Plan(pairs=10, rounds=60, turns=50)):
+    for pair in found(host, Effort(pairs=10, rounds=60, turns=50)):
         rounds = [on - off for on, off in zip(pair.exit[Arm.ON], pair.exit[Arm.OFF])]
-        fooled += paired(rounds, 2100).outcome in (Outcome.SAVES, Outcome.COSTS)
+        fooled += paired(rounds, 2100).direction in (Direction.SAVES, Direction.COSTS)
     assert fooled >= 7
 
 
 def test_a_batch_begins_with_turns_that_do_not_count() -> None:
     """A CPU that comes from another VM has cold branch predictors."""
     host = Host({Arm.ON: 2100, Arm.OFF: 2100})
-    found(host, Plan(pairs=2, rounds=5, turns=50))
+    found(host, Effort(pairs=2, rounds=5, turns=50))
     following = zip(host.batches, host.batches[1:])
     settled = [(before, batch) for before, batch in following if before[2] < 50 and batch[2] == 50]
     assert len(settled) == 2 * 5 * 6  # pairs, rounds, loops
@@ -124,5 +124,5 @@ def test_a_batch_begins_with_turns_that_do_not_count() -> None:
 def test_a_saving_is_found_in_spite_of(trouble: dict[str, float]) -> None:
     pairs = found(Host({Arm.ON: 2157, Arm.OFF: 2100}, **trouble))  # type: ignore[arg-type]
     difference = paired([pair.difference() for pair in pairs], 2157)
-    assert difference.outcome is Outcome.SAVES
+    assert difference.direction is Direction.SAVES
     assert difference.whole.lower <= 57 <= difference.whole.upper

@@ -6,61 +6,61 @@ from dataclasses import replace
 
 import pytest
 
-from pmuconf.bench.conclusion import Quantity, between_arms, between_runs
+from pmuconf.bench.conclusion import Quantity, between_arms, between_measurements
 from pmuconf.bench.conditions import Spoil
-from pmuconf.bench.difference import Outcome
+from pmuconf.bench.difference import Direction
 from pmuconf.bench.loops import Exit
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import Verdict
-from tests.unit.bench.fake import KEY, run_of
+from tests.unit.bench.fake import KEY, measurement_of
 
 NESTED = Spoil("nested", "this host is itself a virtual machine")
 NO_PMU = Spoil("enable-pmu-n", "kvm.enable_pmu is N", arms_only=True)
 
 
 def test_a_saving_on_one_kernel() -> None:
-    said = between_arms(run_of(2157, 2100))
-    assert (said.quantity, said.outcome, said.severity) == (Quantity.ARMS, Outcome.SAVES, 0)
+    said = between_arms(measurement_of(2157, 2100))
+    assert (said.quantity, said.direction, said.severity) == (Quantity.ARMS, Direction.SAVES, 0)
     assert said.sentence.startswith("on this kernel PMU off saves 57 +- ")
     assert said.sentence.endswith(" cycles per CPUID exit (2.6 %)")
 
 
 def test_no_difference_has_a_bound() -> None:
-    said = between_arms(run_of(2100, 2100))
-    assert (said.outcome, said.severity) == (Outcome.NONE, 0)
+    said = between_arms(measurement_of(2100, 2100))
+    assert (said.direction, said.severity) == (Direction.NONE, 0)
     assert said.difference is not None
     assert f"no difference larger than {said.difference.whole.largest:.1f} cycles" in said.sentence
 
 
 def test_pmu_off_that_costs_more_is_a_finding() -> None:
-    said = between_arms(run_of(2000, 2100))
-    assert (said.outcome, said.severity, said.saving) == (Outcome.COSTS, 2, None)
+    said = between_arms(measurement_of(2000, 2100))
+    assert (said.direction, said.severity, said.saving) == (Direction.COSTS, 2, None)
     assert said.sentence.startswith("on this kernel PMU off costs 100 +- ")
 
 
 @pytest.mark.parametrize("spoils", [(NESTED,), (NESTED, NO_PMU), (NO_PMU,)])
 def test_what_spoils_a_run_leaves_no_conclusion(spoils: tuple[Spoil, ...]) -> None:
-    said = between_arms(replace(run_of(2157, 2100), spoils=spoils))
-    assert (said.outcome, said.severity, said.saving) == (None, 1, None)
+    said = between_arms(replace(measurement_of(2157, 2100), spoils=spoils))
+    assert (said.direction, said.severity, said.saving) == (None, 1, None)
     assert said.sentence == "no conclusion: " + "; ".join(spoil.message for spoil in spoils)
     assert said.difference is not None  # what was measured is there all the same
 
 
 def test_nothing_measured_is_no_figure() -> None:
-    said = between_arms(replace(run_of(None, 2100), pairs=(), spoils=(NESTED,)))
-    assert (said.difference, said.control, said.outcome) == (None, None, None)
-    assert between_arms(run_of(2157, 2100, pairs=21)).sentence == (
+    said = between_arms(replace(measurement_of(None, 2100), pairs=(), spoils=(NESTED,)))
+    assert (said.difference, said.control, said.direction) == (None, None, None)
+    assert between_arms(measurement_of(2157, 2100, pairs=21)).sentence == (
         "no conclusion: too little was measured: a difference takes 22 pairs of VMs at least"
     )
-    assert between_arms(run_of(None, 2100)).difference is None
+    assert between_arms(measurement_of(None, 2100)).difference is None
 
 
 def test_a_control_that_differs_too_spoils_it() -> None:
-    said = between_arms(run_of(2157, 2100, control=3000, control_on=3060))
-    assert (said.outcome, [spoil.cause for spoil in said.spoils]) == (None, ["control-differs"])
+    said = between_arms(measurement_of(2157, 2100, control=3000, control_on=3060))
+    assert (said.direction, [spoil.cause for spoil in said.spoils]) == (None, ["control-differs"])
     assert "an exit that the guard does not touch differs by +60" in said.sentence
-    assert between_arms(run_of(2157, 2100, control=3000, control_on=3010)).outcome is Outcome.SAVES
-    assert between_arms(run_of(2100, 2100, control=3000, control_on=3060)).outcome is None
+    assert between_arms(measurement_of(2157, 2100, control=3000, control_on=3010)).direction is Direction.SAVES
+    assert between_arms(measurement_of(2100, 2100, control=3000, control_on=3060)).direction is None
 
 
 @pytest.mark.parametrize(
@@ -74,21 +74,21 @@ def test_a_control_that_differs_too_spoils_it() -> None:
     ],
 )
 def test_what_the_report_may_take_from_one_kernel(guard: Verdict, on: float, cycles: float | None) -> None:
-    saving = between_arms(run_of(on, 2100, guard=guard)).saving
+    saving = between_arms(measurement_of(on, 2100, guard=guard)).saving
     assert (saving and round(saving.cycles)) == cycles
     if saving:
         assert (saving.quantity, saving.exit, saving.confidence) == ("pmu-on-against-off", "cpuid", 0.999)
 
 
 def test_kernel_before_against_after() -> None:
-    old, new = run_of(None, 2776, guard=Verdict.UNGUARDED), run_of(None, 2549)
-    said = between_runs(old, new)
-    assert (said.quantity, said.outcome, said.severity) == (Quantity.KERNELS, Outcome.SAVES, 0)
+    old, new = measurement_of(None, 2776, guard=Verdict.UNGUARDED), measurement_of(None, 2549)
+    said = between_measurements(old, new)
+    assert (said.quantity, said.direction, said.severity) == (Quantity.KERNELS, Direction.SAVES, 0)
     assert said.sentence.startswith("with the PMU off, the new kernel saves 227 +- ")
     assert said.sentence.endswith("(8.2 %)")
     assert said.saving is not None
     assert (round(said.saving.cycles), said.saving.quantity) == (227, "kernel-before-against-after")
-    assert between_runs(new, old).severity == 2
+    assert between_measurements(new, old).severity == 2
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_kernel_before_against_after() -> None:
     [(Verdict.GUARDED, Verdict.GUARDED), (Verdict.UNKNOWN, Verdict.GUARDED), (Verdict.UNGUARDED, Verdict.UNGUARDED)],
 )
 def test_what_two_kernels_say_without_the_guard_is_not_for_the_report(old: Verdict, new: Verdict) -> None:
-    said = between_runs(run_of(None, 2776, guard=old), run_of(None, 2549, guard=new))
-    assert (said.outcome, said.saving) == (Outcome.SAVES, None)
+    said = between_measurements(measurement_of(None, 2776, guard=old), measurement_of(None, 2549, guard=new))
+    assert (said.direction, said.saving) == (Direction.SAVES, None)
 
 
 def test_without_a_pmu_on_either_side_kernels_can_still_be_compared() -> None:
-    old, new = (replace(run_of(None, cost), spoils=(NO_PMU,)) for cost in (2776, 2549))
-    assert between_runs(old, new).outcome is Outcome.SAVES
-    assert between_runs(old, replace(new, spoils=(NESTED,))).sentence == f"no conclusion: {NESTED.message}"
+    old, new = (replace(measurement_of(None, cost), spoils=(NO_PMU,)) for cost in (2776, 2549))
+    assert between_measurements(old, new).direction is Direction.SAVES
+    assert between_measurements(old, replace(new, spoils=(NESTED,))).sentence == f"no conclusion: {NESTED.message}"
 
 
 def test_another_kernel_may_be_slower_all_over() -> None:
-    said = between_runs(run_of(None, 2776, control=3200), run_of(None, 2549, control=3000))
+    said = between_measurements(measurement_of(None, 2776, control=3200), measurement_of(None, 2549, control=3000))
     assert [spoil.cause for spoil in said.spoils] == ["control-differs"]
 
 
@@ -123,6 +123,8 @@ def test_another_kernel_may_be_slower_all_over() -> None:
 )
 def test_runs_that_differ_in_more_than_the_kernel(change: dict[str, object], what: str) -> None:
     with pytest.raises(PmuconfError, match=what) as caught:
-        between_runs(run_of(None, 2776), replace(run_of(None, 2549), **change))  # type: ignore[arg-type]
+        between_measurements(measurement_of(None, 2776), replace(measurement_of(None, 2549), **change))  # type: ignore[arg-type]
     assert caught.value.cause == "runs-differ"
-    between_runs(run_of(None, 2776), replace(run_of(None, 2549), host=replace(KEY, kernel="x", kvm="y")))
+    between_measurements(
+        measurement_of(None, 2776), replace(measurement_of(None, 2549), host=replace(KEY, kernel="x", kvm="y"))
+    )

@@ -11,17 +11,17 @@ import pytest
 
 from pmuconf.bench.conclusion import between_arms
 from pmuconf.bench.counters import Counter, Counts
-from pmuconf.bench.difference import Outcome
+from pmuconf.bench.difference import Direction
 from pmuconf.bench.loops import Exit
-from pmuconf.bench.measure import Arm, Opener, Plan
-from pmuconf.bench.measurement import Run
+from pmuconf.bench.measure import Arm, Effort, Opener
+from pmuconf.bench.measurement import Measurement
 from pmuconf.bench.on_host import take
 from pmuconf.errors import PmuconfError
 from pmuconf.host.root import Root
 from tests.unit.bench.fake import Host
 from tests.unit.host.sysroot import write
 
-SMALL = Plan(pairs=22, rounds=3, turns=20)
+SMALL = Effort(pairs=22, rounds=3, turns=20)
 CPUINFO = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: tsc constant_tsc nonstop_tsc svm\n\n"
 
 
@@ -47,7 +47,7 @@ class Still:
         return Counts(0, 0, 0)
 
 
-def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, disables: bool = True) -> Run:
+def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, disables: bool = True) -> Measurement:
     asked: list[tuple[Exit, int | None, bool]] = []
 
     def real(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
@@ -57,7 +57,7 @@ def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, d
     def counting() -> contextlib.AbstractContextManager[Counter]:
         return contextlib.nullcontext(Still())
 
-    run = take(
+    measurement = take(
         *(Exit.MSR, SMALL),
         counters=6,
         keep=keep,
@@ -68,36 +68,42 @@ def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, d
         real=real,
     )
     assert asked in ([], [(Exit.MSR, 6, disables)])
-    return run
+    return measurement
 
 
 def test_a_whole_measurement(root: Root) -> None:
-    run = taken(root, Host({Arm.ON: 2157, Arm.OFF: 2100}))
-    assert (run.exit, run.counters, run.release, len(run.pairs), run.spoils) == (Exit.MSR, 6, "6.1.0-test", 22, ())
-    assert run.arms == (Arm.ON, Arm.OFF)
-    assert run.fingerprint is not None
-    assert set(run.fingerprint.counts) == {Arm.ON, Arm.OFF}
-    assert between_arms(run).outcome is Outcome.SAVES
+    measurement = taken(root, Host({Arm.ON: 2157, Arm.OFF: 2100}))
+    assert (
+        measurement.exit,
+        measurement.counters,
+        measurement.release,
+        len(measurement.pairs),
+        measurement.spoils,
+    ) == (Exit.MSR, 6, "6.1.0-test", 22, ())
+    assert measurement.arms == (Arm.ON, Arm.OFF)
+    assert measurement.fingerprint is not None
+    assert set(measurement.fingerprint.counts) == {Arm.ON, Arm.OFF}
+    assert between_arms(measurement).direction is Direction.SAVES
 
 
 def test_where_nothing_can_follow_nothing_is_measured(root: Root) -> None:
     write(root.path, "/proc/cpuinfo", CPUINFO.replace("svm", "svm hypervisor").encode())
     host = Host({Arm.ON: 2157, Arm.OFF: 2100})
     for keep in (False, True):
-        run = taken(root, host, keep=keep)
-        assert (run.pairs, [spoil.cause for spoil in run.spoils], host.opened) == ((), ["nested"], [])
+        measurement = taken(root, host, keep=keep)
+        assert (measurement.pairs, [spoil.cause for spoil in measurement.spoils], host.opened) == ((), ["nested"], [])
     anyway = taken(root, host, anyway=True)
     assert len(anyway.pairs) == 22
-    assert between_arms(anyway).outcome is None
+    assert between_arms(anyway).direction is None
 
 
 def test_without_any_pmu_only_a_run_to_be_kept_is_measured(root: Root) -> None:
     write(root.path, "/sys/module/kvm/parameters/enable_pmu", b"N\n")
     host = Host({Arm.OFF: 2100})
     assert taken(root, host, disables=False).pairs == ()
-    run = taken(root, host, keep=True, disables=False)
-    assert (len(run.pairs), run.arms) == (22, (Arm.OFF,))
-    assert between_arms(run).sentence == (
+    measurement = taken(root, host, keep=True, disables=False)
+    assert (len(measurement.pairs), measurement.arms) == (22, (Arm.OFF,))
+    assert between_arms(measurement).sentence == (
         "no conclusion: kvm.enable_pmu is N: no VM can have a PMU here to compare with"
     )
 

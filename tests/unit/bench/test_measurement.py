@@ -15,19 +15,19 @@ from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.measure import Arm
 from pmuconf.bench.measurement import load, save
 from pmuconf.errors import PmuconfError
-from tests.unit.bench.fake import run_of
+from tests.unit.bench.fake import measurement_of
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    run = replace(
-        run_of(2157.123, 2100, pairs=3, spread=0),
+    measurement = replace(
+        measurement_of(2157.123, 2100, pairs=3, spread=0),
         spoils=(Spoil("nested", "it is", arms_only=True),),
         notes=("a note",),
         fingerprint=Fingerprint({Arm.ON: Counts(2776, 500, 0.5)}, ""),
     )
-    save(run, tmp_path / "run")
-    assert load(tmp_path / "run") == run
-    bare = run_of(None, 2100, spread=0)
+    save(measurement, tmp_path / "run")
+    assert load(tmp_path / "run") == measurement
+    bare = measurement_of(None, 2100, spread=0)
     save(bare, tmp_path / "run")
     assert load(tmp_path / "run") == bare
 
@@ -56,7 +56,7 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], None]:
 )
 def test_a_file_that_is_no_run(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
     path = tmp_path / "run"
-    save(run_of(2157, 2100, pairs=2), path)
+    save(measurement_of(2157, 2100, pairs=2), path)
     document = json.loads(path.read_text())
     damage(document)
     path.write_text(json.dumps(document))
