@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.place import place
 from pmuconf.host.code.btf import MAX_BTF
+from pmuconf.host.code.kcore import core_file
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.live import LiveText
 from pmuconf.host.code.running import callers, find_code
@@ -29,7 +29,6 @@ _FILES: Final = (
     "/sys/module/kvm/initstate",
 )
 _DIRECTORIES: Final = ("/sys/module/kvm/parameters", "/sys/devices/system/cpu/vulnerabilities")
-_PAGE: Final = 4096
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -70,7 +69,7 @@ def _record(kernel: RunningKernel, target: Path) -> GuardFinding:
             lines = {line for image in images for line in image.kallsyms_read()}
             _write(folder, "/proc/kallsyms", b"\n".join(sorted(lines)) + b"\n")
             pages = {address: page for image in images for address, page in image.pages_read().items()}
-            _write(folder, "/proc/kcore", _core(pages))
+            _write(folder, "/proc/kcore", core_file(pages))
         finally:
             os.close(folder)
     except OSError as error:
@@ -120,24 +119,3 @@ def _inside(folder: int, path: str) -> int:
             os.close(at)
         at = inner
     return at
-
-
-def _core(pages: dict[int, bytes]) -> bytes:
-    """An ELF core file that holds these pages at their addresses."""
-    runs: list[tuple[int, bytearray]] = []
-    for address in sorted(pages):
-        if runs and runs[-1][0] + len(runs[-1][1]) == address:
-            runs[-1][1].extend(pages[address])
-        else:
-            runs.append((address, bytearray(pages[address])))
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    head = struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(runs), 0, 0, 0)
-    offset = -(-(64 + 56 * len(runs)) // _PAGE) * _PAGE
-    headers, bodies = [], []
-    for address, data in runs:
-        headers.append(struct.pack("<IIQQQQQQ", 1, 5, offset, address, 0, len(data), len(data), _PAGE))
-        padding = -len(data) % _PAGE
-        bodies.append(bytes(data) + bytes(padding))
-        offset += len(data) + padding
-    start = head + b"".join(headers)
-    return start + bytes(-len(start) % _PAGE) + b"".join(bodies)

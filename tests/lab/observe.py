@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from unittest import mock
 
-from pmuconf.host.code.live import Kcore
+from pmuconf.host.code.kcore import Kcore
 from pmuconf.host.record import record
 from pmuconf.host.root import Root
 from pmuconf.host.survey import survey

@@ -12,7 +12,8 @@ from typing import Final, Generic, TypeVar
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import MAX_BTF, Btf
-from pmuconf.host.code.live import Kallsyms, Kcore
+from pmuconf.host.code.kallsyms import Kallsyms
+from pmuconf.host.code.kcore import Kcore
 from pmuconf.host.root import Root
 
 __all__ = ["RunningKernel"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code.live import Kallsyms
+from pmuconf.host.code.kallsyms import Kallsyms
 from pmuconf.host.names import KVM, callees_of
 from pmuconf.host.prove.microvm import CODE, can_disable_pmu, micro_vm
 from pmuconf.host.root import Root

@@ -15,7 +15,8 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.image import Symbols
-from pmuconf.host.code.live import Kallsyms, Kcore
+from pmuconf.host.code.kallsyms import Kallsyms
+from pmuconf.host.code.kcore import Kcore
 from pmuconf.host.code.members import offsets_of
 from pmuconf.host.guard.paths import walk
 from pmuconf.host.guard.verdict import judge, judge_host

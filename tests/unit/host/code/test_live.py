@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -10,7 +11,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import zstandard
@@ -384,6 +385,30 @@ class TestNothingCanBeSaid:
         with pytest.raises(PmuconfError) as caught:
             judge_host(root)
         assert caught.value.cause == "kcore-broken"
+
+    @pytest.mark.parametrize(
+        ("lockdown", "remedy"),
+        [
+            ("none integrity [confidentiality]\n", "Install the package with this kernel's modules"),
+            ("[none] integrity confidentiality\n", ""),
+        ],
+    )
+    def test_a_core_that_is_refused_to_root(
+        self, tmp_path: Path, lockdown: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        write(root.path, "/sys/kernel/security/lockdown", lockdown.encode())
+        real = Root.open
+
+        def refused(root: Root, name: str) -> BinaryIO:
+            if name == "/proc/kcore":
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+            return real(root, name)
+
+        monkeypatch.setattr(Root, "open", refused)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        finding = judge_host(root)
+        assert (finding.cause, finding.remedy) == ("kcore-refused", remedy)
 
     def test_a_record_that_leads_out(self, tmp_path: Path) -> None:
         root, _ = host_with(tmp_path, "unlikely")
