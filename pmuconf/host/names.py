@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 __all__ = [
+    "BEFORE_FUNCTIONS",
     "COUNTING_MAPS",
     "COUNTING_OF_VCPU",
     "ENABLE_PMU",
@@ -169,6 +170,8 @@ STATIC_CALL: Final = "__SCT__"
 """What the name of a static call begins with."""
 PADDING_PREFIX: Final = "__pfx_"
 """What the kernel puts before the name of a function, for the room before it."""
+BEFORE_FUNCTIONS: Final = (PADDING_PREFIX, "__cfi_")
+"""The same, and what compilers put there for the check of indirect calls."""
 RETURNS: Final = re.compile(r"__x86_return_\w+|\w+_return_thunk")
 """What a return was replaced by."""
 THUNK: Final = re.compile(r"__x86_indirect_(?:call_|jump_)?thunk_(r\w+)")

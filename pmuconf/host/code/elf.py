@@ -10,10 +10,12 @@ import bisect
 import io
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pmuconf.host.code.image import Symbols
 from pmuconf.host.code.sections import Section, Sections
+from pmuconf.host.names import BEFORE_FUNCTIONS
 
 __all__ = ["RELA", "SYMBOL", "ObjectFile"]
 
@@ -27,9 +29,15 @@ _LIMIT: Final = 1 << 28
 _GAP: Final = 1 << 20
 _MASK: Final = (1 << 64) - 1
 _MAX_NAME: Final = 512
+_PAGE: Final = 4096
+_SPACE: Final = 16
+"""What is left free behind each section, and for each symbol of another file."""
 _OBJECT, _FUNC = 1, 2
+_UNDEFINED, _ABSOLUTE_SYMBOL = 0, 0xFFF1
+_ABSOLUTE_64: Final = 1  # R_X86_64_64
 _PC: Final = frozenset({2, 4})  # R_X86_64_PC32, R_X86_64_PLT32
-_ABSOLUTE: Final = {1: "<Q", 10: "<I", 11: "<i"}  # R_X86_64_64, _32, _32S
+_APPLIED: Final = _PC | {_ABSOLUTE_64, 10, 11}  # R_X86_64_32, _32S
+_JUMP: Final = struct.Struct("<iiQ")
 
 # What any real file keeps: a vmlinux has 30 MB of code and 200,000 symbols, kvm.ko 1 MB of code.
 _MAX_CODE: Final = 96 << 20
@@ -40,6 +48,15 @@ _MAX_STRINGS: Final = 64 << 20
 _MAX_RELOCATIONS: Final = 1 << 20
 _MAX_JUMPS: Final = 16 << 20
 _MAX_TYPES: Final = 32 << 20
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The code of one section: where it begins, and a 1 in ``holes`` for each byte that is not what it would be."""
+
+    start: int
+    data: bytes | bytearray
+    holes: bytearray | None = None
 
 
 class ObjectFile:
@@ -61,7 +78,7 @@ class ObjectFile:
         self.relocatable = self._sections.relocatable
         self.build_id = self._sections.build_id()
         self._starts: list[int] = []
-        self._pieces: list[tuple[bytes | bytearray, bytearray | None]] = []
+        self._pieces: list[_Piece] = []
         self._check()
         try:
             self._lay_out()
@@ -73,22 +90,22 @@ class ObjectFile:
         at = bisect.bisect_right(self._starts, address) - 1
         if at < 0:
             return b""
-        data, holes = self._pieces[at]
-        begin = address - self._starts[at]
-        end = min(begin + size, len(data))
-        if holes is not None and begin < end:
-            hole = holes.find(1, begin, end)
+        piece = self._pieces[at]
+        begin = address - piece.start
+        end = min(begin + size, len(piece.data))
+        if piece.holes is not None and begin < end:
+            hole = piece.holes.find(1, begin, end)
             end = end if hole < 0 else hole
-        return bytes(data[begin:end])
+        return bytes(piece.data[begin:end])
 
     def text(self) -> Iterator[tuple[int, bytes]]:
         """All code, with the address of each piece."""
-        return ((start, bytes(data)) for start, (data, _) in zip(self._starts, self._pieces))
+        return ((piece.start, bytes(piece.data)) for piece in self._pieces)
 
     def section(self, name: str) -> bytes | None:
         """The contents of a section; None if there is none of that name."""
-        found = self._sections.find(name)
-        return None if found is None or found.empty else self._sections.data(found, _MAX_TYPES)
+        section = self._sections.find(name)
+        return None if section is None or section.empty else self._sections.data(section, _MAX_TYPES)
 
     def section_size(self, name: str) -> int:
         """How many bytes a section has in the file; 0 if there is none of that name."""
@@ -109,81 +126,95 @@ class ObjectFile:
             raise self._sections.broken(f"it has {code >> 20} MiB of code: more than any kernel")
 
     def _lay_out(self) -> None:
-        addresses: dict[int, int] = {}
-        start = cursor = _behind(self._beside.values())
-        for section in self._sections:
-            if not section.allocated:
-                continue
-            if self.relocatable:
-                if section.size > _LIMIT or cursor - start > _LIMIT:
-                    raise self._sections.broken("it is too large for a module")
-                align = min(max(section.align, 1), 4096)
-                cursor = -(-cursor // align) * align
-                addresses[section.index] = cursor
-                cursor += section.size + 16
-            else:
-                addresses[section.index] = section.address
-        table = next((section for section in self._sections if section.symbols), None)
-        values: list[int | None] = []
-        pairs = []
-        if table is not None:
-            strings = self._sections[table.link]
-            if not strings.strings:
-                raise self._sections.broken("its symbols have no names")
-            names = self._sections.data(strings, _MAX_STRINGS)
-            outside = -(-cursor // 4096) * 4096
-            raw = self._sections.data(table, _MAX_SYMBOLS * SYMBOL.size)
-            for at in range(0, len(raw) - len(raw) % SYMBOL.size, SYMBOL.size):
-                name_at, info, _, section_index, value, _ = SYMBOL.unpack_from(raw, at)
-                name = names[name_at : name_at + _MAX_NAME].partition(b"\0")[0].decode("utf-8", "replace")
-                kind = info & 15
-                address: int | None
-                if section_index == 0:
-                    address, outside = self._beside.get(name, outside), outside + 16
-                elif section_index in addresses:
-                    address = value + (addresses[section_index] if self.relocatable else 0)
-                else:
-                    address = value if section_index == 0xFFF1 else None
-                values.append(address)
-                # Of those without type, assembler's entry points are global, and labels are not.
-                telling = kind in (_FUNC, _OBJECT) or section_index == 0 or (kind == 0 and info >> 4)
-                telling = telling or name.startswith(("__pfx_", "__cfi_"))
-                if address is not None and name and telling:
-                    pairs.append((address, name))
+        """Give addresses to sections, then to symbols; then switches and code can refer to both."""
+        addresses, end = self._place_sections()
+        values, pairs = self._read_symbols(addresses, end)
         if len(pairs) > _MAX_NAMED:
             raise self._sections.broken(f"it has {len(pairs)} functions and variables: more than any kernel")
         self.symbols = Symbols(pairs)
-        self.switches: Mapping[int, int] = self._switches(addresses, values)
-        pieces: list[tuple[int, bytes | bytearray, bytearray | None]] = []
+        self.switches: Mapping[int, int] = self._read_switches(addresses, values)
+        pieces = sorted(self._read_code(addresses, values), key=lambda piece: piece.start)
+        self._starts = [piece.start for piece in pieces]
+        self._pieces = pieces
+
+    def _place_sections(self) -> tuple[dict[int, int], int]:
+        """The address of each section that is in memory, by its number; and where the last one ends."""
+        allocated = [section for section in self._sections if section.allocated]
+        start = cursor = _behind(self._beside.values())
+        if not self.relocatable:
+            return {section.index: section.address for section in allocated}, cursor
+        addresses: dict[int, int] = {}
+        for section in allocated:
+            if section.size > _LIMIT or cursor - start > _LIMIT:
+                raise self._sections.broken("it is too large for a module")
+            cursor = _aligned(cursor, min(max(section.align, 1), _PAGE))
+            addresses[section.index] = cursor
+            cursor += section.size + _SPACE
+        return addresses, cursor
+
+    def _read_symbols(self, addresses: Mapping[int, int], end: int) -> tuple[list[int | None], list[tuple[int, str]]]:
+        """The value of each symbol, by its number, for relocations; and the address and name of each that tells code.
+
+        A symbol of another file has the address that it has there, or one of its own behind this file, at which nothing
+        can be read. None is the value of one that has no address.
+        """
+        table = next((section for section in self._sections if section.symbols), None)
+        if table is None:
+            return [], []
+        strings = self._sections[table.link]
+        if not strings.strings:
+            raise self._sections.broken("its symbols have no names")
+        names = self._sections.data(strings, _MAX_STRINGS)
+        raw = self._sections.data(table, _MAX_SYMBOLS * SYMBOL.size)
+        outside = _aligned(end, _PAGE)
+        values: list[int | None] = []
+        pairs = []
+        for name_at, info, _, section, value, _ in SYMBOL.iter_unpack(raw[: len(raw) - len(raw) % SYMBOL.size]):
+            name = names[name_at : name_at + _MAX_NAME].partition(b"\0")[0].decode("utf-8", "replace")
+            address: int | None = None
+            if section == _UNDEFINED:
+                address, outside = self._beside.get(name, outside), outside + _SPACE
+            elif section in addresses:
+                address = value + (addresses[section] if self.relocatable else 0)
+            elif section == _ABSOLUTE_SYMBOL:
+                address = value
+            values.append(address)
+            if address is not None and name and _is_telling(name, info, section):
+                pairs.append((address, name))
+        return values, pairs
+
+    def _read_code(self, addresses: Mapping[int, int], values: list[int | None]) -> Iterator[_Piece]:
         for section in self._sections:
             if section.index in addresses and section.code and not section.empty:
-                data = self._sections.data(section, _MAX_CODE)
-                at = addresses[section.index]
+                data, start = self._sections.data(section, _MAX_CODE), addresses[section.index]
                 if self.relocatable:
-                    pieces.append((at, *self._relocate(section, at, bytearray(data), values)))
+                    yield self._relocate(section, start, bytearray(data), values)
                 else:
-                    pieces.append((at, data, None))
-        pieces.sort(key=lambda piece: piece[0])
-        self._starts = [at for at, _, _ in pieces]
-        self._pieces = [(data, holes) for _, data, holes in pieces]
+                    yield _Piece(start, data)
 
-    def _switches(self, addresses: dict[int, int], values: list[int | None]) -> dict[int, int]:
-        """The jumps that the kernel switches on and off as it runs: where each is, and where to (jump labels)."""
-        found: dict[int, int] = {}
+    def _read_switches(self, addresses: Mapping[int, int], values: list[int | None]) -> dict[int, int]:
+        """The jumps that the kernel switches on and off as it runs: where each is, and where it leads to.
+
+        They are its jump labels: struct jump_entry has two distances of 4 bytes, each from where it stands, and 8 bytes
+        for the key.
+        """
+        switches: dict[int, int] = {}
         for section in self._sections:
             if section.name != "__jump_table" or section.index not in addresses or section.empty:
                 continue
-            # struct jump_entry: two distances of 4 bytes, from where they stand, and 8 bytes for the key.
             if self.relocatable:
                 places = dict(self._absolute(section, values))
-                found.update((at, places[o + 4]) for o, at in places.items() if o % 16 == 0 and o + 4 in places)
+                switches.update(
+                    (place, places[offset + 4])
+                    for offset, place in places.items()
+                    if offset % _JUMP.size == 0 and offset + 4 in places
+                )
             else:
-                data = self._sections.data(section, _MAX_JUMPS)
-                for offset in range(0, len(data) - 15, 16):
-                    site, target = struct.unpack_from("<ii", data, offset)
-                    at = addresses[section.index] + offset
-                    found[(at + site) & _MASK] = (at + 4 + target) & _MASK
-        return found
+                data, start = self._sections.data(section, _MAX_JUMPS), addresses[section.index]
+                for offset in range(0, len(data) - _JUMP.size + 1, _JUMP.size):
+                    site, target, _ = _JUMP.unpack_from(data, offset)
+                    switches[(start + offset + site) & _MASK] = (start + offset + 4 + target) & _MASK
+        return switches
 
     def _relocations(self, section: Section) -> Iterator[tuple[int, int, int]]:
         """What is to be done to a section: where, which kind and symbol, and what is added.
@@ -206,27 +237,41 @@ class ObjectFile:
             if info & 0xFFFFFFFF in _PC and value is not None:
                 yield offset, (value + addend) & _MASK
 
-    def _relocate(
-        self, section: Section, base: int, data: bytearray, values: list[int | None]
-    ) -> tuple[bytearray, bytearray | None]:
-        """The data with its relocations applied; and, if there are any, a 1 for each byte of which that failed."""
+    def _relocate(self, section: Section, start: int, data: bytearray, values: list[int | None]) -> _Piece:
+        """The code with its relocations applied, and with holes where that failed."""
         holes: bytearray | None = None
         for offset, info, addend in self._relocations(section):
-            kind, symbol = info & 0xFFFFFFFF, info >> 32
-            target = values[symbol]
+            kind, value = info & 0xFFFFFFFF, values[info >> 32]
             if kind == 0:
                 continue
-            width = 8 if kind == 1 else 4
-            if target is None or offset + width > len(data) or not (kind in _PC or kind in _ABSOLUTE):
+            width = 8 if kind == _ABSOLUTE_64 else 4
+            end = offset + width
+            if value is None or end > len(data) or kind not in _APPLIED:
                 holes = bytearray(len(data)) if holes is None else holes
-                for at in range(offset, min(offset + width, len(data))):
-                    holes[at] = 1
-            elif kind in _PC:
-                struct.pack_into("<I", data, offset, (target + addend - base - offset) & 0xFFFFFFFF)
-            else:
-                mask = (1 << 8 * width) - 1
-                data[offset : offset + width] = ((target + addend) & mask).to_bytes(width, "little")
-        return data, holes
+                inside = range(offset, min(end, len(data)))
+                holes[inside.start : inside.stop] = b"\1" * len(inside)
+                continue
+            number = value + addend - (start + offset if kind in _PC else 0)
+            data[offset:end] = (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+        return _Piece(start, data, holes)
+
+
+def _is_telling(name: str, info: int, section: int) -> bool:
+    """Whether a symbol tells where something begins, by its kind and binding, which share a byte.
+
+    Of those without a kind, assembler's entry points are global, and labels are not.
+    """
+    kind, binding = info & 15, info >> 4
+    return (
+        kind in (_FUNC, _OBJECT)
+        or section == _UNDEFINED
+        or (kind == 0 and binding != 0)
+        or name.startswith(BEFORE_FUNCTIONS)
+    )
+
+
+def _aligned(address: int, align: int) -> int:
+    return -(-address // align) * align
 
 
 def _behind(addresses: Iterable[int]) -> int:
