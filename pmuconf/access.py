@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pmuconf.hostfacts import HostFacts
     from pmuconf.hypervisor.hypervisor import Hypervisor
 
-__all__ = ["connect", "surveyor"]
+__all__ = ["connect", "host_modules", "surveyor"]
 
 
 def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> AbstractContextManager[Hypervisor]:
@@ -45,14 +45,24 @@ def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
         here = root.Root()
         if file is not None:
             return factsfile.load(file, here)
-        try:
+        with host_modules():
             from pmuconf.host import survey as probes
-        except ImportError as error:
-            raise PmuconfError(
-                f"{error.name} can't be loaded",
-                cause="host-missing",
-                hint="Install it with 'pip install pmuconf[host]'",
-            ) from None
         return probes.survey(here)
 
     return survey
+
+
+@contextmanager
+def host_modules() -> Iterator[None]:
+    """A block that imports the probes of the host.
+
+    :raises PmuconfError: a library that they need is not installed; cause host-missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise PmuconfError(
+            f"{error.name} can't be loaded",
+            cause="host-missing",
+            hint="Install it with 'pip install pmuconf[host]'",
+        ) from None

@@ -20,6 +20,7 @@ __all__ = [
     "QemuPlace",
     "Search",
     "Verdict",
+    "does_to_pmu",
 ]
 
 
@@ -171,6 +172,18 @@ class Qemu:
     evidence: Evidence = Evidence.NONE
     sha256: str | None = None
     file: FileId | None = None
+
+
+def does_to_pmu(*, disables: bool | None) -> str:
+    """What a QEMU does to the PMU in KVM, in words that follow its name.
+
+    :param disables: as Qemu has it.
+    """
+    return {
+        True: "disables the PMU in KVM",
+        False: "leaves the PMU enabled in KVM",
+        None: "may disable the PMU in KVM or not",
+    }[disables]
 
 
 @dataclass(frozen=True)

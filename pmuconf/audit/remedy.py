@@ -22,7 +22,7 @@ EXPLAIN: Final = "'pmuconf policy explain' says what the policy lacks"
 _AS_ROOT: Final = "run pmuconf as root, to read kernel memory"
 _FIND_OUT: Final = {
     "process-unknown": "run pmuconf as root on the host itself",
-    "qemu-unknown": f"{_AS_ROOT}; or test that QEMU: pmuconf host --prove-qemu",
+    "qemu-unknown": f"{_AS_ROOT}; or test that QEMU: pmuconf qemu prove BINARY",
 }
 _UNREAD: Final = {
     "file-unreadable": "let pmuconf read that file, or leave it out",

@@ -67,8 +67,10 @@ GROUPS: Final = (
         "Look into the kernel and QEMU",
         {
             "host": Listed("host:ShowHost", "does the running kernel spare VMs without a PMU?"),
-            "host facts": Listed("facts:WriteFacts", "write what root found, for audits without root"),
+            "host judge": Listed("host:JudgeFile", "the same of a kernel module, a vmlinux or a host's record"),
+            "host facts": Listed("host:WriteFacts", "write what root found, for audits without root"),
             "host record": Listed("host:RecordHost", "take along what was read, to judge it elsewhere"),
+            "qemu prove": Listed("qemu:ProveQemu", "start a QEMU once: does it disable the PMU in KVM?"),
             "preflight qemu": Listed("preflight:PreflightQemu", "which VMs would lose a PMU under another QEMU?"),
             "bench cpuid": Listed("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
             "bench msr": Listed("bench:BenchMsr", "the same of a read of an MSR"),

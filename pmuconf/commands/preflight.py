@@ -17,7 +17,7 @@ from pmuconf.commands.base import Table, add_connect, settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.inkernel import loses_pmu
-from pmuconf.hostfacts import Qemu
+from pmuconf.hostfacts import Qemu, does_to_pmu
 from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record
 
@@ -77,12 +77,9 @@ class PreflightQemu(Table):
 
     def _tell(self, binary: Path, qemu: Qemu, report: Report, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add the sentences above and below the table."""
-        does = {
-            True: "disables the PMU in KVM",
-            False: "leaves the PMU enabled in KVM",
-            None: "may disable the PMU in KVM or not: 'pmuconf host --prove-qemu' finds out",
-        }[qemu.disables]
-        self.opening.append(f"{binary} {does} ({qemu.cause})")
+        self.opening.append(f"{binary} {does_to_pmu(disables=qemu.disables)} ({qemu.cause})")
+        if qemu.disables is None:
+            self.opening.append(f"To find out, start it once: pmuconf qemu prove {binary}")
         if report.facts is not None:
             hazard = start_hazard(report.facts, sum(vm.effective_pmu is PmuState.ON for vm in report.vms))
             self.opening += [hazard] if hazard else []

@@ -16,6 +16,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
 from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.reported import KINDS
+from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.html import page as host_page
@@ -132,8 +133,8 @@ def _by_cause(share: Mapping[str, Any]) -> Counted:
 
 
 def _by_qemu(share: Mapping[str, Any]) -> Counted:
-    does = {True: "disables", False: "does not disable", None: "not known whether it disables"}[share["disables_pmu"]]
-    note = f"{does} the PMU in KVM; build ID {share['build_id'] or 'not known'}; {_hosts(share)}"
+    does = does_to_pmu(disables=share["disables_pmu"])
+    note = f"{does}; build ID {share['build_id'] or 'not known'}; {_hosts(share)}"
     return _counted(share, share["path"] or "not known", note=note)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from pmuconf.fastpath.cases import CASES
+from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
 from pmuconf.report.plain import printable
@@ -141,12 +142,11 @@ def _causes(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
 
 def _qemus(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
     """A bar for each QEMU that runs a VM, with a note whether it disables the PMU in KVM."""
-    does = {True: "disables", False: "does not disable", None: "not known whether it disables"}
     by_qemu: dict[tuple[str, str, str], list[VmRow]] = {}
     for row in rows:
         qemu = row.vm["qemu"]
         if qemu is not None and row.vm["running"]:
-            note = f"{does[qemu['disables_pmu']]} the PMU in KVM; build ID {qemu['build_id'] or 'not known'}"
+            note = f"{does_to_pmu(disables=qemu['disables_pmu'])}; build ID {qemu['build_id'] or 'not known'}"
             by_qemu.setdefault((qemu["path"], qemu["build_id"] or "", note), []).append(row)
     ordered = sorted(by_qemu.items(), key=lambda item: (-len(item[1]), item[0]))[:_FLAVORS]
     return list(bars([_counted(path, "", of_qemu, note) for (path, _, note), of_qemu in ordered], groups))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Severity, Status
 from pmuconf.fastpath.verdict import delivers
-from pmuconf.hostfacts import HostFacts
+from pmuconf.hostfacts import HostFacts, does_to_pmu
 from pmuconf.report.document import record, worth
 from pmuconf.report.groups import fast_path_group
 from pmuconf.report.plain import printable
@@ -164,10 +164,9 @@ def _kernel(facts: HostFacts) -> str:
 
 
 def _qemu(path: str, *, disables: bool | None) -> str:
-    does = {True: "disables the PMU in KVM", False: "leaves the PMU enabled in KVM", None: "may disable the PMU or not"}
     shown = printable(path)
     shown = shown if len(shown) <= _PATH else f"{shown[: _PATH // 2 - 2]}...{shown[1 - _PATH // 2 :]}"
-    return f"  {shown} {does[disables]}"
+    return f"  {shown} {does_to_pmu(disables=disables)}"
 
 
 def _percent(report: Report, capacity: int | None) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pmuconf.audit.remedy import needless
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Status, Vm
-from pmuconf.hostfacts import HostFacts
+from pmuconf.hostfacts import HostFacts, does_to_pmu
 from pmuconf.report.document import worth
 
 __all__ = ["story"]
@@ -50,11 +50,7 @@ def _of_definitions(vm: Vm) -> Iterator[str]:
 def _of_qemu(vm: Vm) -> Iterator[str]:
     process = vm.process
     if process is not None and process.qemu is not None:
-        does = {
-            True: "disables the PMU in KVM",
-            False: "leaves the PMU enabled in KVM",
-            None: "may disable the PMU in KVM or not",
-        }[process.qemu.disables]
+        does = does_to_pmu(disables=process.qemu.disables)
         yield f"QEMU: {process.qemu.path}, process {process.pid}, {does} ({process.qemu.cause})"
 
 

@@ -1,4 +1,4 @@
-"""What 'pmuconf host --prove-qemu' has seen on this host, kept by contents: the same binary does the same again.
+"""What 'pmuconf qemu prove' has seen on this host, kept by contents: the same binary does the same again.
 
 By the SHA-256 of the whole file. A build-id is a note that anybody can write into a file of his own, so what was kept
 by build-id, as 0.1.0 did, answers for no file.

@@ -95,6 +95,7 @@ def test_in_another_thread_there_is_no_alarm_to_set() -> None:
         ["audit", "--xml", "vm.xml", "--flavors", "IN"],
         ["bench", "compare", "IN", "IN"],
         ["host", "--root", "IN"],
+        ["host", "judge", "IN"],
         ["host", "--module", "IN"],
         ["host", "--vmlinux", "IN"],
         ["fleet", "report", "IN"],

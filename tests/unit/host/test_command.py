@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.commands.main import main
+from pmuconf.hostfacts import Evidence, Qemu
 from tests.unit.host.code.test_live import btf_of, host_with, object_of
 from tests.unit.host.sysroot import BUILD_ID, CORE_TEXT, link_file, write
 
@@ -49,7 +50,7 @@ def test_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = object_of("unlikely")
     (tmp_path / "kvm.ko").write_bytes(data)
     (tmp_path / "btf").write_bytes(btf_of(data))
-    assert main(["host", "--module", str(tmp_path / "kvm.ko"), "-f", "json"]) == 0
+    assert main(["host", "judge", str(tmp_path / "kvm.ko"), "-f", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["evidence"] == "inferred"
 
 
@@ -60,7 +61,7 @@ def test_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_vmlinux(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, status: int, verdict: str) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(link_file(object_of(name), CORE_TEXT)[0])
-    assert main(["host", "--vmlinux", str(path), "-f", "json"]) == status
+    assert main(["host", "judge", str(path), "-f", "json"]) == status
     said = json.loads(capsys.readouterr().out)
     assert (said["verdict"], said["evidence"], said["build_id"]) == (verdict, "inferred", BUILD_ID)
     assert said["source"] == str(path)
@@ -72,7 +73,7 @@ def test_a_vmlinux_without_symbols(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "vmlinux"
     path.write_bytes(link_file(object_of("unlikely"), CORE_TEXT)[0])
     subprocess.run(["objcopy", "--strip-unneeded", "--remove-section=.symtab", str(path)], check=True)
-    assert main(["host", "--vmlinux", str(path)]) == 255
+    assert main(["host", "judge", str(path)]) == 255
     assert "give the unstripped file" in capsys.readouterr().err
 
 
@@ -80,7 +81,7 @@ def test_a_vmlinux_without_symbols(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_no_module(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "kvm.ko"
     path.write_bytes(content)
-    command = [sys.executable, "-m", "pmuconf.commands.main", "host", "--module", str(path)]
+    command = [sys.executable, "-m", "pmuconf.commands.main", "host", "judge", str(path)]
     run = subprocess.run(command, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (255, "")
     assert run.stderr.startswith("pmuconf: ")
@@ -89,7 +90,13 @@ def test_no_module(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--btf", "x"], ["--module", "x", "--vmlinux", "y"], ["--prove", "--module", "x"], ["--module", "/no"]],
+    [
+        ["--btf", "x"],
+        ["--module", "x", "--vmlinux", "y"],
+        ["--prove", "--module", "x"],
+        ["--module", "/no"],
+        ["judge", "/no"],
+    ],
 )
 def test_usage(arguments: list[str]) -> None:
     assert main(["host", *arguments]) == 255
@@ -100,5 +107,49 @@ def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "record"
     assert main(["host", "record", "--root", str(root.path), str(target)]) == 0
     assert "guarded" in capsys.readouterr().out
-    assert main(["host", "--root", str(target)]) == 0
+    assert main(["host", "judge", str(target)]) == 0
+    assert main(["host", "judge", str(target), "--btf", "x"]) == 255
     assert main(["host", "record", "--root", str(root.path), str(target)]) == 255  # it is there already
+
+
+@pytest.mark.parametrize("option", ["--module", "--vmlinux"])
+def test_the_old_options_answer_as_the_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    data = object_of("unlikely")
+    (tmp_path / "kvm.ko").write_bytes(data)
+    assert main(["host", "judge", str(tmp_path / "kvm.ko"), "-f", "json"]) == 1
+    new = capsys.readouterr()
+    assert main(["host", option, str(tmp_path / "kvm.ko"), "-f", "json"]) == 1
+    old = capsys.readouterr()
+    assert (old.out, new.err) == (new.out, "")
+    assert old.err.endswith("pmuconf host judge FILE\n")
+    assert old.err.count("\n") == 1
+
+
+def test_the_old_option_for_a_qemu_runs_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = Qemu("/usr/bin/qemu", None, disables=None, cause="not-offered")
+    monkeypatch.setattr("pmuconf.host.prove.qemu.prove_qemu", lambda binary: qemu)
+    assert main(["qemu", "prove", "/usr/bin/qemu", "-f", "json"]) == 1
+    new = capsys.readouterr()
+    assert main(["host", "--prove-qemu", "/usr/bin/qemu", "-f", "json"]) == 1
+    old = capsys.readouterr()
+    assert (json.loads(old.out), new.err) == (json.loads(new.out), "")
+    assert old.err.endswith("pmuconf qemu prove BINARY\n")
+    assert main(["host", "--prove-qemu", "/usr/bin/qemu", "--prove"]) == 255
+
+
+@pytest.mark.parametrize("disables", [True, False])
+def test_what_a_qemu_does_is_said_and_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, disables: bool
+) -> None:
+    qemu = Qemu("/usr/bin/qemu", None, disables, "proved", Evidence.OBSERVED, "0" * 64)
+    kept: list[Qemu] = []
+    monkeypatch.setattr("pmuconf.host.prove.qemu.prove_qemu", lambda binary: qemu)
+    monkeypatch.setattr("pmuconf.host.vms.proofs.keep", lambda root, qemu: kept.append(qemu))
+    assert main(["qemu", "prove", "/usr/bin/qemu"]) == 0
+    does = "disables the PMU" if disables else "leaves the PMU enabled"
+    assert capsys.readouterr().out.startswith(f"/usr/bin/qemu {does} in KVM for a VM that must not have one: seen\n")
+    assert kept == [qemu]

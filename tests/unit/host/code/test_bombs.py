@@ -55,7 +55,7 @@ def test_a_module_that_unpacks_without_end_is_refused(tmp_path: Path, kind: str)
     bomb = tmp_path / f"kvm.ko.{kind}"
     bomb.write_bytes(BOMBS[kind](600))
 
-    ended = bounded("host", "--module", bomb)
+    ended = bounded("host", "judge", bomb)
 
     assert ended.status == 255
     assert "unpacks to more than" in ended.err
@@ -92,7 +92,7 @@ def test_what_many_files_of_a_record_unpack_to_is_counted_together(tmp_path: Pat
 def test_a_window_larger_than_any_kernels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kvm.ko.xz").write_bytes(declaring(lzma.compress(b"x" * 100)))
 
-    ended = bounded("host", "--module", tmp_path / "kvm.ko.xz")
+    ended = bounded("host", "judge", tmp_path / "kvm.ko.xz")
 
     assert "(cannot-decompress)" in ended.err
 
@@ -242,7 +242,7 @@ def test_a_module_whose_sections_claim_the_absurd_is_refused(tmp_path: Path, kin
         header.pack_into(data, start + number * header.size, *one)
     (tmp_path / "kvm.ko").write_bytes(data)
 
-    bounded("host", "--module", tmp_path / "kvm.ko")
+    bounded("host", "judge", tmp_path / "kvm.ko")
 
 
 def test_a_large_vmlinux_is_read_where_it_matters(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_large_vmlinux_is_read_where_it_matters(tmp_path: Path) -> None:
     path.write_bytes(data)
     os.truncate(path, 700 << 20)  # as its debug information would make it
 
-    ended = bounded("host", "--vmlinux", path)
+    ended = bounded("host", "judge", path)
 
     assert (ended.status, ended.peak < 200) == (0, True)
 
