@@ -123,10 +123,6 @@ class JsonObject:
         """True, false, or None."""
         return None if self._value(key) is None else self.get_bool(key)
 
-    def opt_float(self, key: str) -> float | None:
-        """A finite number, or None."""
-        return None if self._value(key) is None else self.get_float(key)
-
     def opt_object(self, key: str) -> JsonObject | None:
         """An object, or None."""
         return None if self._value(key) is None else self.get_object(key)

@@ -35,7 +35,6 @@ GETTERS: dict[str, Callable[[JsonObject], Any]] = {
     "opt_str": lambda o: o.opt_str("value"),
     "opt_int": lambda o: o.opt_int("value"),
     "opt_bool": lambda o: o.opt_bool("value"),
-    "opt_float": lambda o: o.opt_float("value"),
     "opt_object": lambda o: o.opt_object("value"),
 }
 
@@ -56,7 +55,6 @@ TAKEN: list[tuple[str, object, object]] = [
     ("opt_str", "a", "a"),
     ("opt_int", 7, 7),
     ("opt_bool", True, True),
-    ("opt_float", 1, 1.0),
 ]
 
 REFUSED: list[tuple[str, object, str]] = [
