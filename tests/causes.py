@@ -8,7 +8,7 @@ from typing import Final
 
 from pmuconf.causes import CAUSES, Topic
 from pmuconf.fastpath.cases import CASES
-from pmuconf.host.guard.rulings import FUNCTION, KERNEL
+from pmuconf.host.guard.cases import FUNCTION, KERNEL
 
 __all__ = ["guard_causes", "markdown"]
 
@@ -24,7 +24,7 @@ may change: compare codes in scripts and alerts. Exit statuses are in [commands]
 
 def guard_causes() -> frozenset[str]:
     """The causes of a kernel's verdict."""
-    return frozenset({ruling.cause for ruling in FUNCTION} | {ruling.cause for ruling in KERNEL})
+    return frozenset({case.cause for case in FUNCTION} | {case.cause for case in KERNEL})
 
 
 def markdown() -> str:

@@ -24,6 +24,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.code.elf import RELA, SYMBOL
 from pmuconf.host.code.offsets import Member
 from pmuconf.host.code.sections import Section, Sections
+from pmuconf.host.names import VCPU, VM
 
 __all__ = ["Dwarf"]
 
@@ -144,7 +145,7 @@ class Dwarf:
             name = die.attributes.get("DW_AT_name")
             if die.tag == _STRUCTS[0] and name is not None and "DW_AT_declaration" not in die.attributes:
                 found.setdefault(name.value.decode("utf-8", "replace"), []).append(die.offset)
-        return found if {"kvm", "kvm_vcpu"} <= found.keys() else {}
+        return found if {VM, VCPU} <= found.keys() else {}
 
     def _at(self, offset: int) -> Any:
         """The entry at a place of .debug_info. Not through pyelftools' cache: that would keep them all."""

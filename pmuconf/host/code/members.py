@@ -19,11 +19,11 @@ from pmuconf.host.identity import kvm_built_in, running_build_id
 from pmuconf.host.names import (
     COUNTING_OF_VCPU,
     FUNCTION,
+    OF_KVM,
     PMU_OF_VCPU,
     VM_ENABLE_PMU,
     VM_OF_VCPU,
     VM_PROTECTED_PMU,
-    VM_STRUCTURES,
 )
 from pmuconf.host.root import Root
 
@@ -41,7 +41,7 @@ def offsets_of(types: Btf | Dwarf) -> Offsets:
 
     :raises PmuconfError: there is no struct kvm or kvm_vcpu; cause no-offsets.
     """
-    if not all(types.structs(name) for name in VM_STRUCTURES):
+    if not all(types.structs(name) for name in OF_KVM):
         kind = type(types).__name__.upper()
         raise PmuconfError(f"{kind} has no struct kvm_vcpu: it is not that of KVM", cause="no-offsets")
     kvm = types.find(*VM_OF_VCPU)

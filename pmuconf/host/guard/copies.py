@@ -15,9 +15,9 @@ from typing import Final
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.running import Code
+from pmuconf.host.guard.cases import case_of_function, findings_of
 from pmuconf.host.guard.events import Kind, Walk
 from pmuconf.host.guard.paths import walk
-from pmuconf.host.guard.rulings import findings_of, ruling_on_function
 from pmuconf.host.guard.walker import PADDING
 from pmuconf.host.names import FUNCTION, PADDING_PREFIX, is_callee, may_be_copy, replaces
 from pmuconf.hostfacts import Copies, Verdict
@@ -129,7 +129,7 @@ class _Search:
         If that does not lead to every call, the copy is unread.
         """
         path = walk(image, start, self.offsets, copy=True, callee_works=self.callee_works, watched=self.code.watched)
-        verdict = ruling_on_function(findings_of(path, pmu_known=self.offsets.pmu is not None)).verdict
+        verdict = case_of_function(findings_of(path, pmu_known=self.offsets.pmu is not None)).verdict
         reached = {event.at for event in path.events if event.kind in (Kind.CALL, Kind.ENTRY)}
         if verdict is Verdict.UNGUARDED:
             names.unguarded.add(owner)

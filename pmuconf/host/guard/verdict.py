@@ -2,7 +2,7 @@
 
 Decided from code alone. Version numbers and changelogs say nothing: vendors carry the guard in kernels of any number.
 The order is that of judge_code(): the paths of the function, then the copies of it in other functions, then what could
-not be read. The tables of rulings say what each of them means.
+not be read. The tables of cases say what each of them means.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.members import file_offsets
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.running import Code, CodeSource, find_code, in_file
+from pmuconf.host.guard.cases import (
+    NO_OFFSETS,
+    FunctionFindings,
+    GuardCase,
+    KernelFindings,
+    case_of_function,
+    case_of_kernel,
+    findings_of,
+)
 from pmuconf.host.guard.copies import find_copies, has_callees, is_replaced
 from pmuconf.host.guard.events import Kind, Walk
 from pmuconf.host.guard.paths import walk
-from pmuconf.host.guard.rulings import (
-    NO_OFFSETS,
-    FunctionFindings,
-    KernelFindings,
-    Ruling,
-    findings_of,
-    ruling_on_function,
-    ruling_on_kernel,
-)
 from pmuconf.host.names import VENDORS, vendors_among
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, GuardFinding, Verdict
@@ -83,8 +83,8 @@ def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
 
 def judge(path: Walk, offsets: Offsets) -> tuple[Verdict, str]:
     """The verdict on one function that was walked, and its cause."""
-    ruling = _ruling(path, offsets)
-    return ruling.verdict, ruling.cause
+    case = _case(path, offsets)
+    return case.verdict, case.cause
 
 
 def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
@@ -94,7 +94,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
     if code.offsets is None:
         return _without_offsets(code, notes)
     path = walk(code.image, code.entry, code.offsets, watched=code.watched)
-    function = _ruling(path, code.offsets)
+    function = _case(path, code.offsets)
     switched = function.verdict is not Verdict.UNKNOWN and _depends_on_switches(code, code.offsets, function)
     verdict = Verdict.UNKNOWN if switched else function.verdict
     decides = verdict in (Verdict.GUARDED, Verdict.EARLY_OUT)
@@ -115,13 +115,13 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         unread_module=bool(code.unread),
         replaced=is_replaced(code, path),
     )
-    ruling = ruling_on_kernel(kernel) or function
+    case = case_of_kernel(kernel) or function
     observed = Evidence.OBSERVED if code.source.observed else Evidence.INFERRED
     return GuardFinding(
-        ruling.verdict,
-        ruling.cause,
-        ruling.message,
-        evidence=Evidence.NONE if ruling.verdict is Verdict.UNKNOWN else observed,
+        case.verdict,
+        case.cause,
+        case.message,
+        evidence=Evidence.NONE if case.verdict is Verdict.UNKNOWN else observed,
         source=code.source.name,
         build_id=code.source.build_id,
         offset=code.offsets.enable_pmu,
@@ -131,20 +131,20 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         copies=others.copies,
         hooks=tuple(sorted(path.hooks)),
         notes=notes,
-        remedy=ruling.remedy,
+        remedy=case.remedy,
     )
 
 
-def _ruling(path: Walk, offsets: Offsets) -> Ruling[FunctionFindings]:
-    return ruling_on_function(findings_of(path, pmu_known=offsets.pmu is not None))
+def _case(path: Walk, offsets: Offsets) -> GuardCase[FunctionFindings]:
+    return case_of_function(findings_of(path, pmu_known=offsets.pmu is not None))
 
 
-def _depends_on_switches(code: Code, offsets: Offsets, function: Ruling[FunctionFindings]) -> bool:
+def _depends_on_switches(code: Code, offsets: Offsets, function: GuardCase[FunctionFindings]) -> bool:
     """Whether static keys that are set otherwise make another verdict. Live text has them as they are set."""
     if not code.image.switches:
         return False
     both = walk(code.image, code.entry, offsets, watched=code.watched, switched=True)
-    return _ruling(both, offsets) is not function
+    return _case(both, offsets) is not function
 
 
 def _without_offsets(code: Code, notes: tuple[str, ...]) -> GuardFinding:

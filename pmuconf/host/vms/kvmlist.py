@@ -17,19 +17,24 @@ from typing import Final, Protocol, TypeVar
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.names import (
+    COUNTER,
     COUNTING_MAPS,
     EVENTSEL,
     FIXED_CONTROL,
     FIXED_COUNTERS,
     GENERAL_COUNTERS,
+    MEMORY,
     MM_MEMBERS,
+    NODE,
     NODE_MEMBERS,
     NODE_SLOTS,
     OLD_VCPUS,
     PERF_EVENT,
     PMU_OF_VCPU,
     PMU_VERSION,
+    TASK,
     TASK_MEMBERS,
+    VM,
     VM_MEMBERS,
     VM_OF_VCPU,
 )
@@ -127,14 +132,14 @@ class Layout:
     """
 
     def __init__(self, types: Btf) -> None:
-        self.vm = _Fields(types, "kvm", VM_MEMBERS).demand("next", "mm", "thread", "created", "online", "users")
+        self.vm = _Fields(types, VM, VM_MEMBERS).demand("next", "mm", "thread", "created", "online", "users")
         if self.vm.offset("prev") != self.vm.offset("next") + 8:
             raise PmuconfError("struct list_head is not what it was", cause="no-offsets")
-        self.mm = _optional(lambda: _Fields(types, "mm_struct", MM_MEMBERS).demand("owner"))
-        self.task = _Fields(types, "task_struct", TASK_MEMBERS).demand("mm", "pid", "leader", "started")
+        self.mm = _optional(lambda: _Fields(types, MEMORY, MM_MEMBERS).demand("owner"))
+        self.task = _Fields(types, TASK, TASK_MEMBERS).demand("mm", "pid", "leader", "started")
         old = types.find(*OLD_VCPUS)
         self.vcpus = (old.offset, old.size // 8) if old is not None and old.size and old.size >= 8 else None
-        self.node = _optional(lambda: _Fields(types, "xa_node", NODE_MEMBERS).demand("shift"))
+        self.node = _optional(lambda: _Fields(types, NODE, NODE_MEMBERS).demand("shift"))
         slots = types.find(*NODE_SLOTS)
         self.slots = (slots.offset, slots.size // 8) if slots is not None and slots.size else None
         self.pmu = _optional(lambda: _PmuLayout(types))
@@ -145,7 +150,7 @@ class _PmuLayout:
 
     def __init__(self, types: Btf) -> None:
         kvm, pmu = types.find(*VM_OF_VCPU), types.find(*PMU_OF_VCPU)
-        each = types.size("kvm_pmc")
+        each = types.size(COUNTER)
         eventsel, event = types.find(*EVENTSEL), types.find(*PERF_EVENT)
         general, fixed = types.find(*GENERAL_COUNTERS), types.find(*FIXED_COUNTERS)
         control = types.find(*FIXED_CONTROL)

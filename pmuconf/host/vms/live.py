@@ -18,7 +18,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.names import VM_LIST
+from pmuconf.host.names import KVM, VM_LIST
 from pmuconf.host.root import Root
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
 from pmuconf.host.vms.process import VmProcess, initial_namespace, same_program, vm_processes
@@ -119,7 +119,7 @@ def open_list(kernel: RunningKernel) -> KvmList:
         raise PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86")
     built_in = kvm_built_in(root)
     symbols, memory = kernel.symbols, kernel.memory
-    heads = [address for address, where in symbols.data(VM_LIST) if where == (None if built_in else "kvm")]
+    heads = [address for address, where in symbols.data(VM_LIST) if where == (None if built_in else KVM)]
     if len(heads) != 1:
         raise PmuconfError(
             f"/proc/kallsyms has {len(heads)} variables {VM_LIST} of KVM",

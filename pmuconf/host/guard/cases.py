@@ -1,6 +1,6 @@
 """The verdict on a kernel, as two tables: what the paths of one function show, and what else the kernel runs.
 
-Each table is read from its top, and the first ruling that fits is the verdict. So a ruling may take for granted that
+Each table is read from its top, and the first case that fits is the verdict. So a case may take for granted that
 none above it fits. A verdict that spares a VM stands below every doubt that it would be wrong with. Pure.
 """
 
@@ -18,11 +18,11 @@ __all__ = [
     "KERNEL",
     "NO_OFFSETS",
     "FunctionFindings",
+    "GuardCase",
     "KernelFindings",
-    "Ruling",
+    "case_of_function",
+    "case_of_kernel",
     "findings_of",
-    "ruling_on_function",
-    "ruling_on_kernel",
 ]
 
 Findings = TypeVar("Findings")
@@ -90,7 +90,7 @@ class KernelFindings:
 
 
 @dataclass(frozen=True)
-class Ruling(Generic[Findings]):
+class GuardCase(Generic[Findings]):
     """One row of a table.
 
     :param message: the verdict for a person.
@@ -129,14 +129,14 @@ _OBSTACLES: Final = {
 }
 
 
-def _blocked(why: str, met: Callable[[FunctionFindings], Obstacle | None]) -> list[Ruling[FunctionFindings]]:
-    """A ruling for each obstacle, for one place in the table."""
+def _blocked(why: str, met: Callable[[FunctionFindings], Obstacle | None]) -> list[GuardCase[FunctionFindings]]:
+    """A case for each obstacle, for one place in the table."""
 
     def is_met(obstacle: Obstacle) -> Callable[[FunctionFindings], bool]:
         return lambda findings: met(findings) is obstacle
 
     return [
-        Ruling(
+        GuardCase(
             obstacle.value,
             Verdict.UNKNOWN,
             message,
@@ -148,7 +148,7 @@ def _blocked(why: str, met: Callable[[FunctionFindings], Obstacle | None]) -> li
     ]
 
 
-NO_OFFSETS: Final = Ruling[FunctionFindings](
+NO_OFFSETS: Final = GuardCase[FunctionFindings](
     "no-offsets",
     Verdict.UNKNOWN,
     "it is not known where enable_pmu is in struct kvm",
@@ -157,8 +157,8 @@ NO_OFFSETS: Final = Ruling[FunctionFindings](
     remedy=_TYPES,
 )
 
-FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
-    Ruling(
+FUNCTION: Final[Sequence[GuardCase[FunctionFindings]]] = (
+    GuardCase(
         "test-does-not-decide",
         Verdict.UNGUARDED,
         "enable_pmu is tested, but the PMU's work is done whatever the outcome",
@@ -166,7 +166,7 @@ FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
         lambda findings: findings.untested_work and findings.tested,
         remedy=_BUILD,
     ),
-    Ruling(
+    GuardCase(
         "no-test",
         Verdict.UNGUARDED,
         "the PMU's work is done without a test of enable_pmu",
@@ -174,7 +174,7 @@ FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
         lambda findings: findings.untested_work,
         remedy=_BUILD,
     ),
-    Ruling(
+    GuardCase(
         "test-not-understood",
         Verdict.UNKNOWN,
         "there may be a test of enable_pmu, but not one that is understood",
@@ -185,35 +185,35 @@ FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
         "No path is known to do untested work, but one ends in something unknown before it has found enable_pmu set.",
         lambda findings: findings.obstacle,
     ),
-    Ruling(
+    GuardCase(
         "pmu-touched",
         Verdict.UNKNOWN,
         "PMU state is read without a call that is known",
         "All paths were followed. The callee may be inlined in part, so that a guard further on says too little.",
         lambda findings: findings.reads,
     ),
-    Ruling(
+    GuardCase(
         "nothing-counted",
         Verdict.EARLY_OUT,
         "the function that counts returns at once while no counter counts instructions",
         "All work is behind a test, some of it behind that of the bitmap alone: so the weaker verdict comes first.",
         lambda findings: findings.counting_work,
     ),
-    Ruling(
+    GuardCase(
         "guard-in-callee",
         Verdict.GUARDED,
         "the function that counts tests enable_pmu before it does anything",
         "There is work, and with those above ruled out, every path to it has found enable_pmu set.",
         lambda findings: findings.work,
     ),
-    Ruling(
+    GuardCase(
         "callee-idle",
         Verdict.UNKNOWN,
         "the function that counts does nothing that is known as counting",
         "A path enters the callee, and no path does any work there: then it is not what it is taken for.",
         lambda findings: findings.entry,
     ),
-    Ruling(
+    GuardCase(
         "guard-in-caller",
         Verdict.GUARDED,
         "every path to the PMU's work has found enable_pmu set",
@@ -225,14 +225,14 @@ FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
         lambda findings: findings.late_obstacle,
     ),
     NO_OFFSETS,
-    Ruling(
+    GuardCase(
         "pmu-touched",
         Verdict.UNKNOWN,
         "PMU state is read without a call that is known",
         "Nothing of the PMU is called, but there is a trace of it: that is not a kernel from before 5.17.",
         lambda findings: findings.trace,
     ),
-    Ruling(
+    GuardCase(
         "no-pmu-call",
         Verdict.NO_CALL,
         "nothing of the PMU is called",
@@ -242,15 +242,15 @@ FUNCTION: Final[Sequence[Ruling[FunctionFindings]]] = (
 )
 """The verdict on one function."""
 
-KERNEL: Final[Sequence[Ruling[KernelFindings]]] = (
-    Ruling(
+KERNEL: Final[Sequence[GuardCase[KernelFindings]]] = (
+    GuardCase(
         "switched",
         Verdict.UNKNOWN,
         "what is done depends on a static key, and only live text would show how that is set",
         "The verdict on the function itself is open. So nothing follows from what others do.",
         lambda findings: findings.switched,
     ),
-    Ruling(
+    GuardCase(
         "unguarded-copies",
         Verdict.PARTIAL,
         "the function spares such a VM, other functions of KVM do the PMU's work without a test",
@@ -258,7 +258,7 @@ KERNEL: Final[Sequence[Ruling[KernelFindings]]] = (
         lambda findings: findings.spares and findings.unguarded_copy,
         remedy=_BOOT,
     ),
-    Ruling(
+    GuardCase(
         "unread-copies",
         Verdict.UNKNOWN,
         "the function spares such a VM, but not every copy of it that may differ could be read",
@@ -268,7 +268,7 @@ KERNEL: Final[Sequence[Ruling[KernelFindings]]] = (
             or (findings.verdict in (Verdict.GUARDED, Verdict.EARLY_OUT) and not findings.complete)
         ),
     ),
-    Ruling(
+    GuardCase(
         "unread-modules",
         Verdict.UNKNOWN,
         "the function spares such a VM, but KVM's vendor module may have copies and could not be read",
@@ -276,7 +276,7 @@ KERNEL: Final[Sequence[Ruling[KernelFindings]]] = (
         lambda findings: (findings.verdict is Verdict.GUARDED or findings.silent) and findings.unread_module,
         remedy=_MODULES,
     ),
-    Ruling(
+    GuardCase(
         "livepatched",
         Verdict.UNKNOWN,
         "a livepatch replaces functions that do this work, and only live text would show by what",
@@ -307,14 +307,14 @@ def findings_of(walk: Walk, *, pmu_known: bool) -> FunctionFindings:
     )
 
 
-def ruling_on_function(findings: FunctionFindings) -> Ruling[FunctionFindings]:
-    """The first ruling that fits."""
-    return next(ruling for ruling in FUNCTION if ruling.fits(findings))
+def case_of_function(findings: FunctionFindings) -> GuardCase[FunctionFindings]:
+    """The first case that fits."""
+    return next(case for case in FUNCTION if case.fits(findings))
 
 
-def ruling_on_kernel(findings: KernelFindings) -> Ruling[KernelFindings] | None:
-    """The first ruling that fits; None: the kernel has the verdict of its function."""
-    return next((ruling for ruling in KERNEL if ruling.fits(findings)), None)
+def case_of_kernel(findings: KernelFindings) -> GuardCase[KernelFindings] | None:
+    """The first case that fits; None: the kernel has the verdict of its function."""
+    return next((case for case in KERNEL if case.fits(findings)), None)
 
 
 def _weightiest(obstacles: Iterable[Obstacle | None]) -> Obstacle | None:

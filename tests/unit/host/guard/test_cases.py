@@ -1,4 +1,4 @@
-"""The tables of rulings: an example for each row, and that no verdict which spares a VM stands above a doubt."""
+"""The tables of cases: an example for each row, and that no verdict which spares a VM stands above a doubt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
-from pmuconf.host.guard.rulings import (
+from pmuconf.host.guard.cases import (
     FUNCTION,
     KERNEL,
-    Ruling,
+    GuardCase,
+    case_of_function,
+    case_of_kernel,
     findings_of,
-    ruling_on_function,
-    ruling_on_kernel,
 )
-from pmuconf.host.guard.rulings import FunctionFindings as F
-from pmuconf.host.guard.rulings import KernelFindings as K
+from pmuconf.host.guard.cases import FunctionFindings as F
+from pmuconf.host.guard.cases import KernelFindings as K
+from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
 from pmuconf.hostfacts import Verdict
 
 BEFORE = [(obstacle.value, F(obstacle=obstacle, late_obstacle=obstacle)) for obstacle in Obstacle]
@@ -58,13 +58,13 @@ def numbered(examples: Iterable[tuple[str, object]]) -> list[Any]:
 
 @pytest.mark.parametrize(("number", "cause", "findings"), numbered(ON_FUNCTION))
 def test_each_row_on_a_function_is_reached(number: int, cause: str, findings: F) -> None:
-    assert ruling_on_function(findings) is FUNCTION[number]
+    assert case_of_function(findings) is FUNCTION[number]
     assert FUNCTION[number].cause == cause
 
 
 @pytest.mark.parametrize(("number", "cause", "findings"), numbered(ON_KERNEL))
 def test_each_row_on_a_kernel_is_reached(number: int, cause: str, findings: K) -> None:
-    assert ruling_on_kernel(findings) is KERNEL[number]
+    assert case_of_kernel(findings) is KERNEL[number]
     assert KERNEL[number].cause == cause
 
 
@@ -72,10 +72,10 @@ def test_every_row_has_an_example() -> None:
     assert (len(ON_FUNCTION), len(ON_KERNEL)) == (len(FUNCTION), len(KERNEL))
 
 
-@pytest.mark.parametrize("ruling", [*FUNCTION, *KERNEL], ids=lambda ruling: ruling.cause)
-def test_a_row_says_why(ruling: Ruling[F] | Ruling[K]) -> None:
-    assert ruling.why.endswith(".")
-    assert not ruling.message.endswith(".")
+@pytest.mark.parametrize("case", [*FUNCTION, *KERNEL], ids=lambda case: case.cause)
+def test_a_row_says_why(case: GuardCase[F] | GuardCase[K]) -> None:
+    assert case.why.endswith(".")
+    assert not case.message.endswith(".")
 
 
 def all_findings() -> Iterator[F]:
@@ -88,7 +88,7 @@ def all_findings() -> Iterator[F]:
 def test_whatever_a_function_shows_it_is_not_spared_where_there_is_a_doubt() -> None:
     """Asked of every combination, by what each verdict promises and not by the table."""
     for f in all_findings():
-        verdict = ruling_on_function(f).verdict
+        verdict = case_of_function(f).verdict
         doubt = f.untested_work or f.murky_work or f.obstacle is not None or f.reads
         if verdict is Verdict.GUARDED:
             assert not doubt
@@ -108,8 +108,8 @@ def test_whatever_else_a_kernel_runs_it_is_not_spared_where_there_is_a_doubt() -
         k = K(verdict, *flags)
         if k.silent and verdict is not Verdict.NO_CALL:
             continue
-        ruling = ruling_on_kernel(k)
-        final = verdict if ruling is None else ruling.verdict
+        case = case_of_kernel(k)
+        final = verdict if case is None else case.verdict
         if final in (Verdict.GUARDED, Verdict.EARLY_OUT, Verdict.NO_CALL):
             assert not any((k.switched, k.unguarded_copy, k.replaced))
             assert k.complete or (verdict is Verdict.NO_CALL and not k.silent)
