@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,8 +37,10 @@ class LibvirtText:
 
         :raises DomainXmlError: as rewrite().
         """
-        part, root = self._parsed
-        return rewrite_parsed(self.xml, (part, copy.deepcopy(root.getroottree()).getroot()), state, _SOURCE)
+        _ = self.definition, self._lines  # kept from here on: the rewrite edits the elements
+        parsed = self._parsed
+        del self.__dict__["_parsed"]
+        return rewrite_parsed(self.xml, parsed, state, _SOURCE)
 
     def differences(self, other: LibvirtText) -> tuple[str, ...]:
         """The places in which two texts differ outside of the PMU, as pmuconf.domain.difference has them.
