@@ -14,7 +14,7 @@ import pytest
 
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.files import load_file
-from pmuconf.host.vms.kvmlist import Layout
+from pmuconf.host.vms.layout import Layout
 from tests.lab.test_lab import LAB, Said, booted
 
 pytestmark = [

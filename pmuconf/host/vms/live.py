@@ -20,7 +20,8 @@ from pmuconf.host.identity import kvm_built_in, ticks
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.names import KVM, VM_LIST
 from pmuconf.host.root import Root
-from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
+from pmuconf.host.vms.kvmlist import KvmList, KvmVm
+from pmuconf.host.vms.layout import Layout
 from pmuconf.host.vms.process import VmProcess, initial_namespace, same_program, vm_processes
 from pmuconf.host.vms.qemu import qemu_of_process
 from pmuconf.hostfacts import KernelPmu, LiveVm

@@ -22,7 +22,8 @@ from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live as vms_module
-from pmuconf.host.vms.kvmlist import KvmList, KvmVm, Layout
+from pmuconf.host.vms.kvmlist import KvmList, KvmVm
+from pmuconf.host.vms.layout import Layout
 from pmuconf.host.vms.live import live_vms, open_list
 from pmuconf.host.vms.process import (
     VmProcess,
