@@ -1,17 +1,17 @@
 """Where a member of a kernel structure is: a reader of BTF, the type information that kernels carry.
 
-Reads the BTF of vmlinux and the split BTF of a module, whose type ids and strings continue after those of vmlinux.
-The format: Documentation/bpf/btf.rst of the kernel. Only structures are decoded; every other kind is skipped by its
-length. A kind that is newer than this reader is skipped where the file itself tells the length (the layout section
-that Documentation/bpf/btf.rst describes since Linux 7.x: header fields layout_off and layout_len), else refused.
+It reads the BTF of vmlinux and the split BTF of a module, whose type ids and strings continue after those of vmlinux.
+Documentation/bpf/btf.rst of the kernel describes the format. Only structures are decoded, and every other kind is
+skipped by its length. The length of a kind that is newer than this reader may stand in the file itself (the layout
+section, since Linux 7.x: header fields layout_off and layout_len). Otherwise the file is refused.
 """
 
 from __future__ import annotations
 
 import bisect
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.offsets import Member
@@ -28,8 +28,10 @@ _MODIFIERS: Final = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG
 _INT, _PTR, _ARRAY, _ENUM, _ENUM64, _FLOAT = 1, 2, 3, 6, 19, 16
 _SIZED: Final = frozenset({_INT, _STRUCT, _UNION, _ENUM, _ENUM64, _FLOAT})
 
-# For each kind, the words behind the three that every type has: some fixed, and some for each of its vlen elements.
-_KNOWN: Final[dict[int, tuple[int, int]]] = {
+_Length = tuple[int, int]
+"""The words that a type has behind the three of every type: so many once, and so many for each of its elements."""
+
+_KNOWN: Final[Mapping[int, _Length]] = {
     **dict.fromkeys((2, 7, 8, 9, 10, 11, 12, 16, 18), (0, 0)),
     1: (1, 0),
     3: (3, 0),
@@ -42,12 +44,41 @@ _KNOWN: Final[dict[int, tuple[int, int]]] = {
     17: (1, 0),
     19: (0, 3),
 }
+"""The length of each kind."""
 _DEPTH: Final = 32
 _REPEATS: Final = 16
 _MAX_NAMED: Final = 64
-"""How many structures of one name there may be: of a kernel's, fewer than ten."""
+"""How many structures of one name there may be: a kernel has fewer than ten."""
 _MAX_LOOKS: Final = 2_000_000
 """How many places are looked at in all: for a kernel, some thousands."""
+
+
+class _Type(NamedTuple):
+    """One type, as it stands in the words of a section."""
+
+    words: memoryview
+    at: int
+
+    @property
+    def kind(self) -> int:
+        return int(self.words[self.at + 1] >> 24) & 0x1F
+
+    @property
+    def elements(self) -> int:
+        return int(self.words[self.at + 1]) & 0xFFFF
+
+    @property
+    def has_bit_fields(self) -> bool:
+        """The kind_flag of a structure: the upper 8 bits of an offset are the width of a bit field."""
+        return bool(self.words[self.at + 1] >> 31)
+
+    @property
+    def size_or_type(self) -> int:
+        return int(self.words[self.at + 2])
+
+    def word(self, number: int) -> int:
+        """One of the words behind the first three."""
+        return int(self.words[self.at + 3 + number])
 
 
 class Btf:
@@ -64,18 +95,18 @@ class Btf:
         self._string_base: int = base._string_base + len(base._strings) if base is not None else 0
         self._starts = _walk(self._words, layout)
         self._end: int = self._first + len(self._starts)
-        self._found: dict[str, list[int]] = {}
+        self._by_name: dict[str, list[int]] = {}
         self._looks = 0
 
     def structs(self, name: str) -> list[int]:
         """The ids of all structures of that name, the base's included."""
-        if name not in self._found:
-            mine = sorted(i for offset in self._string_offset(name) for i in self._structs_named(offset))
-            found = (self._base.structs(name) if self._base is not None else []) + mine
-            if len(found) > _MAX_NAMED:
-                raise _broken(f"it has {len(found)} struct {name}")
-            self._found[name] = found
-        return self._found[name]
+        if name not in self._by_name:
+            own = sorted(type_id for offset in self._string_offsets(name) for type_id in self._structs_named(offset))
+            type_ids = (self._base.structs(name) if self._base is not None else []) + own
+            if len(type_ids) > _MAX_NAMED:
+                raise _broken(f"it has {len(type_ids)} struct {name}")
+            self._by_name[name] = type_ids
+        return self._by_name[name]
 
     def _structs_named(self, name_offset: int) -> Iterator[int]:
         """The ids of this section's structures with that name: searched as bytes, there are 100,000 types."""
@@ -92,23 +123,24 @@ class Btf:
 
     def member(self, type_id: int, path: str) -> Member | None:
         """The member at ``path`` (``arch.pmu``) of a structure; None if it has no such member."""
-        offset, size, found = 0, None, type_id
+        place = Member(0, None, type_id)
         for name in path.split("."):
-            member = self._member(found, name, set())
+            member = self._member(place.type_id, name, set())
             if member is None:
                 return None
-            offset, size, found = offset + member.offset, member.size, member.type_id
-        return Member(offset, size, found)
+            place = member.behind(place.offset)
+        return place
 
     def find(self, structure: str, path: str) -> Member | None:
         """The member of the structure of that name; None if no structure of that name has it.
 
         :raises PmuconfError: structures of that name disagree; cause btf-ambiguous.
         """
-        found = {(m.offset, m.size): m for m in (self.member(i, path) for i in self.structs(structure)) if m}
-        if len(found) > 1:
+        members = [self.member(type_id, path) for type_id in self.structs(structure)]
+        places = {(member.offset, member.size): member for member in members if member is not None}
+        if len(places) > 1:
             raise PmuconfError(f"BTF has several struct {structure} that differ in {path}", cause="btf-ambiguous")
-        return next(iter(found.values()), None)
+        return next(iter(places.values()), None)
 
     def size(self, structure: str) -> int | None:
         """The size of the structure of that name in bytes; None if there is none.
@@ -125,20 +157,20 @@ class Btf:
         if self._looks > _MAX_LOOKS:
             raise _broken("it takes too long to find anything in it")
 
-    def _string_offset(self, name: str) -> set[int]:
-        """Every offset, in this section or its base, at which exactly that string begins."""
-        found = self._base._string_offset(name) if self._base is not None else set()
+    def _string_offsets(self, name: str) -> set[int]:
+        """Each offset, in this section or its base, at which exactly that string begins."""
+        offsets = self._base._string_offsets(name) if self._base is not None else set()
         wanted = b"\0" + name.encode() + b"\0"
         at = self._strings.find(wanted)
         while at >= 0:
-            found.add(self._string_base + at + 1)
+            offsets.add(self._string_base + at + 1)
             at = self._strings.find(wanted, at + 1)
-            if len(found) > _REPEATS:
+            if len(offsets) > _REPEATS:
                 raise _broken(f"its strings have {name} again and again")
-        return found
+        return offsets
 
     def _name_is(self, offset: int, wanted: bytes) -> bool:
-        """Whether the name there is that, which ends in a zero byte."""
+        """Whether the name at an offset is the wanted one, which has its zero byte at the end."""
         if offset < self._string_base and self._base is not None:
             return self._base._name_is(offset, wanted)
         start = offset - self._string_base
@@ -146,64 +178,60 @@ class Btf:
             raise _broken("a name is outside of the strings")
         return self._strings.startswith(wanted, start)
 
-    def _place(self, type_id: int) -> tuple[memoryview, int] | None:
+    def _type(self, type_id: int) -> _Type | None:
+        """The type of a number; None for void."""
         if type_id < self._first:
-            return self._base._place(type_id) if self._base is not None else None
+            return self._base._type(type_id) if self._base is not None else None
         if type_id >= self._end:
             raise _broken(f"type {type_id} is not there")
-        return self._words, self._starts[type_id - self._first]
+        return _Type(self._words, self._starts[type_id - self._first])
 
     def _resolve(self, type_id: int) -> int:
         """The type behind typedefs, const and the like."""
         for _ in range(_DEPTH):
-            place = self._place(type_id)
-            if place is None or (place[0][place[1] + 1] >> 24) & 0x1F not in _MODIFIERS:
+            place = self._type(type_id)
+            if place is None or place.kind not in _MODIFIERS:
                 return type_id
-            type_id = place[0][place[1] + 2]
+            type_id = place.size_or_type
         raise _broken("typedefs go round in circles")
 
     def _size(self, type_id: int, depth: int = _DEPTH) -> int | None:
-        type_id = self._resolve(type_id)
-        place = self._place(type_id)
+        """The size of a type in bytes; None where the BTF does not say."""
+        place = self._type(self._resolve(type_id))
         if place is None or not depth:
             return None
-        words, at = place
-        kind = (words[at + 1] >> 24) & 0x1F
-        if kind in _SIZED:
-            return int(words[at + 2])
-        if kind == _PTR:
+        if place.kind in _SIZED:
+            return place.size_or_type
+        if place.kind == _PTR:
             return 8
-        if kind == _ARRAY:
-            element = self._size(words[at + 3], depth - 1)
-            return None if element is None else element * words[at + 5]
+        if place.kind == _ARRAY:
+            element, number = self._size(place.word(0), depth - 1), place.word(2)
+            return None if element is None else element * number
         return None
 
     def _member(self, type_id: int, name: str, seen: set[int]) -> Member | None:
+        """The member of that name; those of an anonymous structure are members of the outer one too.
+
+        :param seen: the structures that were looked into on the way.
+        """
         type_id = self._resolve(type_id)
-        place = self._place(type_id)
-        if place is None or type_id in seen:
+        structure = self._type(type_id)
+        if structure is None or type_id in seen or structure.kind not in (_STRUCT, _UNION):
             return None
         seen.add(type_id)
-        words, at = place
-        info = words[at + 1]
-        if (info >> 24) & 0x1F not in (_STRUCT, _UNION):
-            return None
         wanted = name.encode() + b"\0"
-        self._look(info & 0xFFFF)
-        for here in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
-            bits = words[here + 2]
-            if info >> 31:  # kind_flag: the upper 8 bits are the width of a bit field
-                width, bits = bits >> 24, bits & 0xFFFFFF
-            else:
-                width = 0
-            if self._name_is(words[here], wanted):
+        self._look(structure.elements)
+        for number in range(0, 3 * structure.elements, 3):
+            called, kind, bits = structure.word(number), structure.word(number + 1), structure.word(number + 2)
+            width, bits = (bits >> 24, bits & 0xFFFFFF) if structure.has_bit_fields else (0, bits)
+            if self._name_is(called, wanted):
                 if width or bits % 8:
                     raise PmuconfError(f"{name} is a bit field", cause="btf-bit-field")
-                return Member(bits // 8, self._size(words[here + 1]), words[here + 1])
-            if self._name_is(words[here], b"\0"):  # the members of an anonymous structure are the outer one's too
-                inner = self._member(words[here + 1], name, seen)
+                return Member(bits // 8, self._size(kind), kind)
+            if self._name_is(called, b"\0"):
+                inner = self._member(kind, name, seen)
                 if inner is not None:
-                    return Member(bits // 8 + inner.offset, inner.size, inner.type_id)
+                    return inner.behind(bits // 8)
         return None
 
 
@@ -211,7 +239,7 @@ def _broken(why: str) -> PmuconfError:
     return PmuconfError(f"this BTF is broken: {why}", cause="btf-broken")
 
 
-def _sections(data: bytes) -> tuple[bytes, bytes, dict[int, tuple[int, int]]]:
+def _sections(data: bytes) -> tuple[bytes, bytes, dict[int, _Length]]:
     """The types, the strings, and the lengths of the kinds that the file itself tells."""
     if len(data) < _HEADER.size:
         raise _broken("it is shorter than its header")
@@ -225,28 +253,28 @@ def _sections(data: bytes) -> tuple[bytes, bytes, dict[int, tuple[int, int]]]:
     strings = data[header + str_off : header + str_off + str_len]
     if not strings or strings[-1]:  # of a split BTF too: the first byte may be a letter there, the last never
         raise _broken("its strings have no end")
-    lengths: dict[int, tuple[int, int]] = {}
-    if header >= _HEADER.size + 8:
-        layout_off, layout_len = struct.unpack_from("<II", data, _HEADER.size)
-        layout = data[header + layout_off : header + layout_off + layout_len]
-        if len(layout) != layout_len or layout_len % 4:
-            raise _broken("its layout is truncated")
-        for kind in range(len(layout) // 4):
-            fixed, element = layout[4 * kind], layout[4 * kind + 1]
-            if fixed % 4 == 0 and element % 4 == 0:
-                lengths[kind] = fixed // 4, element // 4
-    return data[header + type_off : header + type_off + type_len], strings, lengths
+    return data[header + type_off : header + type_off + type_len], strings, _layout(data, header)
 
 
-def _walk(words: memoryview, layout: dict[int, tuple[int, int]]) -> list[int]:
-    """Where each type begins, in words."""
-    # kind_flag and kind are the upper byte of the info: one look-up for both.
-    table: list[tuple[int, int] | None] = [None] * 256
-    for kind, length in {**layout, **_KNOWN}.items():
-        if kind < 32:
-            for flag in range(0, 256, 32):
-                table[kind + flag] = length
-    table[0] = table[128] = None
+def _layout(data: bytes, header: int) -> dict[int, _Length]:
+    """The lengths of kinds that the file tells, if its header is long enough to have a place for them."""
+    if header < _HEADER.size + 8:
+        return {}
+    start, size = struct.unpack_from("<II", data, _HEADER.size)
+    layout = data[header + start : header + start + size]
+    if len(layout) != size or size % 4:
+        raise _broken("its layout is truncated")
+    entries = ((kind, layout[4 * kind], layout[4 * kind + 1]) for kind in range(size // 4))
+    return {kind: (once // 4, each // 4) for kind, once, each in entries if once % 4 == 0 and each % 4 == 0}
+
+
+def _walk(words: memoryview, layout: Mapping[int, _Length]) -> list[int]:
+    """Where each type begins, in words.
+
+    A kernel has 100,000 types, and this loop is most of the time that reading them takes: so it has no calls in it, and
+    what is broken shows by an exception.
+    """
+    table = _lengths({**layout, **_KNOWN})
     starts: list[int] = []
     append = starts.append
     at, end = 0, len(words)
@@ -254,12 +282,22 @@ def _walk(words: memoryview, layout: dict[int, tuple[int, int]]) -> list[int]:
         while at < end:
             append(at)
             info = words[at + 1]
-            fixed, element = table[info >> 24]  # type: ignore[misc]
-            at += 3 + fixed + element * (info & 0xFFFF)
+            once, each = table[info >> 24]  # type: ignore[misc]  # None: the kind is unknown
+            at += 3 + once + each * (info & 0xFFFF)
     except TypeError:
-        raise _broken(f"kind {(words[at + 1] >> 24) & 0x1F} is unknown, and so is its length") from None
+        raise _broken(f"kind {_Type(words, at).kind} is unknown, and so is its length") from None
     except IndexError:
         raise _broken("its types are truncated") from None
     if at != end:
         raise _broken("its types are truncated")
     return starts
+
+
+def _lengths(known: Mapping[int, _Length]) -> list[_Length | None]:
+    """The lengths by the upper byte of a type's second word: the kind in its low 5 bits, kind_flag in the highest."""
+    table: list[_Length | None] = [None] * 256
+    for kind, length in known.items():
+        if 0 < kind < 32:
+            for flags in range(0, 256, 32):
+                table[kind + flags] = length
+    return table

@@ -1,8 +1,8 @@
-"""Where members of kernel structures are, whoever says so: BTF or debug information."""
+"""Where members of kernel structures are, by BTF or by debug information."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Member", "Offsets"]
 
@@ -14,6 +14,10 @@ class Member:
     offset: int
     size: int | None
     type_id: int
+
+    def behind(self, offset: int) -> Member:
+        """The same member in a structure that has this one so many bytes behind its start."""
+        return replace(self, offset=offset + self.offset)
 
 
 @dataclass(frozen=True)

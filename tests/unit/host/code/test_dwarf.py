@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.errors import PmuconfError
-from pmuconf.host.code import dwarf
+from pmuconf.host.code import debug, dwarf
 from pmuconf.host.code.dwarf import Dwarf
 from pmuconf.host.code.members import offsets_of
 from pmuconf.host.code.offsets import Offsets
@@ -186,7 +186,7 @@ class TestRefused:
             offsets_by(joined(tmp_path, OTHER, BY_NAME["unlikely"].source))
 
     def test_a_section_that_unpacks_to_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(dwarf, "_MAX_HELD", 1000)
+        monkeypatch.setattr(debug, "_MAX_HELD", 1000)
         with pytest.raises(PmuconfError, match="too large"):
             offsets_by(compiled(BY_NAME["unlikely"].source, ("-O2", "-gdwarf-5", "-gz=zlib")))
 
