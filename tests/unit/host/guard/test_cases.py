@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pmuconf
 from pmuconf.host.guard.cases import (
     FUNCTION,
     KERNEL,
@@ -20,6 +22,7 @@ from pmuconf.host.guard.cases import FunctionFindings as F
 from pmuconf.host.guard.cases import KernelFindings as K
 from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
 from pmuconf.hostfacts import Verdict
+from tests.causes import guard_causes
 
 BEFORE = [(obstacle.value, F(obstacle=obstacle, late_obstacle=obstacle)) for obstacle in Obstacle]
 LATE = [(obstacle.value, F(late_obstacle=obstacle, trace=True, pmu_known=False)) for obstacle in Obstacle]
@@ -75,6 +78,11 @@ def test_every_row_has_an_example() -> None:
 def test_a_row_says_why(case: GuardCase[F] | GuardCase[K]) -> None:
     assert case.why.endswith(".")
     assert not case.message.endswith(".")
+
+
+def test_each_cause_is_documented() -> None:
+    page = (Path(pmuconf.__file__).parents[1] / "docs" / "host.md").read_text(encoding="utf-8")
+    assert [cause for cause in sorted(guard_causes()) if f"`{cause}`" not in page] == []
 
 
 def all_findings() -> Iterator[F]:
