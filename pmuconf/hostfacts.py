@@ -19,6 +19,7 @@ __all__ = [
     "Qemu",
     "QemuPlace",
     "Search",
+    "Thread",
     "Verdict",
     "does_to_pmu",
 ]
@@ -134,11 +135,19 @@ class QemuPlace:
 
 
 @dataclass(frozen=True)
+class Thread:
+    """A thread of a process: its id, and its start in clock ticks after boot. Together they identify it."""
+
+    number: int
+    started: int
+
+
+@dataclass(frozen=True)
 class Search:
     """The places where one daemon of libvirt's looks for a QEMU, up to the first one that it would start.
 
     :param pid: the daemon as the probe sees it, with ``started`` in clock ticks after boot and some of its threads
-        (as LiveVm has them).
+        besides the first.
     :param namespace: that the process ids are of, as /proc/self/ns/pid names it.
     :param device: of the daemon's root directory, like ``inode``: a daemon with another root sees other files.
     :param places: in the order of the search.
@@ -146,7 +155,7 @@ class Search:
 
     pid: int
     started: int
-    threads: tuple[str, ...]
+    threads: tuple[Thread, ...]
     namespace: str | None
     device: int
     inode: int
@@ -205,7 +214,7 @@ class LiveVm:
     :param started_as: the path by which ``qemu`` was started, the first word of its command line.
     :param next_qemu: the binary at that path now: the VM would start under it next.
     :param exe: the file that the process runs; None: not seen. exec(2) changes it, but not the id and the start.
-    :param threads: some of its other threads, each as "ID START": exec(2) ends all of them.
+    :param threads: some of its other threads: exec(2) ends all of them.
     """
 
     pid: int | None
@@ -226,7 +235,7 @@ class LiveVm:
     started_as: str = ""
     next_qemu: Qemu | None = None
     exe: FileId | None = None
-    threads: tuple[str, ...] = ()
+    threads: tuple[Thread, ...] = ()
 
 
 @dataclass(frozen=True)

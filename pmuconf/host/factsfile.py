@@ -1,11 +1,14 @@
-"""Host facts in a file, so that one who may not read kernel memory can use what root has found.
+"""Host facts in a file, so that readers without root can use what root has found.
 
-JSON. The kernel's part holds for as long as the host runs the same load of KVM with its parameters, and the same
-livepatches; that of a VM for as long as its process runs the same program: KVM's flag never changes under a VM that has
-vCPUs (kvm_vm_ioctl_enable_cap()). Of a guest whose VM is made anew at a reset, it does not. What was said of the QEMUs
-that libvirt would start holds while it would start these very files (installed_now()).
+The file is JSON. Its facts hold as long as nothing has changed that they depend on:
 
-Light: the Nova plugin reads the file by this, and nothing that probes a host may load inside nova-compute.
+- The facts about the kernel hold while the host runs the same load of KVM with the same parameters, and the same
+  livepatches.
+- The facts about a VM hold while its process runs the same program: KVM's flag never changes under a VM that has vCPUs
+  (kvm_vm_ioctl_enable_cap()). If a reset gives the guest another VM, they do not (may_be_recreated).
+- The facts about the QEMUs that libvirt would start hold while it would start the same files (installed_now()).
+
+This module is light: the Nova plugin reads the file with it, and nothing that probes a host may load in nova-compute.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +30,7 @@ from pmuconf.files.replacing import trusted
 from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.root import Root
-from pmuconf.host.vms.process import same_program
+from pmuconf.host.vms.procdir import same_program
 from pmuconf.host.vms.replaced import installed_now, same_file, unknown
 from pmuconf.hostfacts import (
     CONTRADICTORY,
@@ -40,6 +44,7 @@ from pmuconf.hostfacts import (
     Qemu,
     QemuPlace,
     Search,
+    Thread,
     Verdict,
 )
 from pmuconf.typed import JsonObject, TypedError, parse_object
@@ -50,74 +55,84 @@ FORMAT: Final = "pmuconf-host-facts"
 VERSION: Final = 2
 _MAX: Final = 16 << 20
 _HINT: Final = "Write it anew, as root: pmuconf host facts --output FILE"
+_THREAD: Final = re.compile(r"(\d{1,10}) (\d{1,20})")
 
 
 def dump(facts: HostFacts) -> str:
     """The facts as the text of such a file."""
-    document = {"format": FORMAT, "version": VERSION, "facts": asdict(facts)}
-    return json.dumps(document, indent=1, default=_plain) + "\n"
+    document = {"format": FORMAT, "version": VERSION, "facts": _as_json(facts)}
+    return json.dumps(document, indent=1) + "\n"
 
 
 def load(path: Path, root: Root, *, own: bool = True) -> HostFacts:
     """The facts in the file, as far as they still hold for the host below ``root``.
 
-    What was in use when they were written may be no longer, so it is left out; VMs whose process is gone, or runs
-    another program, too. Of a QEMU that may be another file by now, nothing is known.
+    Left out are: what was in use when they were written; VMs whose process has ended or runs another program; and
+    what was known of a QEMU that may be another file by now.
 
-    :param own: take the word of a file that belongs to us as well, not only of root's.
-    :raises PmuconfError: it can't be read (facts-unreadable), others than root and we could have written it
+    :param own: trust a file that belongs to this user, too, and not only one of root's.
+    :raises PmuconfError: it can't be read (facts-unreadable), others than root and this user could have written it
         (facts-untrusted), it is no such file (facts-broken), or it is of an older version, or about another boot, KVM,
         set of livepatches or parameters of KVM (facts-stale).
     """
-    facts = _parsed(path, _text(path, own))
-    same: tuple[tuple[str, object, object], ...] = (
+    facts = _parsed(path, _text(path, own=own))
+    _refuse_stale(path, facts, root)
+    return replace(
+        facts,
+        nmi_watchdog=nmi_watchdog(root),
+        vms=tuple(_still_known(root, vm) for vm in facts.vms if _lives(root, vm)),
+        qemus=installed_now(facts, root),
+    )
+
+
+def _refuse_stale(path: Path, facts: HostFacts, root: Root) -> None:
+    """Refuse facts about another kernel or KVM than this host has now.
+
+    :raises PmuconfError: facts-stale.
+    """
+    then_and_now: tuple[tuple[str, object, object], ...] = (
         ("boot", facts.boot_id, boot_id(root)),
         ("KVM", facts.kvm_build_id, kvm_build_id(root)),
         ("set of livepatches", tuple(sorted(facts.livepatches)), livepatches(root)),
         ("setting of KVM's parameters", facts.parameters, parameters(root)),
         ("load of KVM or a livepatch", facts.loads, loads(root)),
     )
-    for what, then, now in same:
+    for what, then, now in then_and_now:
         if now is None or then != now:
             raise _stale(path, f"is about another {what} than this host has now")
     settings = read_kvm(root)
     if (settings.enable_pmu, settings.mediated_pmu) != (facts.enable_pmu, facts.mediated_pmu):
         raise _stale(path, "contradicts KVM's parameters")
-    alive = (vm for vm in facts.vms if _lives(root, vm))
-    return replace(
-        facts,
-        nmi_watchdog=nmi_watchdog(root),
-        vms=tuple(_lasting(root, vm) for vm in alive),
-        qemus=installed_now(facts, root),
-    )
 
 
 def _lives(root: Root, vm: LiveVm) -> bool:
+    """Whether the VM's process still runs the same program."""
     if vm.pid is None or vm.started is None:
         return False
     return same_program(root, vm.pid, vm.started, vm.exe, vm.threads)
 
 
-def _lasting(root: Root, vm: LiveVm) -> LiveVm:
-    """What was said of a VM, without what may be otherwise by now."""
+def _still_known(root: Root, vm: LiveVm) -> LiveVm:
+    """The VM, without what may be otherwise by now."""
     vm = replace(vm, in_use=None)
     if vm.next_qemu is not None and not same_file(root, vm.next_qemu, vm.pid or 0, vm.started or 0):
         vm = replace(vm, next_qemu=unknown(vm.next_qemu, "replaced"))
     if not vm.may_be_recreated or vm.cause in CONTRADICTORY:
         return vm
-    # What was seen may be otherwise by now. Where it contradicts what would be concluded instead, nothing is known.
-    odd = vm.tdx and vm.kernel_pmu is KernelPmu.ENABLED
-    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="kernel-memory-odd" if odd else "vm-remade")
+    # The VM that was seen may be gone. An enabled PMU of a TDX guest contradicts what would be concluded instead, so
+    # nothing is concluded.
+    contradicts = vm.tdx and vm.kernel_pmu is KernelPmu.ENABLED
+    return replace(vm, kernel_pmu=KernelPmu.UNKNOWN, cause="kernel-memory-odd" if contradicts else "vm-remade")
 
 
 def _stale(path: Path, what: str) -> PmuconfError:
     return PmuconfError(f"{path} {what}", cause="facts-stale", hint=_HINT)
 
 
-def _text(path: Path, own: bool) -> str:
-    """What the file says.
+def _text(path: Path, *, own: bool) -> bytes:
+    """The contents of the file, if it can be trusted. Its time is not used: a copy can be given any.
 
-    The time of the file is not used: a copy can be given any.
+    :raises PmuconfError: facts-unreadable, facts-untrusted; facts-broken if it is too large.
     """
     try:
         descriptor = open_placed(path)
@@ -128,19 +143,15 @@ def _text(path: Path, own: bool) -> str:
                     cause="facts-untrusted",
                     hint="It must belong to root, and nobody else may write it",
                 )
-            data = read_descriptor(descriptor, _MAX, str(path))
+            return read_descriptor(descriptor, _MAX, str(path))
         finally:
             os.close(descriptor)
     except OSError as error:
         cause = "facts-broken" if error.errno == errno.EFBIG else "facts-unreadable"
         raise PmuconfError(f"{path}: {error.strerror}", cause=cause, hint=_HINT) from None
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise PmuconfError(f"{path} is no UTF-8", cause="facts-broken", hint=_HINT) from None
 
 
-def _parsed(path: Path, text: str) -> HostFacts:
+def _parsed(path: Path, text: bytes) -> HostFacts:
     try:
         document = parse_object(text)
         if "format" not in document or document.get_str("format") != FORMAT:
@@ -156,24 +167,39 @@ def _parsed(path: Path, text: str) -> HostFacts:
     return facts
 
 
-def _plain(value: object) -> object:
+def _as_json(value: Any) -> Any:
+    """A value of the facts as JSON has it: a dataclass is an object, a thread the text "ID START"."""
+    if isinstance(value, Thread):
+        return f"{value.number} {value.started}"
+    if is_dataclass(value):
+        return {field.name: _as_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):
         return value.value
-    raise TypeError(type(value).__name__)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    return value
 
 
 def _read(kind: type[Any], record: JsonObject) -> Any:
-    """A dataclass of facts from what asdict() made of it: each field is read as its annotation says."""
-    known = {field.name: str(field.type) for field in fields(kind)}
-    record.has_only(*known)
-    return kind(**{name: _READERS[annotation](record, name) for name, annotation in known.items()})
+    """A dataclass of facts from what _as_json() made of it: each field is read as its annotation says."""
+    annotations = {field.name: str(field.type) for field in fields(kind)}
+    record.has_only(*annotations)
+    return kind(**{name: _READERS[annotation](record, name) for name, annotation in annotations.items()})
 
 
-def _one(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+_Reader = Callable[[JsonObject, str], Any]
+
+
+def _single(kind: type[Any]) -> _Reader:
+    """A reader of one dataclass."""
     return lambda record, name: _read(kind, record.get_object(name))
 
 
-def _optional(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+def _optional(kind: type[Any]) -> _Reader:
+    """A reader of a dataclass or None."""
+
     def read(record: JsonObject, name: str) -> Any:
         inner = record.opt_object(name)
         return None if inner is None else _read(kind, inner)
@@ -181,15 +207,24 @@ def _optional(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
     return read
 
 
-def _many(kind: type[Any]) -> Callable[[JsonObject, str], Any]:
+def _several(kind: type[Any]) -> _Reader:
+    """A reader of a list of dataclasses."""
     return lambda record, name: tuple(_read(kind, inner) for inner in record.get_objects(name))
 
 
-def _word(words: type[Enum]) -> Callable[[JsonObject, str], Any]:
+def _word(words: type[Enum]) -> _Reader:
+    """A reader of a member of an enumeration."""
     return lambda record, name: record.get_enum(name, words)
 
 
-_READERS: Final[dict[str, Callable[[JsonObject, str], Any]]] = {
+def _threads(record: JsonObject, name: str) -> tuple[Thread, ...]:
+    matches = [_THREAD.fullmatch(text) for text in record.get_strs(name)]
+    if None in matches:
+        raise TypedError(f'{record.path}.{name}: a thread must be the text "ID START"')
+    return tuple(Thread(int(match[1]), int(match[2])) for match in matches if match is not None)
+
+
+_READERS: Final[dict[str, _Reader]] = {
     "str": JsonObject.get_str,
     "str | None": JsonObject.opt_str,
     "int": JsonObject.get_int,
@@ -197,9 +232,11 @@ _READERS: Final[dict[str, Callable[[JsonObject, str], Any]]] = {
     "bool": JsonObject.get_bool,
     "bool | None": JsonObject.opt_bool,
     "tuple[str, ...]": JsonObject.get_strs,
+    "tuple[Thread, ...]": _threads,
     "Mapping[str, str]": JsonObject.get_str_map,
     **{words.__name__: _word(words) for words in (Evidence, KernelPmu, Verdict)},
-    **{kind.__name__: _one(kind) for kind in (Copies, GuardFinding)},
+    **{kind.__name__: _single(kind) for kind in (Copies, GuardFinding)},
     **{f"{kind.__name__} | None": _optional(kind) for kind in (FileId, Qemu)},
-    **{f"tuple[{kind.__name__}, ...]": _many(kind) for kind in (LiveVm, Qemu, QemuPlace, Search)},
+    **{f"tuple[{kind.__name__}, ...]": _several(kind) for kind in (LiveVm, Qemu, QemuPlace, Search)},
 }
+"""The reader of each annotation that a field of the facts has."""

@@ -16,7 +16,7 @@ from pmuconf.host.measured import measured_cycles
 from pmuconf.host.root import Root
 from pmuconf.host.vms.installed import installed_qemus
 from pmuconf.host.vms.live import live_vms
-from pmuconf.host.vms.process import DELETED
+from pmuconf.host.vms.procdir import DELETED
 from pmuconf.host.vms.proofs import proofs, with_proof
 from pmuconf.host.vms.qemu import qemu_of_descriptor
 from pmuconf.host.vms.search import open_inside, root_of, searches

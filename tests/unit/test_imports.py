@@ -167,7 +167,7 @@ def test_facts_from_a_file_need_nothing_that_probes_a_host() -> None:
 def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
     """By its text, so that an import that comes late is seen too."""
     ours = {name for name in imported(source(f"host/{module}")) if name.startswith("pmuconf")}
-    light = ("code.notes", "factsfile", "identity", "kvm", "root", "vms.process", "vms.replaced", "vms.search")
+    light = ("code.notes", "factsfile", "identity", "kvm", "root", "vms.procdir", "vms.replaced", "vms.search")
     pure = ("errors", "files.inputs", "files.place", "files.replacing", "hostfacts", "typed")
     assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
     if module == "identity":

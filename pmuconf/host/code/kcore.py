@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.host.code.headers import CORE, LOAD, X86_64, FileHeader, SegmentHeader
 from pmuconf.host.root import Root
 
 __all__ = ["PAGE", "Kcore", "core_file"]
 
 PAGE: Final = 4096
-_IDENT: Final = b"\x7fELF\x02\x01"
-_FILE: Final = struct.Struct("<16sHHIQQQIHHHHHH")
-_SEGMENT: Final = struct.Struct("<IIQQQQQQ")
-_LOAD: Final = 1
 _READ_EXECUTE: Final = 5
-_X86_64: Final = 62
-_CORE: Final = 4
 _MAX_SEGMENTS: Final = 4096
 _MAX_PAGES: Final = 96 << 8
 """How much text is read and kept of all images together, in pages of 4 KB: KVM and a livepatch have 2 MB."""
@@ -86,35 +81,35 @@ def core_file(pages: Mapping[int, bytes]) -> bytes:
             runs[-1][1].extend(pages[address])
         else:
             runs.append((address, bytearray(pages[address])))
-    ident = (_IDENT + b"\x01").ljust(16, b"\0")
-    file = _FILE.pack(ident, _CORE, _X86_64, 1, 0, _FILE.size, 0, 0, _FILE.size, _SEGMENT.size, len(runs), 0, 0, 0)
-    offset = _whole_pages(_FILE.size + _SEGMENT.size * len(runs))
+    offset = _whole_pages(FileHeader.size() + SegmentHeader.size() * len(runs))
     segments, bodies = [], []
     for address, data in runs:
-        segments.append(_SEGMENT.pack(_LOAD, _READ_EXECUTE, offset, address, 0, len(data), len(data), PAGE))
+        header = SegmentHeader(LOAD, _READ_EXECUTE, offset, address, 0, len(data), len(data), PAGE)
+        segments.append(header.pack())
         body = bytes(data).ljust(_whole_pages(len(data)), b"\0")
         bodies.append(body)
         offset += len(body)
-    start = file + b"".join(segments)
+    start = FileHeader.of_core(len(runs)).pack() + b"".join(segments)
     return start.ljust(_whole_pages(len(start)), b"\0") + b"".join(bodies)
 
 
 def _segments_of(descriptor: int) -> list[tuple[int, int, int]]:
     """For each piece of memory its address, its size, and where it is in the file."""
-    ident, kind, machine, _, _, start, _, _, _, size, number, *_ = _FILE.unpack(os.pread(descriptor, 64, 0))
-    if ident[:6] != _IDENT:
+    header = FileHeader.read(os.pread(descriptor, FileHeader.size(), 0))
+    if not header.is_64_bit:
         raise PmuconfError("/proc/kcore is no 64-bit ELF file", cause="kcore-broken")
-    if machine != _X86_64:
+    if header.machine != X86_64:
         raise PmuconfError("/proc/kcore is of another architecture: only x86-64 is judged", cause="not-x86")
-    if kind != _CORE or size != _SEGMENT.size or number > _MAX_SEGMENTS:
+    if header.kind != CORE or header.segment_size != SegmentHeader.size() or header.segment_count > _MAX_SEGMENTS:
         raise PmuconfError("/proc/kcore is not the core file that it should be", cause="kcore-broken")
-    raw = os.pread(descriptor, number * _SEGMENT.size, start)
-    if len(raw) != number * _SEGMENT.size:
+    size = header.segment_count * SegmentHeader.size()
+    raw = os.pread(descriptor, size, header.segments)
+    if len(raw) != size:
         raise PmuconfError("/proc/kcore is truncated", cause="kcore-broken")
     return [
-        (address, length, offset)
-        for kind, _, offset, address, _, length, _, _ in _SEGMENT.iter_unpack(raw)
-        if kind == _LOAD and address + length <= 1 << 64
+        (segment.address, segment.file_size, segment.offset)
+        for segment in SegmentHeader.read_all(raw)
+        if segment.kind == LOAD and segment.address + segment.file_size <= 1 << 64
     ]
 
 

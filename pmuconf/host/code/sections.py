@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
+from pmuconf.host.code.headers import RELOCATABLE, X86_64, FileHeader
 from pmuconf.host.code.notes import build_id_of_notes
 
 __all__ = ["Section", "Sections"]
 
-_FILE: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _HEADER: Final = struct.Struct("<IIQQQQIIQQ")
-_IDENT: Final = b"\x7fELF\x02\x01\x01"
-_REL, _X86_64 = 1, 62
 _SYMTAB, _STRTAB, _RELA, _NOBITS = 2, 3, 4, 8
 _ALLOC, _EXEC, _COMPRESSED = 2, 4, 0x800
 _MAX_SECTIONS: Final = 0xFF00
@@ -91,24 +89,24 @@ class Sections:
         self.name, self.stream = name, stream
         stream.seek(0, io.SEEK_END)
         self.file_size = stream.tell()
-        raw = self._read(0, _FILE.size)
-        ident, kind, machine, _, _, _, start, _, _, _, _, size, number, names_at = _FILE.unpack(raw)
-        if ident[:4] != _IDENT[:4]:
+        header = FileHeader.read(self._read(0, FileHeader.size()))
+        if not header.is_elf:
             raise self.broken("it does not begin as an ELF file does")
-        if ident[:7] != _IDENT or machine != _X86_64:
+        if not header.is_64_bit or header.machine != X86_64:
             raise PmuconfError(f"{name} is not for x86-64", cause="not-x86")
-        self.relocatable = kind == _REL
+        self.relocatable = header.kind == RELOCATABLE
         self._all: list[Section] = []
-        if not start:
+        if not header.sections:
             return
-        if size != _HEADER.size:
+        if header.section_size != _HEADER.size:
             raise self.broken("its section headers are not those of a 64-bit file")
+        number, names_at = header.section_count, header.names
         if not number or names_at == 0xFFFF:  # more than fit into two bytes: the first section has the numbers
-            first = _HEADER.unpack(self._read(start, size))
+            first = _HEADER.unpack(self._read(header.sections, _HEADER.size))
             number, names_at = number or first[5], first[6] if names_at == 0xFFFF else names_at
         if number > _MAX_SECTIONS:
             raise self.broken(f"{number} section headers are more than any kernel's file has")
-        headers = list(_HEADER.iter_unpack(self._read(start, number * size)))
+        headers = list(_HEADER.iter_unpack(self._read(header.sections, number * _HEADER.size)))
         names = self._names(headers, names_at)
         for index, (name_at, *rest) in enumerate(headers):
             self._all.append(Section(index, _name(names, name_at), *rest[:-1]))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
@@ -30,7 +31,8 @@ _NEAR: Final = 1 << 24
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
 
 
-class CopyFindings(NamedTuple):
+@dataclass(frozen=True)
+class CopyFindings:
     """The copies, and ``complete``: whether no copy of livepatches and vendor modules is left out or unread.
 
     A copy in KVM itself was made of the same source as the function: it is as that is, read or not. A copy elsewhere
@@ -41,12 +43,13 @@ class CopyFindings(NamedTuple):
     complete: bool
 
 
-class _Sorted(NamedTuple):
+@dataclass
+class _Sorted:
     """The functions of one image that have a copy, by what is known of it."""
 
-    guarded: set[str]
-    unguarded: set[str]
-    unread: set[str]
+    guarded: set[str] = field(default_factory=set)
+    unguarded: set[str] = field(default_factory=set)
+    unread: set[str] = field(default_factory=set)
 
 
 def find_copies(code: Code, offsets: Offsets, *, callee_works: bool, deciding: frozenset[int]) -> CopyFindings:
@@ -89,7 +92,8 @@ def is_replaced(code: Code, path: Walk) -> bool:
     return is_callee(code.replaced) or replaces(code.replaced, names)
 
 
-class _Search(NamedTuple):
+@dataclass(frozen=True)
+class _Search:
     """Sorts the copies of images.
 
     :param callees: where a call of what counts may go to, and where that function begins.
@@ -107,7 +111,7 @@ class _Search(NamedTuple):
         A copy that calls nothing but what decides by itself is as guarded as that. Any other one is followed, up to a
         number that no kernel has.
         """
-        names = _Sorted(set(), set(), set())
+        names = _Sorted()
         sites = {owner: calls for owner, calls in _owners(image, self.callees).items() if may_be_copy(owner)}
         for number, (owner, calls) in enumerate(sorted(sites.items())):
             places = image.symbols.addresses(owner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 __all__ = ["Event", "Kind", "Obstacle", "Walk"]
 
@@ -42,7 +41,8 @@ class Obstacle(enum.Enum):
     TOO_COMPLEX = "too-complex"
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True)
+class Event:
     """What one path came to, where, and what it had learned by then.
 
     :param enabled: whether enable_pmu was found non-zero; None: it was not tested.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import capstone
 
@@ -22,7 +23,8 @@ PADDING: Final = 64
 """How much room there is before a function at most, in bytes."""
 
 
-class Options(NamedTuple):
+@dataclass(frozen=True)
+class Options:
     """How a walk goes: see walk()."""
 
     copy: bool
@@ -68,4 +70,4 @@ class Walker:
             start = symbols.start(address)
             before = symbols.names(start) if start is not None and address - start < PADDING else ()
             names = tuple(name for name in before if name.startswith(PADDING_PREFIX))
-        return tuple(name.removeprefix(PADDING_PREFIX) for name in names)
+        return tuple(name[len(PADDING_PREFIX) :] if name.startswith(PADDING_PREFIX) else name for name in names)

@@ -1,4 +1,4 @@
-"""The QEMUs that libvirt would start a new VM with on this host: all that it might, not only the one it would take."""
+"""The QEMUs that libvirt might start a new VM with on this host, not only the one that it would take."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from pmuconf.hostfacts import Qemu, QemuPlace, Search
 __all__ = ["installed_qemus", "qemus_of"]
 
 
-def installed_qemus(root: Root, found: Iterable[Search] | None = None) -> tuple[Qemu, ...]:
-    """Those that these searches find, by default those of all system daemons of libvirt, by their paths there.
+def installed_qemus(root: Root, of_daemons: Iterable[Search] | None = None) -> tuple[Qemu, ...]:
+    """The QEMUs that these searches find, by their paths there.
 
+    :param of_daemons: by default the searches of all system daemons of libvirt.
     :raises PmuconfError: as searches().
     """
-    qemus = {qemu for search in (searches(root) if found is None else found) for qemu in _of(root, search)}
+    of_daemons = searches(root) if of_daemons is None else of_daemons
+    qemus = {qemu for search in of_daemons for qemu in _of(root, search)}
     return tuple(sorted(qemus, key=lambda qemu: (qemu.path, qemu.build_id or "", str(qemu.file))))
 
 
 def qemus_of(root: Root, pid: int) -> tuple[Qemu, ...]:
-    """Those of one process; nothing if it is no daemon of libvirt's that root runs.
+    """The QEMUs that one process would start; none if it is no daemon of libvirt's that root runs.
 
     :raises OSError: there is no such process any more, or it may not be looked at.
     :raises PmuconfError: as searches().
@@ -45,7 +47,7 @@ def _of(root: Root, search: Search) -> list[Qemu]:
 
 
 def _read(top: int, place: QemuPlace) -> Qemu:
-    """The QEMU at a place, as far as it is the file that the search has found there."""
+    """The QEMU at a place, if it is the file that the search has found there."""
     try:
         descriptor, real = open_inside(top, place.path)
     except OSError:

@@ -1,18 +1,18 @@
 """The live VMs of this host: what KVM holds in kernel memory, joined to the processes that run them.
 
-A VM is given to the process that owns its memory: ``kvm->mm->owner`` leads to a task whose id and start are those of
-the process in /proc, so a process id that was used again can't be taken for its predecessor. The thread id that KVM
-keeps itself (``userspace_pid``) is that of the thread which made the VM, and may be another's by now: it is used only
-where the kernel does not say who owns memory, and only if it leaves nothing open for the whole host.
+A VM belongs to the process that owns its memory: ``kvm->mm->owner`` leads to a task, whose id and start are those of
+the process in /proc. So a process id that was used again is not taken for its predecessor. The thread id that KVM
+keeps itself (``userspace_pid``) is that of the thread which made the VM, and may be another's by now. It is used only
+if the kernel does not say who owns memory, and only if it leaves nothing open for the whole host.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.kernel import RunningKernel
@@ -22,7 +22,8 @@ from pmuconf.host.names import KVM, VM_LIST
 from pmuconf.host.root import Root
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm
 from pmuconf.host.vms.layout import Layout
-from pmuconf.host.vms.process import VmProcess, initial_namespace, same_program, vm_processes
+from pmuconf.host.vms.procdir import initial_namespace, same_program
+from pmuconf.host.vms.process import VmProcess, vm_processes
 from pmuconf.host.vms.qemu import qemu_of_process
 from pmuconf.hostfacts import KernelPmu, LiveVm
 
@@ -40,12 +41,12 @@ def live_vms(
     kernel: RunningKernel | None = None,
     listed: KvmList | None = None,
 ) -> tuple[tuple[LiveVm, ...], str]:
-    """Every VM that KVM holds and every process that runs one, and why kernel memory was not read (empty if it was).
+    """Every VM that KVM holds and every process that runs one; and why kernel memory was not read, empty if it was.
 
-    One entry a process; several VMs of one process are one entry, and unknown unless all agree. VMs that can't be
-    given to a process follow without one. Never raises for what it finds on a live host.
+    A process is one entry. If it has several VMs that differ, its PMU is unknown. VMs without a process come last.
+    Nothing on a live host makes this raise an error.
 
-    :param samples: how often it is looked whether counters are programmed, ``pause`` seconds apart.
+    :param samples: the number of looks at the counters of each vCPU, ``pause`` seconds apart.
     :param kernel: the host's kernel, if its sources are open.
     :param listed: KVM's list of VMs in its memory, if that is open.
     :raises PmuconfError: a record leads out of its directory; cause record-escapes.
@@ -59,51 +60,9 @@ def live_vms(
                 if error.cause == "record-escapes":
                     raise
                 cause = error.cause
-        return _live_vms(root, listed, cause, samples, pause, sleep)
-
-
-def _live_vms(
-    root: Root,
-    listed: KvmList | None,
-    cause: str,
-    samples: int,
-    pause: float,
-    sleep: Callable[[float], object],
-) -> tuple[tuple[LiveVm, ...], str]:
-    """The same with KVM's list of VMs opened, or the cause why it is not."""
-    vms: tuple[KvmVm, ...] = ()
-    processes: tuple[VmProcess, ...] = ()
-    pairs: dict[int, list[KvmVm]] = {}
-    nested = not initial_namespace(root)
-    for _ in range(_TRIES):
-        asked = ticks(root)
-        if listed is not None:
-            try:
-                vms = listed.vms()
-            except PmuconfError as error:
-                listed, cause, vms = None, error.cause, ()
-        processes = vm_processes(root)
-        # One whose threads all came later may run another program by now than the one whose VM was read.
-        steady = [one for one in processes if asked is None or one.unchanged_since(asked)]
-        pairs = {} if nested else _pairs(vms, steady, owners=listed is not None and listed.layout.mm is not None)
-        paired = {vm.address for own in pairs.values() for vm in own}
-        # What came or went in between is left over; the next look finds neither or both.
-        if listed is None or nested or (len(paired) == len(vms) and len(pairs) == len(processes)):
-            break
-    in_use = _Seen()
-    if listed is not None:
-        in_use = _Seen(_in_use(listed, vms, samples, pause, sleep), {vm.address: listed.shown(vm) for vm in vms})
-    disabled = read_kvm(root).enable_pmu is False
-    unstable = any(vm.cause == "unstable" for vm in vms)
-    alone = cause or ("pid-namespace" if nested else "unstable" if unstable else "not-listed")
-    found = [_of_process(root, one, pairs.get(one.pid, []), in_use, disabled, alone) for one in processes]
-    taken = {vm.address for own in pairs.values() for vm in own}
-    found += [
-        _told(LiveVm(None), [vm], in_use, disabled, "pid-namespace" if nested else "no-process")
-        for vm in sorted(vms, key=lambda vm: vm.thread)
-        if vm.address not in taken
-    ]
-    return tuple(found), cause
+        look = _look_until_complete(root, listed, cause)
+        pmu = _PmuUse() if look.listed is None else _pmu_use(look.listed, look.vms, samples, pause, sleep)
+        return _joined(root, look, pmu), look.cause
 
 
 def open_list(kernel: RunningKernel) -> KvmList:
@@ -120,7 +79,7 @@ def open_list(kernel: RunningKernel) -> KvmList:
         raise PmuconfError(f"{machine}: only x86-64 is judged", cause="not-x86")
     built_in = kvm_built_in(root)
     symbols, memory = kernel.symbols, kernel.memory
-    heads = [address for address, where in symbols.data(VM_LIST) if where == (None if built_in else KVM)]
+    heads = [address for address, module in symbols.data(VM_LIST) if module == (None if built_in else KVM)]
     if len(heads) != 1:
         raise PmuconfError(
             f"/proc/kallsyms has {len(heads)} variables {VM_LIST} of KVM",
@@ -134,100 +93,205 @@ def open_list(kernel: RunningKernel) -> KvmList:
     return KvmList(memory, heads[0], Layout(types))
 
 
-def _pairs(vms: Sequence[KvmVm], processes: Sequence[VmProcess], *, owners: bool) -> dict[int, list[KvmVm]]:
-    """The VMs of each process, by its id; only what is certain."""
-    if not owners:
-        return _pairs_by_thread(vms, processes)
+@dataclass(frozen=True)
+class _Look:
+    """One look at KVM's list and at the processes.
+
+    :param listed: KVM's list; None if it can't be read, and ``cause`` says why.
+    :param nested: the process ids here are not the kernel's, so that no VM can be given to a process.
+    :param vms_of: the VMs of each process, by its id; only what is certain.
+    """
+
+    listed: KvmList | None
+    cause: str
+    nested: bool
+    vms: tuple[KvmVm, ...] = ()
+    processes: tuple[VmProcess, ...] = ()
+    vms_of: Mapping[int, Sequence[KvmVm]] = field(default_factory=dict)
+
+    @property
+    def given(self) -> frozenset[int]:
+        """The addresses of the VMs that have a process."""
+        return frozenset(vm.address for vms in self.vms_of.values() for vm in vms)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every VM has a process and every process a VM, or no further look would change that."""
+        every_vm, every_process = len(self.given) == len(self.vms), len(self.vms_of) == len(self.processes)
+        return self.listed is None or self.nested or (every_vm and every_process)
+
+    @property
+    def cause_without_vm(self) -> str:
+        """Why nothing is known of the PMU of a process that has no VM."""
+        if self.cause:
+            return self.cause
+        if self.nested:
+            return "pid-namespace"
+        return "unstable" if any(vm.cause == "unstable" for vm in self.vms) else "not-listed"
+
+    @property
+    def cause_without_process(self) -> str:
+        """Why a VM has no process."""
+        return "pid-namespace" if self.nested else "no-process"
+
+
+def _look_until_complete(root: Root, listed: KvmList | None, cause: str) -> _Look:
+    """A look at all VMs and processes: what comes or goes in between is left over, and the next look settles it."""
+    look = _Look(listed, cause, nested=not initial_namespace(root))
+    for _ in range(_TRIES):
+        look = _look(root, look)
+        if look.complete:
+            break
+    return look
+
+
+def _look(root: Root, before: _Look) -> _Look:
+    """One look. The list is read first, so that the processes are those that had these VMs, or later ones."""
+    began = ticks(root)
+    listed, cause = before.listed, before.cause
+    vms: tuple[KvmVm, ...] = ()
+    if listed is not None:
+        try:
+            vms = listed.vms()
+        except PmuconfError as error:
+            listed, cause = None, error.cause
+    processes = vm_processes(root)
+    # A process whose other threads are all younger may run another program than that whose VM was read.
+    steady = [process for process in processes if began is None or process.unchanged_since(began)]
+    vms_of: Mapping[int, Sequence[KvmVm]] = {}
+    if listed is not None and not before.nested:
+        vms_of = _by_thread(vms, steady) if listed.layout.mm is None else _by_owner(vms, steady)
+    return _Look(listed, cause, before.nested, vms, processes, vms_of)
+
+
+def _by_owner(vms: Sequence[KvmVm], processes: Sequence[VmProcess]) -> dict[int, list[KvmVm]]:
+    """The VMs of each process, by the owner of their memory."""
     known = {(process.pid, process.started): process for process in processes if process.seen}
-    pairs: dict[int, list[KvmVm]] = {}
+    vms_of: dict[int, list[KvmVm]] = {}
     for vm in vms:
         process = known.get((vm.owner.pid, vm.owner.started)) if vm.owner is not None else None
         if process is not None:
-            pairs.setdefault(process.pid, []).append(vm)
-    return pairs
+            vms_of.setdefault(process.pid, []).append(vm)
+    return vms_of
 
 
-def _pairs_by_thread(vms: Sequence[KvmVm], processes: Sequence[VmProcess]) -> dict[int, list[KvmVm]]:
-    """By the ids of threads, if every VM leads to one process that has all VMs of one mm, and none is left over."""
-    of_thread = {thread: process.pid for process in processes if process.seen for thread in process.threads}
-    pairs: dict[int, list[KvmVm]] = {}
+def _by_thread(vms: Sequence[KvmVm], processes: Sequence[VmProcess]) -> dict[int, list[KvmVm]]:
+    """The VMs of each process, by the threads that made them; none at all unless all of these hold.
+
+    Every VM leads to a process, every process has a VM, and a process and an mm always go together.
+    """
+    pid_of = {thread: process.pid for process in processes if process.seen for thread in process.threads}
+    vms_of: dict[int, list[KvmVm]] = {}
     for vm in vms:
-        pid = of_thread.get(vm.thread)
+        pid = pid_of.get(vm.thread)
         if pid is None:
             return {}
-        pairs.setdefault(pid, []).append(vm)
-    memories = {(pid, vm.mm) for pid, own in pairs.items() for vm in own}
-    if len(memories) != len(pairs) or len({mm for _, mm in memories}) != len(pairs) or len(pairs) != len(processes):
-        return {}
-    return pairs
+        vms_of.setdefault(pid, []).append(vm)
+    pairs = {(pid, vm.mm) for pid, of_process in vms_of.items() for vm in of_process}
+    memories = {mm for _, mm in pairs}
+    return vms_of if len(pairs) == len(memories) == len(vms_of) == len(processes) else {}
 
 
-class _Seen(NamedTuple):
-    """What was read of the vCPUs' PMUs of each VM, by its address: whether one counts, whether one has a version."""
+@dataclass(frozen=True)
+class _PmuUse:
+    """What was read of the PMUs of the vCPUs, for each VM by its address; None: not read.
 
-    counting: Mapping[int, bool | None] = {}
-    shown: Mapping[int, bool | None] = {}
+    :param counting: whether a counter is programmed.
+    :param shown: whether a PMU has a version.
+    """
+
+    counting: Mapping[int, bool | None] = field(default_factory=dict)
+    shown: Mapping[int, bool | None] = field(default_factory=dict)
 
 
-def _in_use(
+def _pmu_use(
     listed: KvmList, vms: Sequence[KvmVm], samples: int, pause: float, sleep: Callable[[float], object]
-) -> dict[int, bool | None]:
-    """For each VM by its address, whether counters were seen; False only if every sample saw all and none."""
-    seen: dict[int, bool | None] = {vm.address: None if samples < 1 else False for vm in vms}
+) -> _PmuUse:
+    """What the vCPUs do. A VM counts if one sample shows it; it does not, if every sample shows that of all vCPUs."""
+    counting: dict[int, bool | None] = {vm.address: None if samples < 1 else False for vm in vms}
     for number in range(samples):
         if number:
             sleep(pause)
         for vm in vms:
-            if seen[vm.address] is not True:
-                now = listed.in_use(vm)
-                seen[vm.address] = True if now else None if now is None else seen[vm.address]
-    return seen
+            if counting[vm.address] is not True:
+                counting[vm.address] = _any_of([counting[vm.address], listed.in_use(vm)])
+    return _PmuUse(counting, {vm.address: listed.shown(vm) for vm in vms})
 
 
-def _of_process(root: Root, process: VmProcess, own: list[KvmVm], in_use: _Seen, disabled: bool, alone: str) -> LiveVm:
+def _any_of(answers: Iterable[bool | None]) -> bool | None:
+    """True if one is; else None if one is unknown; else False."""
+    values = set(answers)
+    return True if True in values else None if None in values else False
+
+
+def _joined(root: Root, look: _Look, pmu: _PmuUse) -> tuple[LiveVm, ...]:
+    """All processes with what KVM holds for them, then the VMs without a process."""
+    all_disabled = read_kvm(root).enable_pmu is False
+    without_vm, without_process = look.cause_without_vm, look.cause_without_process
+    entries = []
+    for process in look.processes:
+        entry, kvm_vms = _of_process(root, process), look.vms_of.get(process.pid)
+        if kvm_vms:
+            entry = _with_memory(entry, kvm_vms, pmu, all_disabled=all_disabled)
+        else:
+            entry = replace(entry, cause=without_vm)
+        entries.append(_if_same_program(root, process, entry))
+    given = look.given
+    for kvm_vm in sorted(look.vms, key=lambda kvm_vm: kvm_vm.thread):
+        if kvm_vm.address not in given:
+            entry = LiveVm(None, cause=without_process)
+            entries.append(_with_memory(entry, [kvm_vm], pmu, all_disabled=all_disabled))
+    return tuple(entries)
+
+
+def _of_process(root: Root, process: VmProcess) -> LiveVm:
+    """What /proc says of a process that runs a VM."""
+    vm = LiveVm(process.pid, process.started, command=process.command, exe=process.file, threads=process.others)
     args = process.args
-    vm = LiveVm(
-        process.pid,
-        process.started,
-        command=process.command,
-        uuid=args.uuid if args else None,
-        name=args.name if args else None,
-        cause=alone,
-        pmu_property=args.pmu if args else None,
-        incoming=args.incoming if args else False,
-        may_be_recreated=args.may_be_recreated if args else False,
-        tdx=args.tdx if args else False,
-        started_as=args.binary if args else "",
-        qemu=qemu_of_process(root, process.pid, process.started, process.exe) if args else None,
-        exe=process.file,
-        threads=process.others,
+    if args is None:
+        return vm
+    return replace(
+        vm,
+        uuid=args.uuid,
+        name=args.name,
+        pmu_property=args.pmu,
+        incoming=args.incoming,
+        may_be_recreated=args.may_be_recreated,
+        tdx=args.tdx,
+        started_as=args.binary,
+        qemu=qemu_of_process(root, process.pid, process.started, process.exe),
     )
-    vm = _told(vm, own, in_use, disabled, "") if own else vm
+
+
+def _if_same_program(root: Root, process: VmProcess, vm: LiveVm) -> LiveVm:
+    """The entry, if its process still runs the same program; otherwise little more than that it is there.
+
+    A process gets another program by exec(2), as QEMU's migration mode cpr-exec does it; or it has ended.
+    """
     if same_program(root, process.pid, process.started, process.file, process.others):
         return vm
-    # By exec(2) within the same process, as QEMU's migration mode cpr-exec does it; or it has ended.
     return LiveVm(vm.pid, vm.started, command=vm.command, uuid=vm.uuid, name=vm.name, cause="unstable")
 
 
-def _told(vm: LiveVm, own: list[KvmVm], in_use: _Seen, disabled: bool, alone: str) -> LiveVm:
-    """With what kernel memory says of its VMs."""
-    states = {one.enable_pmu for one in own}
-    causes = [one.cause for one in own if one.cause]
-    uses, shown = ({which.get(one.address) for one in own} for which in (in_use.counting, in_use.shown))
-    if len(states) > 1:
+def _with_memory(vm: LiveVm, vms: Sequence[KvmVm], pmu: _PmuUse, *, all_disabled: bool) -> LiveVm:
+    """The entry with what kernel memory says of its VMs; its cause stays if there is no other.
+
+    :param all_disabled: kvm.enable_pmu is N.
+    """
+    states = {kvm_vm.enable_pmu for kvm_vm in vms}
+    causes = [kvm_vm.cause for kvm_vm in vms if kvm_vm.cause]
+    vcpus = [kvm_vm.vcpus for kvm_vm in vms]
+    state, cause = states.pop(), causes[0] if causes else vm.cause
+    if states:
         state, cause = None, "several-vms"
-    else:
-        (state,) = states
-        cause = causes[0] if causes else alone
-    if state is True and disabled:
-        # The parameter is read-only and decides when a VM is made: with it off, no VM has the flag.
+    elif state and all_disabled:
+        # The parameter is read-only and decides when a VM is made: while it is N, no VM has the flag.
         state, cause = None, "kernel-memory-odd"
-    counts = [one.vcpus for one in own]
     return replace(
         vm,
         kernel_pmu={True: KernelPmu.ENABLED, False: KernelPmu.DISABLED, None: KernelPmu.UNKNOWN}[state],
         cause=cause,
-        in_use=True if True in uses else None if None in uses else False,
-        pmu_shown=True if True in shown else None if None in shown else False,
-        vcpus=None if None in counts else sum(count or 0 for count in counts),
+        in_use=_any_of(pmu.counting.get(kvm_vm.address) for kvm_vm in vms),
+        pmu_shown=_any_of(pmu.shown.get(kvm_vm.address) for kvm_vm in vms),
+        vcpus=None if None in vcpus else sum(count or 0 for count in vcpus),
     )

@@ -19,7 +19,18 @@ from pmuconf.fastpath.inkernel import in_kernel_pmu
 from pmuconf.host.factsfile import VERSION, dump, load
 from pmuconf.host.identity import loads, parameters
 from pmuconf.host.root import Root
-from pmuconf.hostfacts import Copies, Evidence, FileId, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import (
+    Copies,
+    Evidence,
+    FileId,
+    GuardFinding,
+    HostFacts,
+    KernelPmu,
+    LiveVm,
+    Qemu,
+    Thread,
+    Verdict,
+)
 from tests.unit.host.memory import stat as status
 
 NOTE = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
@@ -39,7 +50,7 @@ VM = LiveVm(
     qemu=Qemu("/usr/bin/qemu (deleted)", "00ff", True, "strings-in-binary", Evidence.INFERRED),
     next_qemu=Qemu("/usr/bin/qemu", None, None, "replaced", sha256="ab" * 32),
     exe=FileId("/usr/bin/qemu (deleted)", 64, 4711, 18_397_984, 1, 1_700_000_000_123_456_789),
-    threads=("771 4322",),
+    threads=(Thread(771, 4322),),
 )
 FACTS = HostFacts(
     guard=GuardFinding(

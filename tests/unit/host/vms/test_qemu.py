@@ -389,7 +389,7 @@ class TestBinary:
         honest = elf(VERSION, b"honest", build_id=None)
         path.write_bytes(honest)
 
-        def contents(file: Any, strings: frozenset[bytes]) -> tuple[str | None, frozenset[bytes]]:
+        def contents(file: Any, strings: frozenset[bytes]) -> Any:
             if strings:
                 path.write_bytes(elf(VERSION, b"KVM_PMU_CAP_DISABLE", build_id=None))
             return real(file, strings)

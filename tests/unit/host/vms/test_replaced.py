@@ -20,7 +20,7 @@ from pmuconf.host.vms.installed import installed_qemus
 from pmuconf.host.vms.qemu import qemu_of_file
 from pmuconf.host.vms.replaced import BELIEVED
 from pmuconf.host.vms.search import searches
-from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Verdict
+from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, LiveVm, Qemu, Thread, Verdict
 from tests.unit.host.daemons import KVM, NEW, OLD, X86, Host
 from tests.unit.host.memory import stat
 from tests.unit.host.sysroot import note, write
@@ -351,7 +351,7 @@ def test_the_qemu_that_a_vm_would_have_next_may_be_another_by_now(world: World) 
     (world.path / "proc/99/stat").write_bytes(stat(99, 5, "qemu"))
     (world.path / "proc/99/task/991/stat").write_bytes(stat(991, 6, "call_rcu"))
     following = world.surveyed().qemus[0]
-    vm = LiveVm(99, 5, qemu=Qemu(f"/{X86} (deleted)", None, False, ""), next_qemu=following, threads=("991 6",))
+    vm = LiveVm(99, 5, qemu=Qemu(f"/{X86} (deleted)", None, False, ""), next_qemu=following, threads=(Thread(991, 6),))
     world.write(replace(world.surveyed(), vms=(vm,)))
     (read,) = world.now().vms
     assert read.next_qemu == following

@@ -25,15 +25,8 @@ from pmuconf.host.vms import live as vms_module
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm
 from pmuconf.host.vms.layout import Layout
 from pmuconf.host.vms.live import live_vms, open_list
-from pmuconf.host.vms.process import (
-    VmProcess,
-    directory_of,
-    file_id,
-    other_threads,
-    same_program,
-    start_of,
-    vm_processes,
-)
+from pmuconf.host.vms.procdir import directory_of, file_id, other_threads, same_program, start_of
+from pmuconf.host.vms.process import VmProcess, vm_processes
 from pmuconf.host.vms.qemu_args import QemuArgs
 from pmuconf.hostfacts import KernelPmu, LiveVm
 from tests.unit.host.memory import ENABLED, HEAD, HEAP, Kernel, Vm, process, stat
