@@ -1,8 +1,9 @@
-"""The livepatches that replace functions of KVM, as /sys/kernel/livepatch lists them: which, and not by what."""
+"""The livepatches that replace functions of KVM. /sys/kernel/livepatch lists the functions, and not their new code."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +18,10 @@ _BASE: Final = "/sys/kernel/livepatch"
 
 @dataclass(frozen=True)
 class Livepatch:
-    """One that is in, or on its way, and the functions that it replaces, as their symbols are called.
+    """A livepatch that is loaded.
 
-    :param moving: some tasks run the old code, others the new; or it can't be said.
+    :param moving: some tasks run the old code, others the new; also if that is not known.
+    :param functions: the functions that it replaces, by the names of their symbols.
     """
 
     name: str
@@ -28,32 +30,27 @@ class Livepatch:
 
 
 def livepatches_of_kvm(root: Root, *, built_in: bool) -> tuple[Livepatch, ...]:
-    """All that replace functions of KVM or of its vendor modules.
+    """All livepatches that replace functions of KVM or of its vendor modules.
 
-    :param built_in: KVM is part of the kernel: what is replaced in vmlinux may be KVM's.
+    :param built_in: KVM is part of the kernel: functions that are replaced in vmlinux may be KVM's.
     :raises PmuconfError: they can't be listed; cause livepatch-unreadable.
     """
-    found = []
+    patches = []
     for name in _listed(root, _BASE):
         moves = root.text(f"{_BASE}/{name}/transition")
         if root.text(f"{_BASE}/{name}/enabled") == "0" and moves != "1":
             continue
-        functions: set[str] = set()
-        for part in _listed(root, f"{_BASE}/{name}"):
-            kvms = part == KVM or is_vendor(part) or (built_in and part == KERNEL)
-            replaced = map(_function, _listed(root, f"{_BASE}/{name}/{part}"))
-            # Elsewhere only what can't be anybody else's.
-            functions.update(function for function in replaced if kvms or _decides(function))
+        functions = frozenset(_functions_of_kvm(root, f"{_BASE}/{name}", built_in=built_in))
         if functions:
-            found.append(Livepatch(name, moves != "0", frozenset(functions)))
-    return tuple(found)
+            patches.append(Livepatch(name, moves != "0", functions))
+    return tuple(patches)
 
 
 def replacement(patches: tuple[Livepatch, ...]) -> str | None:
     """The name of the livepatch that replaces the function which is judged; None if none does.
 
-    :raises PmuconfError: one is in transition, replaces what counts or a part of the function, or several replace it;
-        cause livepatch-transition, livepatch-callee or livepatch-several.
+    :raises PmuconfError: that livepatch is in transition, or replaces a function that counts or only a part of the
+        function; or several replace the function. Cause livepatch-transition, livepatch-callee or livepatch-several.
     """
     deciding = [patch for patch in patches if any(map(_decides, patch.functions))]
     for patch in deciding:
@@ -73,16 +70,27 @@ def replacement(patches: tuple[Livepatch, ...]) -> str | None:
     return deciding[0].name if deciding else None
 
 
-def _function(entry: str) -> str:
-    """The function of an entry, which is called FUNCTION,SYMPOS."""
-    return entry.partition(",")[0]
+def _functions_of_kvm(root: Root, folder: str, *, built_in: bool) -> Iterator[str]:
+    """The functions of KVM that one livepatch replaces.
+
+    A livepatch has a folder for each module that it patches, and there an entry FUNCTION,SYMPOS for each function. In
+    modules that are not KVM's, only the functions count that can be no other module's.
+    """
+    for module in _listed(root, folder):
+        is_kvms = module == KVM or is_vendor(module) or (built_in and module == KERNEL)
+        for entry in _listed(root, f"{folder}/{module}"):
+            function = entry.partition(",")[0]
+            if is_kvms or _decides(function):
+                yield function
 
 
 def _decides(function: str) -> bool:
+    """Whether the name is that of the function, of one that counts, or of a clone of either."""
     return bare(function) == FUNCTION or is_callee([function])
 
 
 def _listed(root: Root, folder: str) -> list[str]:
+    """The names in a folder; none if there is no such folder."""
     try:
         return sorted(os.listdir(root.at(folder)))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Write down what the probes read of a live host, so that the same answer can be had anywhere (--root DIR)."""
+"""A host record: a folder with all that the probes read of a live host. It gives the same answer anywhere."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 
 
 def record(root: Root, target: Path) -> GuardFinding:
-    """Judge the host and write what that took into the new directory ``target``; the finding.
+    """The finding on a host, whose files and memory are written into the new directory ``target``.
 
     :raises PmuconfError: the live text can't be read (the cause is that of the probe), or the directory can't be
         written (record-unwritable).

@@ -1,7 +1,7 @@
 """Code read from a file: a module (relocatable) or a vmlinux with symbols. Relocations are applied as a loader would.
 
-A relocatable file gets addresses made up for it, in the range where the kernel puts modules; what it only refers to
-gets an address of its own at which nothing can be read.
+A relocatable file gets made-up addresses, in the range where the kernel puts modules. A symbol of another file gets an
+address of its own, at which nothing can be read.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Piece:
 class ObjectFile:
     """An ELF file for x86-64 as an image. ``relocatable`` if it is a module.
 
-    :param beside: another file whose symbols are what this one lacks: its own addresses begin behind that one's.
+    :param beside: a file that has the symbols which this one lacks; the addresses of this one begin behind its.
     :raises PmuconfError: it is no such file, truncated or broken; cause elf-broken or not-x86.
     """
 
@@ -112,7 +112,7 @@ class ObjectFile:
         return sum(section.size for section in self._sections if section.name == name and not section.empty)
 
     def _check(self) -> None:
-        """Refuse what would take more memory or time than the file's size warrants: sections that overlap."""
+        """Refuse a file that would take more memory or time than its size warrants: its sections overlap."""
         weight = code = 0
         for section in self._sections:
             if section.code or section.relocations or section.symbols or section.strings:
@@ -217,7 +217,7 @@ class ObjectFile:
         return switches
 
     def _relocations(self, section: Section) -> Iterator[tuple[int, int, int]]:
-        """What is to be done to a section: where, which kind and symbol, and what is added.
+        """The relocations of a section: the place of each, its kind and symbol, and the number to add.
 
         :raises PmuconfError: it is more than any kernel has; cause elf-broken.
         """
@@ -231,7 +231,7 @@ class ObjectFile:
                 yield from RELA.iter_unpack(raw[: len(raw) - len(raw) % RELA.size])
 
     def _absolute(self, section: Section, values: list[int | None]) -> Iterator[tuple[int, int]]:
-        """For each relocation of a section that makes a distance of 4 bytes: where it is, and what it leads to."""
+        """The relocations of a section that make a distance of 4 bytes: the place of each, and its target."""
         for offset, info, addend in self._relocations(section):
             value = values[info >> 32]
             if info & 0xFFFFFFFF in _PC and value is not None:
@@ -275,6 +275,6 @@ def _aligned(address: int, align: int) -> int:
 
 
 def _behind(addresses: Iterable[int]) -> int:
-    """Where to begin behind these addresses, among those that are made up."""
+    """The address to begin at, behind these: only made-up ones count."""
     own = (address for address in addresses if _START <= address < _START + 2 * _LIMIT)
     return max(own, default=_START - _GAP) + _GAP & -_GAP

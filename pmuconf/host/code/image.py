@@ -1,4 +1,4 @@
-"""Code at addresses: what a path can be followed in, whether it was read from a file or from a running kernel."""
+"""Code at addresses, in which a path can be followed, from a file or from a running kernel."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Beside", "Image", "Symbols"]
 
 
 class Image(Protocol):
-    """Code and its symbols. Addresses are those of the running kernel, or made up for a file that is not linked."""
+    """Code and its symbols, at the addresses of the running kernel. A file that is not linked has made-up addresses."""
 
     symbols: Symbols
     switches: Mapping[int, int]
-    """Jumps of which the code does not tell whether they are taken, and where to: in a running kernel it does."""
+    """The jumps that a static key turns on and off, and the target of each; a running kernel's code has them as set."""
 
     def read(self, address: int, size: int) -> bytes:
-        """Up to so many bytes from there; fewer or none where they can't be had."""
+        """Up to so many bytes from an address; fewer or none where they can't be read."""
         ...
 
     def text(self) -> Iterator[tuple[int, bytes]]:
-        """All code of KVM that can be had, in pieces with their addresses."""
+        """All code of KVM that can be read, in pieces with their addresses."""
         ...
 
 
@@ -43,20 +43,20 @@ class Symbols:
         return ((address, name) for address in self._sorted for name in self._names[address])
 
     def names(self, address: int) -> tuple[str, ...]:
-        """What begins exactly there."""
+        """The names of what begins exactly at an address."""
         return self._names.get(address, ())
 
     def addresses(self, name: str) -> tuple[int, ...]:
-        """Where that name begins; several for static functions of the same name."""
+        """The addresses that have a name; static functions may share one."""
         return self._addresses.get(name, ())
 
     def start(self, address: int) -> int | None:
-        """Where the symbol begins that an address lies in (or behind: sizes are not known everywhere)."""
+        """The start of the symbol that an address lies in, or behind: sizes are not known everywhere."""
         at = bisect.bisect_right(self._sorted, address)
         return self._sorted[at - 1] if at else None
 
     def end(self, address: int) -> int | None:
-        """Where the next symbol begins."""
+        """The start of the next symbol."""
         at = bisect.bisect_right(self._sorted, address)
         return self._sorted[at] if at < len(self._sorted) else None
 
@@ -70,7 +70,7 @@ class Symbols:
 
 
 class Beside:
-    """A module beside the one that it calls: both can be followed, and the text to search is the module's own."""
+    """A module beside the one that it calls. Paths lead through both, and the text to search is the module's own."""
 
     def __init__(self, module: Image, called: Image) -> None:
         self._module, self._called = module, called

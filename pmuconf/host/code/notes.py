@@ -1,4 +1,4 @@
-"""ELF notes: in them, code says which build it is."""
+"""The build-id in ELF notes: it identifies the build of some code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _GNU_BUILD_ID: Final = 3
 
 
 def build_id_of_notes(notes: bytes) -> str | None:
-    """The GNU build-id among ELF notes (a section, or /sys/kernel/notes), None if there is none."""
+    """The GNU build-id among ELF notes (a section, or /sys/kernel/notes); None if there is none."""
     at = 0
     while at + 12 <= len(notes):
         name_size, size, kind = struct.unpack_from("<III", notes, at)

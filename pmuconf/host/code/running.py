@@ -197,7 +197,7 @@ def _live_vendors(kernel: RunningKernel, inside: Image | None) -> tuple[tuple[Im
 
 
 def _watched(root: Root) -> frozenset[str]:
-    """The functions of which ftrace says that nothing it has hooked there changes where they go.
+    """The functions whose ftrace hooks only watch: none of them diverts the function.
 
     A line of enabled_functions has the number of hooks and flags: R (saves registers) is harmless, I may change the
     instruction pointer, D calls a trampoline directly, M was modified.

@@ -1,7 +1,7 @@
 """The sections of an ELF file for x86-64, read on demand: a vmlinux with debug information has hundreds of MB.
 
-Own code, because what reads every section as what it claims to be (hash tables, strings without end) takes as long and
-as much as a file likes. The format: elf(5).
+This is no library's reader, because those read each section as what it claims to be (hash tables, strings without end):
+a file could make them take any time and memory. elf(5) describes the format.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_NOTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Section:
-    """One section's header; ``link`` and ``info`` are numbers of sections, or whatever its kind makes of them."""
+    """The header of one section. For its kind, ``link`` and ``info`` may be numbers of other sections."""
 
     index: int
     name: str
@@ -60,7 +60,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Whether the file has nothing of it, whatever size it has in memory."""
+        """Whether the section has no bytes in the file, whatever its size in memory."""
         return self.kind == _NOBITS
 
     @property
@@ -124,7 +124,7 @@ class Sections:
         return next((section for section in self._all if section.name == name), None)
 
     def data(self, section: Section, most: int) -> bytes:
-        """What the file has of a section.
+        """The bytes of a section in the file.
 
         :raises PmuconfError: it is truncated, compressed, or larger than ``most`` bytes; cause elf-broken.
         """
@@ -141,13 +141,13 @@ class Sections:
         for name in (".note.gnu.build-id", ".notes"):
             section = self.find(name)
             notes = self.data(section, _MAX_NOTES) if section is not None else b""
-            found = build_id_of_notes(notes)
-            if found is not None:
-                return found
+            build_id = build_id_of_notes(notes)
+            if build_id is not None:
+                return build_id
         return None
 
     def broken(self, why: str) -> PmuconfError:
-        """The error that says so of this file."""
+        """The error that says that this file is broken, and why."""
         return PmuconfError(f"{self.name} is a broken or truncated ELF file: {why}", cause="elf-broken")
 
     def _read(self, offset: int, size: int) -> bytes:

@@ -1,6 +1,7 @@
-"""A module or vmlinux as a stream: the file itself, or what it unpacks to, up to a limit that any real one keeps.
+"""A module or vmlinux as a stream: the file itself, or its unpacked contents.
 
-What unpacks to more is refused while it is unpacked, never afterwards: a few hundred KB can hold gigabytes.
+There is a limit above the size of any real one. A file that unpacks to more is refused while it is unpacked, never
+afterwards: a few hundred KB can hold gigabytes.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _MAX_PACKED: Final = 64 << 20
 _MAX_UNPACKED: Final = 128 << 20
 """kvm.ko with its debug information has 40 MB."""
 _MAX_WINDOW: Final = 64 << 20
-"""What a decompressor may hold itself: kernels are packed with windows of 1 to 8 MB."""
+"""The memory that a decompressor may use itself: kernels are packed with windows of 1 to 8 MB."""
 _PIECE: Final = 1 << 20
 
 
 @dataclass
 class Budget:
-    """What the files of one host may take together, however many names they have."""
+    """The bytes and files that may be read of one host, however many names the files have."""
 
     bytes: int = 256 << 20
     files: int = 64
@@ -39,9 +40,9 @@ class Budget:
 
 
 def unpacked(path: str | os.PathLike[str], budget: Budget | None = None) -> BinaryIO:
-    """The contents of a file, unpacked if it is packed by gzip, xz or zstd. Closed when nobody has it any more.
+    """The contents of a file, unpacked if it is packed by gzip, xz or zstd. It closes when the last reference goes.
 
-    :param budget: what is left for this file and others; a second name of a file that was refused is refused at once.
+    :param budget: the rest for this file and others; a second name of a file that was refused is refused at once.
     :raises PmuconfError: cause file-unreadable, or cannot-decompress.
     """
     name, budget = os.fspath(path), Budget() if budget is None else budget

@@ -1,7 +1,7 @@
 """What one x86-64 instruction does to the abstract machine; paths.py follows control flow.
 
-An instruction with a meaning here has it from its name, by the table at the end. Any other one is taken apart into the
-registers and memory that it reads and writes: if it reads a telling value, whatever it writes is murky.
+The table at the end has the instructions with a meaning of their own. Any other instruction counts by the registers and
+the memory that it reads and writes: if it reads a telling value, all that it writes is murky.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The abstract machine of the path check: what is known of registers, stack and flags at one point of a path.
 
-Only what the question needs is known of a value: whether it is a pointer into the vCPU, into its VM or into the
-stack, a constant, or something that tells whether ``kvm->arch.enable_pmu`` (or the bitmap of counters that count
-instructions) is zero. Everything else is unknown, and what is mixed of such a telling value and others is
-``MURKY``: a branch on it may well be a guard that is not understood, so nothing can be concluded behind it.
+A value is known only as far as the question needs it: as a pointer into the vCPU, into its VM or into the stack, as a
+number, or as a telling value. A telling value shows by being zero or not whether ``kvm->arch.enable_pmu`` (or the
+bitmap of counters that count instructions) is zero. Every other value is unknown. A mixture of a telling value and
+others is ``MURKY``: a branch on it may be a guard that is not understood, so nothing can be concluded behind it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 
 ARGUMENTS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
 SCRATCH: Final = ("rax", *ARGUMENTS, "r10", "r11")
-"""What a function may change, by the System V ABI."""
+"""The registers that a function may change, by the System V ABI."""
 
 
 class Base(enum.Enum):
-    """What a pointer points into."""
+    """The thing that a pointer points into."""
 
     VCPU = "vcpu"
     KVM = "kvm"
@@ -42,7 +42,7 @@ class Base(enum.Enum):
 
 
 class Question(enum.Enum):
-    """What is zero or not: the guard's byte, or the bitmap of the early-out."""
+    """The member that is zero or not: the guard's byte, or the bitmap of the early-out."""
 
     ENABLE = "kvm->arch.enable_pmu"
     COUNTING = "pmu->pmc_counting_instructions"
@@ -58,7 +58,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Pointer:
-    """Points so many bytes behind the start of something."""
+    """A pointer, so many bytes behind the start of its base."""
 
     base: Base
     offset: int
@@ -73,16 +73,20 @@ class Number:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What stands in memory at a constant address, 8 bytes."""
+    """The 8 bytes that stand in memory at a constant address."""
 
     address: int
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A value that tells a fact by being zero or not.
+    """A telling value.
 
-    ``width`` bytes of it count; ``small`` if it fits into one byte; ``boolean`` if it is 0 or 1.
+    :param zero: the fact that holds if the value is zero; None: nothing follows from that.
+    :param nonzero: the fact that holds if it is not.
+    :param width: the number of bytes of it that count.
+    :param small: the value fits into one byte.
+    :param boolean: the value is 0 or 1.
     """
 
     zero: Fact | None
@@ -99,10 +103,13 @@ MURKY: Final = Truth(None, None)
 
 @dataclass(frozen=True)
 class Flags:
-    """What the flags tell: by ZF, and by CF.
+    """The facts that the flags tell.
 
-    ``plain`` if CF is known to be clear; ``murky`` if they depend on a telling value in some other way. ``at`` is
-    the instruction that set them.
+    :param zero: the fact that holds if ZF is set; ``nonzero``: if it is clear.
+    :param below: the fact that holds if CF is set; ``not_below``: if it is clear.
+    :param plain: CF is known to be clear.
+    :param murky: the flags depend on a telling value in some other way.
+    :param at: the instruction that set them.
     """
 
     zero: Fact | None = None
@@ -114,7 +121,7 @@ class Flags:
     at: int = 0
 
     def on(self, condition: str) -> tuple[Fact | None, Fact | None, bool]:
-        """What holds if the condition (``e``, ``ne``, ``a`` ...) is met and if not, and whether that is murky."""
+        """The facts that hold if a condition (``e``, ``a`` ...) is met and if not; and whether that is murky."""
         if self.murky:
             return None, None, True
         if condition in ("e", "ne"):
@@ -134,7 +141,13 @@ class Flags:
 
 @dataclass
 class State:
-    """All that is known at one point. A register or stack slot that is not listed is unknown."""
+    """All that is known at one point. A register or a place of the stack that is not listed is unknown.
+
+    :param enabled: whether enable_pmu was found non-zero; None: it was not tested.
+    :param counting: the same of the bitmap of counters that count instructions.
+    :param murky: there may have been a test that is not understood.
+    :param exposed: the lowest place of the stack whose address is in a register: others may write there and above.
+    """
 
     registers: dict[str, Value] = field(default_factory=dict)
     stack: dict[int, tuple[Value, int]] = field(default_factory=dict)
@@ -143,20 +156,19 @@ class State:
     counting: bool | None = None
     murky: bool = False
     exposed: int | None = None
-    """The lowest place of the stack whose address was put into a register: what lies above may be written to."""
 
     def copy(self) -> State:
-        """One that may be changed on its own."""
+        """A copy that can be changed without changing this state."""
         return replace(self, registers=dict(self.registers), stack=dict(self.stack))
 
     @property
     def depth(self) -> int | None:
-        """Where the stack pointer is, None if that was lost."""
+        """The place that the stack pointer points to; None if that is not known."""
         pointer = self.registers.get("rsp")
         return pointer.offset if isinstance(pointer, Pointer) and pointer.base is Base.STACK else None
 
     def learn(self, fact: Fact | None) -> None:
-        """Take note of a fact; the newest of a question counts."""
+        """Take note of a fact; the latest about a question counts."""
         if fact is None:
             return
         if fact.question is Question.ENABLE:
@@ -165,7 +177,7 @@ class State:
             self.counting = fact.nonzero
 
     def join(self, other: State) -> State:
-        """What holds in both."""
+        """The state that has what both have in common."""
         stack: dict[int, tuple[Value, int]] = {}
         for slot in self.stack.keys() | other.stack.keys():
             mine, theirs = self.stack.get(slot, (None, 8)), other.stack.get(slot, (None, 8))
@@ -206,7 +218,7 @@ class State:
         return MURKY if telling else None
 
     def forget_stack(self, offset: int | None) -> None:
-        """Somebody else may have written there and above; nothing happens if that is None."""
+        """Forget a place of the stack and all above it: others may have written there. None: there is no such place."""
         if offset is None:
             return
         for slot, (value, size) in list(self.stack.items()):
