@@ -87,6 +87,7 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 	$(BIN)/vulture
 	$(BIN)/codespell
+	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint --lines
 
 bench: $(VENV)/test
 	.ci/packages bench

@@ -1,4 +1,7 @@
 #!/usr/bin/python
+# SPDX-FileCopyrightText: The pmuconf authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ansible module pmuconf.kvm.journal_info"""
 
 DOCUMENTATION = r"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pmuconf.host.guard.events import Kind, Obstacle, Walk
 from pmuconf.hostfacts import Verdict
@@ -28,8 +28,7 @@ __all__ = [
 Findings = TypeVar("Findings")
 
 
-@dataclass(frozen=True)
-class FunctionFindings:
+class FunctionFindings(NamedTuple):
     """What the paths of one function show. Work is the PMU's: that of the callee, or of its code where it is inlined.
 
     :param untested_work: a path does work and has found neither enable_pmu nor the bitmap of counters non-zero.
@@ -60,8 +59,7 @@ class FunctionFindings:
     trace: bool = False
 
 
-@dataclass(frozen=True)
-class KernelFindings:
+class KernelFindings(NamedTuple):
     """What is known of a kernel, its function included.
 
     :param verdict: on the function alone.

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
@@ -31,8 +30,7 @@ _NEAR: Final = 1 << 24
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
 
 
-@dataclass(frozen=True)
-class CopyFindings:
+class CopyFindings(NamedTuple):
     """The copies, and ``complete``: whether no copy of livepatches and vendor modules is left out or unread.
 
     A copy in KVM itself was made of the same source as the function: it is as that is, read or not. A copy elsewhere
@@ -43,13 +41,12 @@ class CopyFindings:
     complete: bool
 
 
-@dataclass
-class _Sorted:
+class _Sorted(NamedTuple):
     """The functions of one image that have a copy, by what is known of it."""
 
-    guarded: set[str] = field(default_factory=set)
-    unguarded: set[str] = field(default_factory=set)
-    unread: set[str] = field(default_factory=set)
+    guarded: set[str]
+    unguarded: set[str]
+    unread: set[str]
 
 
 def find_copies(code: Code, offsets: Offsets, *, callee_works: bool, deciding: frozenset[int]) -> CopyFindings:
@@ -92,8 +89,7 @@ def is_replaced(code: Code, path: Walk) -> bool:
     return is_callee(code.replaced) or replaces(code.replaced, names)
 
 
-@dataclass(frozen=True)
-class _Search:
+class _Search(NamedTuple):
     """Sorts the copies of images.
 
     :param callees: where a call of what counts may go to, and where that function begins.
@@ -111,7 +107,7 @@ class _Search:
         A copy that calls nothing but what decides by itself is as guarded as that. Any other one is followed, up to a
         number that no kernel has.
         """
-        names = _Sorted()
+        names = _Sorted(set(), set(), set())
         sites = {owner: calls for owner, calls in _owners(image, self.callees).items() if may_be_copy(owner)}
         for number, (owner, calls) in enumerate(sorted(sites.items())):
             places = image.symbols.addresses(owner)

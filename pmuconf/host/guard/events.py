@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["Event", "Kind", "Obstacle", "Walk"]
 
@@ -41,8 +42,7 @@ class Obstacle(enum.Enum):
     TOO_COMPLEX = "too-complex"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What one path came to, where, and what it had learned by then.
 
     :param enabled: whether enable_pmu was found non-zero; None: it was not tested.

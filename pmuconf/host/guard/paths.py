@@ -1,4 +1,4 @@
-"""The path check: does every path to the counting work find ``vcpu->kvm->arch.enable_pmu`` non-zero first?
+"""The path check: whether every path to the counting work finds ``vcpu->kvm->arch.enable_pmu`` non-zero first.
 
 docs/path-check.md has the question, the states, the order of steps, and why the answer can be relied on. In short: the
 check follows every path of one function by abstract interpretation. It assumes the System V ABI (a called function

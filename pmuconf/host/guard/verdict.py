@@ -1,6 +1,6 @@
-"""The verdict on ``kvm_skip_emulated_instruction``: does a VM without PMU skip the PMU's work, and what says so?
+"""The verdict on ``kvm_skip_emulated_instruction``: whether it spares a VM without PMU the PMU's work, and how.
 
-Decided from code alone. Version numbers and changelogs say nothing: vendors carry the guard in kernels of any number.
+Code alone decides. Version numbers and changelogs say nothing: vendors carry the guard in kernels of any number.
 The order is that of judge_code(): the paths of the function, then the copies of it in other functions, then what could
 not be read. The tables of cases say what each of them means.
 """

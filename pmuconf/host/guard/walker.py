@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import capstone
 
@@ -23,8 +22,7 @@ PADDING: Final = 64
 """How much room there is before a function at most, in bytes."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How a walk goes: see walk()."""
 
     copy: bool
@@ -70,4 +68,4 @@ class Walker:
             start = symbols.start(address)
             before = symbols.names(start) if start is not None and address - start < PADDING else ()
             names = tuple(name for name in before if name.startswith(PADDING_PREFIX))
-        return tuple(name[len(PADDING_PREFIX) :] if name.startswith(PADDING_PREFIX) else name for name in names)
+        return tuple(name.removeprefix(PADDING_PREFIX) for name in names)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pmuconf
 from pmuconf.host.guard.cases import (
     FUNCTION,
     KERNEL,
@@ -21,17 +22,18 @@ from pmuconf.host.guard.cases import FunctionFindings as F
 from pmuconf.host.guard.cases import KernelFindings as K
 from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
 from pmuconf.hostfacts import Verdict
+from tests.causes import guard_causes
 
 BEFORE = [(obstacle.value, F(obstacle=obstacle, late_obstacle=obstacle)) for obstacle in Obstacle]
 LATE = [(obstacle.value, F(late_obstacle=obstacle, trace=True, pmu_known=False)) for obstacle in Obstacle]
 ALL = F(True, True, True, Obstacle.HOOKED, True, True, True, True, True, Obstacle.HOOKED, False, True)
 
 # In the order of the table. Each has what the rows below ask for too, where that can be.
-FLAGS = [field.name for field in dataclasses.fields(F) if "obstacle" not in field.name]
+FLAGS = [name for name in F._fields if "obstacle" not in name]
 ON_FUNCTION = [
     ("test-does-not-decide", ALL),
-    ("no-test", dataclasses.replace(ALL, tested=False)),
-    ("test-not-understood", dataclasses.replace(ALL, untested_work=False)),
+    ("no-test", ALL._replace(tested=False)),
+    ("test-not-understood", ALL._replace(untested_work=False)),
     *BEFORE,
     ("pmu-touched", F(reads=True, work=True, counting_work=True, entry=True, call=True, trace=True)),
     ("nothing-counted", F(counting_work=True, work=True, entry=True, call=True, trace=True)),
@@ -78,11 +80,16 @@ def test_a_row_says_why(case: GuardCase[F] | GuardCase[K]) -> None:
     assert not case.message.endswith(".")
 
 
+def test_each_cause_is_documented() -> None:
+    page = (Path(pmuconf.__file__).parents[1] / "docs" / "host.md").read_text(encoding="utf-8")
+    assert [cause for cause in sorted(guard_causes()) if f"`{cause}`" not in page] == []
+
+
 def all_findings() -> Iterator[F]:
     for flags in itertools.product((False, True), repeat=10):
         values: dict[str, Any] = dict(zip(FLAGS, flags))
         for early, late in itertools.product((None, Obstacle.HOOKED, Obstacle.INDIRECT_CALL), repeat=2):
-            yield dataclasses.replace(F(obstacle=early, late_obstacle=late), **values)
+            yield F(obstacle=early, late_obstacle=late)._replace(**values)
 
 
 def test_whatever_a_function_shows_it_is_not_spared_where_there_is_a_doubt() -> None:
@@ -97,7 +104,7 @@ def test_whatever_a_function_shows_it_is_not_spared_where_there_is_a_doubt() -> 
         elif verdict is Verdict.EARLY_OUT:
             assert not doubt
         elif verdict is Verdict.NO_CALL:
-            assert dataclasses.replace(f, tested=False) == F()
+            assert f._replace(tested=False) == F()
         elif verdict is Verdict.UNGUARDED:
             assert f.untested_work
         assert (verdict is Verdict.UNGUARDED) == f.untested_work
