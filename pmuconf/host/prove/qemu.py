@@ -1,8 +1,8 @@
 """Whether a QEMU disables the PMU in KVM, by starting it: paused, without disk or network, for less than a second.
 
-Kernel memory shows best what comes of it. Where that is closed, or KVM disables the PMU of every VM anyway, strace
-does: the call must be made before the first vCPU, so with pmu=off there is one KVM_ENABLE_CAP more until then than with
-pmu=on. (strace does not show which capability one is for.)
+Kernel memory shows best what it did. If that is closed, or if KVM disables the PMU of every VM anyway, strace shows the
+call: QEMU must make it before the first vCPU. So with pmu=off, there is one KVM_ENABLE_CAP more until then than with
+pmu=on. (strace does not show which capability a call is for.)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import IO, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.kvm import read_kvm
+from pmuconf.host.prove import kvmapi
 from pmuconf.host.root import Root
 from pmuconf.host.vms.kvmlist import KvmList
 from pmuconf.host.vms.live import live_vms, open_list
@@ -37,51 +38,50 @@ _MACHINE: Final = (
     *("-accel", "kvm", "-S", "-machine", "q35", "-m", "16", "-nodefaults", "-no-user-config", "-display", "none"),
     *("-monitor", "none", "-serial", "none", "-parallel", "none", "-nic", "none"),
 )
-# include/uapi/linux/kvm.h
-_ENABLE_CAP, _CREATE_VCPU, _CHECK_EXTENSION, _CAP_PMU = 0x4068AEA3, 0xAE41, 0xAE03, 212
 _CALL: Final = re.compile(r"ioctl\(\d+, (0x[0-9a-f]+|\d+)(?:, (0x[0-9a-f]+|\d+)\) += (-?\d+))?")
 
 
 @dataclass(frozen=True)
 class _Calls:
-    """What was called until the first vCPU was made: how often KVM_ENABLE_CAP, and what KVM said of the capability."""
+    """The calls until the first vCPU was made.
+
+    :param enabled: the number of KVM_ENABLE_CAP.
+    :param offered: KVM's answer to the question for the capability; None: QEMU did not ask.
+    """
 
     enabled: int
     offered: int | None
 
 
 def prove_qemu(binary: str | os.PathLike[str], *, launch: Sequence[str] = (), seconds: float = _SECONDS) -> Qemu:
-    """Start it, look, and end it.
+    """Start a QEMU, look, and end it: the QEMU with the answer.
 
-    ``disables`` is None with the cause not-offered if it asks KVM for the capability, and this host's KVM has it not:
-    what it would do elsewhere is not to be seen here.
+    ``disables`` is None with the cause not-offered if it asks KVM for the capability, and this host's KVM does not have
+    it. What this QEMU does elsewhere can't be seen here.
 
-    :param binary: where the file can be read.
-    :param launch: a whole command to start it with, the machine's arguments follow; by default the binary itself. What
-        it runs must be the binary, without a fork in between.
-    :param seconds: after which a QEMU that does not come up is given up.
-    :raises PmuconfError: it does not start, nothing shows what it does, or the file is another one by then; cause
+    :param binary: the path where its file can be read.
+    :param launch: a whole command to start it with, before the machine's arguments; by default the binary itself. The
+        command must execute the binary without a fork in between.
+    :param seconds: how long to wait for a QEMU that does not come up.
+    :raises PmuconfError: it does not start, nothing shows what it does, or the file was replaced meanwhile; cause
         prove-impossible or not-qemu.
     """
-    said = qemu_of_file(binary)
-    if said.cause in ("not-qemu", "unreadable"):
-        raise PmuconfError(f"{said.path} is no QEMU that can be read", cause="not-qemu")
+    qemu = qemu_of_file(binary)
+    if qemu.cause in ("not-qemu", "unreadable"):
+        raise PmuconfError(f"{qemu.path} is no QEMU that can be read", cause="not-qemu")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         raise _impossible("/dev/kvm can't be opened")
-    command = (*(launch or (os.path.abspath(said.path),)), *_MACHINE)
+    command = (*(launch or (os.path.abspath(qemu.path),)), *_MACHINE)
     disables = _by_memory(command, seconds) if read_kvm(Root()).enable_pmu else None
     offered: int | None = None
     if disables is None:
-        strace = shutil.which("strace")
-        if strace is None:
-            raise _impossible("kernel memory is closed, and strace is not there")
-        hidden, shown = (_traced(strace, command, pmu, seconds) for pmu in ("off", "on"))
-        disables, offered = hidden.enabled > shown.enabled, hidden.offered
-    if qemu_of_file(binary) != said:  # what was started may be another one than what was read
-        raise _impossible(f"{said.path} was replaced meanwhile")
+        with_pmu_off, with_pmu_on = _by_strace(command, seconds)
+        disables, offered = with_pmu_off.enabled > with_pmu_on.enabled, with_pmu_off.offered
+    if qemu_of_file(binary) != qemu:  # what was started may be another one than what was read
+        raise _impossible(f"{qemu.path} was replaced meanwhile")
     if not disables and offered == 0:
-        return replace(said, disables=None, cause="not-offered", evidence=Evidence.NONE)
-    return replace(said, disables=disables, cause="proved", evidence=Evidence.OBSERVED)
+        return replace(qemu, disables=None, cause="not-offered", evidence=Evidence.NONE)
+    return replace(qemu, disables=disables, cause="proved", evidence=Evidence.OBSERVED)
 
 
 def _by_memory(command: Sequence[str], seconds: float) -> bool | None:
@@ -96,16 +96,24 @@ def _by_memory(command: Sequence[str], seconds: float) -> bool | None:
 
 
 def _disabled_in(root: Root, listed: KvmList, command: Sequence[str], seconds: float) -> bool | None:
-    """Whether the VM that this command starts has its PMU disabled, by KVM's list of VMs."""
+    """Whether the VM of this command has its PMU disabled, by KVM's list of VMs; None if that can't be seen."""
     with _running((*command, "-cpu", "qemu64,pmu=off")) as (process, _):
         for _ in _until(seconds, process):
-            found, _ = live_vms(root, samples=0, listed=listed)
-            own = next((vm for vm in found if vm.pid == process.pid), None)
+            vms, _ = live_vms(root, samples=0, listed=listed)
+            own = next((vm for vm in vms if vm.pid == process.pid), None)
             if own is not None and own.kernel_pmu is not KernelPmu.UNKNOWN:
                 return own.kernel_pmu is KernelPmu.DISABLED
             if own is not None and own.cause == "pid-namespace":
                 return None
     return None
+
+
+def _by_strace(command: Sequence[str], seconds: float) -> tuple[_Calls, _Calls]:
+    """The calls with pmu=off, and those with pmu=on."""
+    strace = shutil.which("strace")
+    if strace is None:
+        raise _impossible("kernel memory is closed, and strace is not there")
+    return _traced(strace, command, "off", seconds), _traced(strace, command, "on", seconds)
 
 
 def _traced(strace: str, command: Sequence[str], pmu: str, seconds: float) -> _Calls:
@@ -123,7 +131,7 @@ def _traced(strace: str, command: Sequence[str], pmu: str, seconds: float) -> _C
 
 
 def _read_calls(log: Path) -> _Calls | None:
-    """What a trace has; None as long as there is no vCPU in it."""
+    """The calls in a trace; None as long as no vCPU is made in it."""
     enabled, offered = 0, None
     try:
         lines = log.read_text(errors="replace").splitlines()
@@ -131,17 +139,19 @@ def _read_calls(log: Path) -> _Calls | None:
         return None
     for call in filter(None, map(_CALL.search, lines)):
         request = int(call.group(1), 0)
-        if request == _CREATE_VCPU:
+        if request == kvmapi.CREATE_VCPU:
             return _Calls(enabled, offered)
-        enabled += request == _ENABLE_CAP
-        if request == _CHECK_EXTENSION and call.group(2) is not None and int(call.group(2), 0) == _CAP_PMU:
+        if request == kvmapi.ENABLE_CAP:
+            enabled += 1
+        answered = request == kvmapi.CHECK_EXTENSION and call.group(2) is not None
+        if answered and int(call.group(2), 0) == kvmapi.CAP_PMU:
             offered = int(call.group(3))
     return None
 
 
 @contextlib.contextmanager
 def _running(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The command in a process group of its own, all of which is killed afterwards; and what it says."""
+    """The command in a process group of its own, all of which is killed afterwards; and its standard error."""
     with tempfile.TemporaryDirectory(prefix="pmuconf-") as folder, tempfile.TemporaryFile() as errors:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "TMPDIR": folder, "HOME": folder}
         try:
@@ -159,8 +169,8 @@ def _running(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], 
         try:
             yield process, errors
         finally:
-            # Before it is waited for, so that the group's id can't be another's; a tracer that is killed lets go of
-            # what it traces, which is of the same group.
+            # Before it is waited for, so that the group's id can't be another's. A tracer that is killed lets go of
+            # what it traces, which is in the same group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -181,5 +191,5 @@ def _impossible(why: str) -> PmuconfError:
     return PmuconfError(
         f"what this QEMU does can't be seen: {why}",
         cause="prove-impossible",
-        hint="It takes /dev/kvm, and root with /proc/kcore, or strace",
+        hint="It requires /dev/kvm, and either root with /proc/kcore, or strace",
     )

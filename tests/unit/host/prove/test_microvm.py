@@ -11,7 +11,8 @@ import pytest
 
 from pmuconf.bench.loops import DOORBELL, Exit, Loop, program
 from pmuconf.host.prove import microvm
-from pmuconf.host.prove.microvm import CODE, Leaf, leaves, micro_vm, refused
+from pmuconf.host.prove.cpuid import Leaf, leaves
+from pmuconf.host.prove.microvm import CODE, micro_vm, refused
 from pmuconf.host.root import Root
 from tests.unit.host.sysroot import write
 
