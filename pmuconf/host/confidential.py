@@ -18,39 +18,40 @@ _OTHERS: Final = frozenset({"sev-guest", "sev-snp-guest"})
 
 
 def is_tdx(words: Sequence[str]) -> bool | None:
-    """Whether it is one; None: it may be one.
+    """Whether the guest of this command line is a TDX guest; None: it may be one.
 
-    Options that are not known here may take no argument, and shift the others. So each word that looks like one of the
+    An option that is unknown here may have no argument, and shift the others. So each word that looks like one of the
     options counts, and all of them must agree.
     """
-    named = {
+    names = {
         value
         for text in _values(words, "machine", "M")
         for key, _, value in map(_pair, _pieces(text))
         if key == _SUPPORT
     }
     objects = list(map(_object, _values(words, "object")))
-    if not named:
+    if not names:
         return None if any(kind == _TDX for kind, _ in objects) else False
-    kinds = {kind for kind, name in objects if name in named}
-    if len(named) == 1 and kinds == {_TDX}:
+    kinds = {kind for kind, name in objects if name in names}
+    if len(names) == 1 and kinds == {_TDX}:
         return True
     return False if kinds and kinds <= _OTHERS else None
 
 
 def _values(words: Sequence[str], *names: str) -> Iterator[str]:
+    """The words that follow an option of one of these names."""
     wanted = {sign + name for name in names for sign in ("-", "--")}
     return (value for word, value in zip(words, words[1:]) if word in wanted)
 
 
 def _object(text: str) -> tuple[str, str]:
-    """Type and name of an object; empty where they are not told."""
+    """The type and the name of an object; empty if it has none."""
     if text.startswith("{"):
         try:
-            said = json.loads(text)
+            properties = json.loads(text)
         except (ValueError, RecursionError):
-            said = {}
-        return str(said.get("qom-type", "")), str(said.get("id", ""))
+            properties = {}
+        return str(properties.get("qom-type", "")), str(properties.get("id", ""))
     pairs = [_pair(piece) for piece in _pieces(text)]
     given = {key: value for key, equals, value in pairs if equals}
     first, equals, _ = pairs[0]
@@ -58,7 +59,7 @@ def _object(text: str) -> tuple[str, str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """What stands between commas; two commas are one within a piece."""
+    """The pieces between commas. Two commas are one comma within a piece."""
     return [piece.replace("\0", ",") for piece in text.replace(",,", "\0").split(",")]
 
 

@@ -1,8 +1,8 @@
-"""What an exit costs on this CPU: its model, the mitigations in force, and which measured case it resembles.
+"""The host's CPU, the mitigations in force, and the case it resembles for which the guard's saving was measured.
 
-Measured was at_cpu_cpuid -k 0 (a loop of CPUID in the guest) with the guest's PMU off, before and after the guard:
-about 57 cycles per exit on AMD EPYC 7302 (Zen 2, retpolines and Safe RET), about 26 on Intel Ice Lake-SP (Enhanced
-IBRS). On any other host the saving is an expectation at most.
+The measured program was at_cpu_cpuid -k 0 (a loop of CPUID in the guest) with the guest's PMU off, before and after the
+guard. The guard saved about 57 cycles per exit on AMD EPYC 7302 (Zen 2, retpolines and Safe RET), and about 26 on Intel
+Ice Lake-SP (Enhanced IBRS). On any other host the saving is an expectation at most.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_DIGITS = 10
 
 
 class Resemblance(enum.Enum):
-    """The measured case that a host is like: its CPU's generation and the mitigations that make calls dear."""
+    """A measured case, by the generation of the CPU and by the mitigations that make calls expensive."""
 
     ZEN2_SAFE_RET = "zen2-safe-ret"
     ICE_LAKE_EIBRS = "ice-lake-eibrs"
@@ -28,7 +28,7 @@ class Resemblance(enum.Enum):
 
     @property
     def cycles(self) -> int | None:
-        """What the guard saved there, in cycles per exit; None where nothing was measured."""
+        """The cycles per exit that the guard saved there; None if nothing was measured."""
         return {Resemblance.ZEN2_SAFE_RET: 57, Resemblance.ICE_LAKE_EIBRS: 26}.get(self)
 
 
@@ -44,7 +44,7 @@ class Cpu:
 
     @property
     def resembles(self) -> Resemblance:
-        """The measured case with the same microarchitecture and the same kind of mitigation."""
+        """The measured case that has the same microarchitecture and the same kind of mitigation."""
         state = dict(self.mitigations)
         spectre, safe_ret = state.get("spectre_v2", ""), state.get("spec_rstack_overflow", "")
         generation = self.vendor, self.family
@@ -59,7 +59,7 @@ class Cpu:
 
 
 def read_cpu(root: Root) -> Cpu:
-    """The CPU of the host below ``root``; what can't be read is empty or None."""
+    """The CPU of the host below ``root``. What can't be read is empty or None."""
     first = (root.text("/proc/cpuinfo") or "").split("\n\n")[0]
     fields = dict(re.findall(r"^([^\t:\n]+)\t*: ?(.*)$", first, re.MULTILINE))
 
@@ -77,6 +77,6 @@ def read_cpu(root: Root) -> Cpu:
 
 
 def capacity(root: Root) -> int | None:
-    """The cycles a second of all CPUs together, by the clocks in /proc/cpuinfo; None where it has none."""
+    """The cycles per second of all CPUs together, by the clocks in /proc/cpuinfo; None if it has none."""
     clocks = re.findall(r"^cpu MHz\t*: (\d{1,6}\.\d+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
     return round(sum(map(float, clocks)) * 1e6) or None

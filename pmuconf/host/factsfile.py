@@ -27,7 +27,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_descriptor
 from pmuconf.files.place import open_placed
 from pmuconf.files.replacing import trusted
-from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters
+from pmuconf.host.identity import read_identity
 from pmuconf.host.kvm import nmi_watchdog, read_kvm
 from pmuconf.host.root import Root
 from pmuconf.host.vms.procdir import same_program
@@ -90,12 +90,13 @@ def _refuse_stale(path: Path, facts: HostFacts, root: Root) -> None:
 
     :raises PmuconfError: facts-stale.
     """
+    host = read_identity(root)
     then_and_now: tuple[tuple[str, object, object], ...] = (
-        ("boot", facts.boot_id, boot_id(root)),
-        ("KVM", facts.kvm_build_id, kvm_build_id(root)),
-        ("set of livepatches", tuple(sorted(facts.livepatches)), livepatches(root)),
-        ("setting of KVM's parameters", facts.parameters, parameters(root)),
-        ("load of KVM or a livepatch", facts.loads, loads(root)),
+        ("boot", facts.boot_id, host.boot_id),
+        ("KVM", facts.kvm_build_id, host.kvm_build_id),
+        ("set of livepatches", tuple(sorted(facts.livepatches)), host.livepatches),
+        ("setting of KVM's parameters", facts.parameters, host.parameters),
+        ("load of KVM or a livepatch", facts.loads, host.loads),
     )
     for what, then, now in then_and_now:
         if now is None or then != now:

@@ -1,7 +1,7 @@
 """Which kernel, KVM and livepatches a host runs: what its facts are about, and void without.
 
-All of it can be read by anybody, in a container too, so that root who writes facts and a user who reads them see the
-same. Read nowhere else: where two places told it differently, a host got a promise that it does not keep.
+Anybody can read all of it, in a container too. So root, who writes facts, and a user, who reads them, see the same. It
+is read nowhere else: where two places read it differently, a host got a promise that it does not keep.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pmuconf.host.code.notes import build_id_of_notes
 from pmuconf.host.root import Root
 
 __all__ = [
+    "Identity",
     "boot_id",
+    "kernel_build_id",
     "kvm_build_id",
     "kvm_built_in",
     "livepatches",
     "loads",
     "module_build_id",
     "parameters",
-    "running_build_id",
+    "read_identity",
     "ticks",
     "uptime",
 ]
@@ -33,26 +36,43 @@ _NOTE: Final = "notes/.note.gnu.build-id"
 # What sysfs has of a module that was loaded, and not of one that is part of the kernel (kernel/module/sysfs.c).
 _OF_MODULES: Final = frozenset({"initstate", "notes", "coresize", "refcnt", "holders", "sections", "taint"})
 _HIDDEN: Final = "?"
+_MAX_DIGITS: Final = 15
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The identity of what runs: facts about one identity say nothing about another."""
+
+    boot_id: str | None
+    kvm_build_id: str | None
+    livepatches: tuple[str, ...]
+    parameters: Mapping[str, str]
+    loads: Mapping[str, str]
+
+
+def read_identity(root: Root) -> Identity:
+    """The identity of what the host below ``root`` runs now."""
+    return Identity(boot_id(root), kvm_build_id(root), livepatches(root), parameters(root), loads(root))
 
 
 def boot_id(root: Root) -> str | None:
-    """What tells this boot of the host from every other; None if the host does not say."""
+    """The id of this boot of the host, which no other boot has; None if the host does not say."""
     return root.text("/proc/sys/kernel/random/boot_id") or None
 
 
 def uptime(root: Root) -> int | None:
-    """Whole seconds since the host was booted, those that it slept included; None if a record does not say.
+    """The whole seconds since the host was booted, by a clock that nobody can set; None if a record does not say.
 
-    By a clock that nobody can set.
+    Seconds while the host was suspended count, too.
     """
     if root.live:
         return int(time.clock_gettime(time.CLOCK_BOOTTIME))
     seconds = (root.text("/proc/uptime") or "").partition(".")[0]
-    return int(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) < 16 else None
+    return int(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) <= _MAX_DIGITS else None
 
 
 def ticks(root: Root) -> int | None:
-    """The same in clock ticks, in which /proc/PID/stat has starts; for a record of whole seconds only."""
+    """The same in clock ticks, in which /proc/PID/stat has starts. A record has whole seconds only."""
     if root.live:
         return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
     seconds = uptime(root)
@@ -65,9 +85,9 @@ def kvm_built_in(root: Root) -> bool:
     return bool(names) and _OF_MODULES.isdisjoint(names)
 
 
-def running_build_id(root: Root, built_in: bool = False) -> str | None:
-    """The build-id of the running KVM module, or of the kernel if KVM is built in."""
-    return _build_id(root, "/sys/kernel/notes") if built_in else module_build_id(root, "kvm")
+def kernel_build_id(root: Root) -> str | None:
+    """The build-id of the running kernel; None if it does not tell it."""
+    return _build_id(root, "/sys/kernel/notes")
 
 
 def module_build_id(root: Root, module: str) -> str | None:
@@ -78,42 +98,43 @@ def module_build_id(root: Root, module: str) -> str | None:
 def kvm_build_id(root: Root) -> str | None:
     """The build-id of the running KVM, module or built in; None for a module that does not tell its own.
 
-    The kernel's answers only where KVM is a part of it: it says nothing about a module.
+    The kernel's build-id counts only if KVM is a part of it: it says nothing about a module.
     """
-    return running_build_id(root, kvm_built_in(root))
+    return kernel_build_id(root) if kvm_built_in(root) else module_build_id(root, "kvm")
 
 
 def loads(root: Root) -> Mapping[str, str]:
-    """Each module of KVM and each livepatch, with what tells this load of it from any other.
+    """Each module of KVM and each livepatch, with what distinguishes this load of it from any other.
 
-    The number of its directory in sysfs, and the build-id of its code ("?" where it has none). Such a number is given
-    once (kernfs_new_node(), idr_alloc_cyclic), and is the same in all mounts of sysfs: a module that was loaded anew
-    has another one, whatever its name and build-id are. The addresses of its sections would tell it to root only.
+    That is the number of its directory in sysfs, and the build-id of its code ("?" if it has none). Such a number is
+    given once (kernfs_new_node(), idr_alloc_cyclic), and is the same in all mounts of sysfs. So a module that was
+    loaded anew has another number, even with the same name and build-id. (Only root could tell it by the addresses of
+    its sections.)
     """
-    found = {}
-    for name in _modules(root):
-        found[name] = (
-            f"{_number(root, f'{_MODULES}/{name}')} {_build_id(root, f'{_MODULES}/{name}/{_NOTE}') or _HIDDEN}"
-        )
-    for name in root.names(_LIVEPATCHES):
-        module = f"{_MODULES}/{name.replace('-', '_')}/{_NOTE}"
-        found[f"livepatch {name}"] = f"{_number(root, f'{_LIVEPATCHES}/{name}')} {_build_id(root, module) or _HIDDEN}"
-    return found
+    modules = {name: _load(root, f"{_MODULES}/{name}", module_build_id(root, name)) for name in _modules(root)}
+    patches = {
+        f"livepatch {name}": _load(root, f"{_LIVEPATCHES}/{name}", module_build_id(root, name.replace("-", "_")))
+        for name in root.names(_LIVEPATCHES)
+    }
+    return {**modules, **patches}
 
 
 def parameters(root: Root) -> Mapping[str, str]:
     """All parameters of KVM's modules, as kvm.enable_pmu; "?" for one that can't be read."""
-    found = {}
+    values = {}
     for module in _modules(root):
         folder = f"{_MODULES}/{module}/parameters"
         for name in root.names(folder):
             text = root.text(f"{folder}/{name}")
-            found[f"{module}.{name}"] = _HIDDEN if text is None else text
-    return found
+            values[f"{module}.{name}"] = _HIDDEN if text is None else text
+    return values
 
 
 def livepatches(root: Root) -> tuple[str, ...]:
-    """The livepatches that are in, each with whether it is enabled and in transition, as one text a patch; sorted."""
+    """The livepatches that are loaded, sorted: one text each, with its name, whether it is enabled, and in transition.
+
+    The texts are only compared, as wholes.
+    """
     return tuple(
         sorted(
             f"{name} {root.text(f'{_LIVEPATCHES}/{name}/enabled')} {root.text(f'{_LIVEPATCHES}/{name}/transition')}"
@@ -123,15 +144,16 @@ def livepatches(root: Root) -> tuple[str, ...]:
 
 
 def _modules(root: Root) -> list[str]:
-    """KVM and what is built upon it: kvm_amd, kvm_intel, and what others there are."""
+    """KVM, and the modules that are built upon it: kvm_amd, kvm_intel, and others by that name."""
     return [name for name in root.names(_MODULES) if name == "kvm" or name.startswith("kvm_")]
 
 
-def _number(root: Root, name: str) -> str:
+def _load(root: Root, folder: str, build_id: str | None) -> str:
     try:
-        return str(root.at(name).stat().st_ino)
+        number = str(root.at(folder).stat().st_ino)
     except OSError:
-        return _HIDDEN
+        number = _HIDDEN
+    return f"{number} {build_id or _HIDDEN}"
 
 
 def _build_id(root: Root, name: str) -> str | None:

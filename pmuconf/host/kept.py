@@ -1,4 +1,4 @@
-"""What pmuconf has kept on a host between two runs, as JSON that only root or this user could have written."""
+"""The files that pmuconf keeps on a host between two runs: JSON that only root or this user could have written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KVM's own settings on this host: module parameters that decide over every VM's PMU at once."""
+"""KVM's own settings on this host: the module parameters that decide over the PMU of every VM."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Kvm", "nmi_watchdog", "read_kvm"]
 
 @dataclass(frozen=True)
 class Kvm:
-    """What KVM was loaded with; None for what this kernel has not or does not show.
+    """The settings that KVM was loaded with; None for what this kernel does not have or does not show.
 
-    :param enable_pmu: False: the PMU of every VM is disabled in the kernel. KVM sets it so itself where the host
-        has no PMU that it can use.
-    :param mediated_pmu: guests are given the hardware's counters, which KVM switches at exits. False where this kernel
-        has no such parameter; None only where that can't be said.
+    :param enable_pmu: False: the PMU of every VM is disabled in the kernel. KVM sets it so itself if the host has no
+        PMU that it can use.
+    :param mediated_pmu: guests are given the hardware's counters, which KVM switches at exits. False if this kernel
+        has no such parameter; None only if that can't be read.
     """
 
     loaded: bool
@@ -46,7 +46,7 @@ def read_kvm(root: Root) -> Kvm:
 
 
 def nmi_watchdog(root: Root) -> bool | None:
-    """Whether the NMI watchdog runs, which keeps a counter of every CPU for itself; None: not known."""
+    """Whether the NMI watchdog runs, which keeps a counter of every CPU for itself; None: unknown."""
     return {"1": True, "0": False}.get(root.text("/proc/sys/kernel/nmi_watchdog") or "")
 
 
@@ -58,16 +58,16 @@ def _switch(root: Root, module: str, parameter: str) -> bool | None:
 def _mediated(root: Root, modules: Iterable[str]) -> bool | None:
     """Whether KVM switches the hardware's counters; None: a parameter that says so, or that may, can't be read."""
     try:
-        said = set(_said(root, modules))
+        answers = set(_mediated_parameters(root, modules))
     except OSError:
         return None
-    return True if True in said else None if None in said else False
+    return True if True in answers else None if None in answers else False
 
 
-def _said(root: Root, modules: Iterable[str]) -> Iterator[bool | None]:
-    """What each parameter says of it that this KVM has: it belongs to the vendor modules, and once did to KVM.
+def _mediated_parameters(root: Root, modules: Iterable[str]) -> Iterator[bool | None]:
+    """The values of the parameters that say it: the vendor modules have it today, and KVM itself had it once.
 
-    :raises OSError: they can't be listed.
+    :raises OSError: the parameters can't be listed.
     """
     for module in modules:
         folder = root.at(f"/sys/module/{module}/parameters")
@@ -78,5 +78,5 @@ def _said(root: Root, modules: Iterable[str]) -> Iterator[bool | None]:
         for parameter in parameters:
             if parameter in MEDIATED:
                 yield _switch(root, module, parameter)
-            elif is_other_pmu(parameter):  # what it costs is not known
+            elif is_other_pmu(parameter):  # an unknown parameter: only if it is off, it surely costs nothing
                 yield False if _switch(root, module, parameter) is False else None

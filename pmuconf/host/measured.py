@@ -1,7 +1,7 @@
-"""What the guard was measured to save on this host, kept for the report: for as long as nothing of it changes.
+"""The saving of the guard that was measured on this host, kept for the report as long as nothing of the host changes.
 
-A measurement belongs to one kernel, one KVM, one CPU with its microcode, and the mitigations that were in force; where
-any of these is another now, or can't be told, it is stale and nobody gets it.
+A measurement belongs to one kernel, one KVM, one CPU with its microcode, and the mitigations that were in force. If any
+of these is another now, or can't be read, the measurement is stale and is not used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
 from pmuconf.host.cpu import read_cpu
-from pmuconf.host.identity import kvm_build_id, running_build_id
+from pmuconf.host.identity import kernel_build_id, kvm_build_id
 from pmuconf.host.kept import kept
 from pmuconf.host.root import Root
 from pmuconf.typed import JsonObject, TypedError
@@ -23,7 +23,7 @@ from pmuconf.typed import JsonObject, TypedError
 __all__ = ["STATE", "HostKey", "Saving", "host_key", "measured_cycles", "measured_saving", "read_key", "store"]
 
 STATE: Final = "/var/lib/pmuconf/bench.json"
-"""Where the measured saving is kept."""
+"""The file with the measured saving."""
 
 _FORMAT: Final = "pmuconf-bench-saving"
 _VERSION: Final = 1
@@ -31,10 +31,10 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True)
 class HostKey:
-    """What a measurement belongs to.
+    """The part of a host that a measurement belongs to.
 
     :param kernel: the build-id of the kernel.
-    :param kvm: that of the KVM module, or of the kernel again where KVM is built in.
+    :param kvm: the build-id of the KVM module, or of the kernel again if KVM is built in.
     :param microcode: its revision, as /proc/cpuinfo has it.
     :param mitigations: the kernel's sentences by vulnerability.
     """
@@ -47,16 +47,16 @@ class HostKey:
 
     @property
     def known(self) -> bool:
-        """Whether it tells this host from any other: two unknowns are not the same."""
+        """Whether all of it is known: two hosts with something unknown are not the same."""
         return None not in (self.kernel, self.kvm, self.microcode) and bool(self.cpu)
 
 
 @dataclass(frozen=True)
 class Saving:
-    """What the guard saves per exit here, with the PMU off, in TSC cycles.
+    """The saving of the guard per exit on this host, with the PMU off, in TSC cycles.
 
-    :param lower: of the interval, as ``upper``; both are about ``cycles``.
-    :param quantity: how it was measured: pmu-on-against-off or kernel-before-against-after.
+    :param lower: the lower end of the interval about ``cycles``; ``upper`` is the other.
+    :param quantity: the way it was measured: pmu-on-against-off or kernel-before-against-after.
     :param exit: the kind of exit.
     """
 
@@ -73,7 +73,7 @@ def host_key(root: Root) -> HostKey:
     cpu = read_cpu(root)
     microcode = re.search(r"^microcode\s*: (\S+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
     return HostKey(
-        kernel=running_build_id(root, built_in=True),
+        kernel=kernel_build_id(root),
         kvm=kvm_build_id(root),
         cpu=cpu.name,
         microcode=microcode.group(1) if microcode else None,
@@ -84,13 +84,13 @@ def host_key(root: Root) -> HostKey:
 def store(saving: Saving, key: HostKey, path: Path = Path(STATE)) -> None:
     """Keep the saving, in the place of an older one.
 
-    :raises PmuconfError: the host can't be told from others (host-unknown), or the file can't be written
+    :raises PmuconfError: something of the host is unknown (host-unknown), or the file can't be written
         (output-unwritable).
     """
     if not key.known:
         raise PmuconfError(
-            "the measurement can't be kept: this host shows no build-ids or no microcode revision, so nobody could "
-            "tell when it is stale",
+            "the measurement can't be kept: this host shows no build-ids or no microcode revision, so pmuconf could "
+            "not see when it is stale",
             cause="host-unknown",
         )
     document = {"format": _FORMAT, "version": _VERSION, "host": asdict(key), "saving": asdict(saving)}
@@ -102,7 +102,7 @@ def store(saving: Saving, key: HostKey, path: Path = Path(STATE)) -> None:
 
 
 def measured_saving(root: Root) -> Saving | None:
-    """The saving that was measured on the host below ``root``; None if there is none, or it is stale or not trusted."""
+    """The saving that was measured on the host below ``root``; None if it is absent, stale or not trusted."""
     document = kept(root, STATE)
     key = host_key(root)
     if document is None or not key.known:
@@ -116,9 +116,9 @@ def measured_saving(root: Root) -> Saving | None:
 
 
 def read_key(host: JsonObject) -> HostKey:
-    """The key that a file has.
+    """The key in a file.
 
-    :raises TypedError: it is none.
+    :raises TypedError: this is no such key.
     """
     return HostKey(
         kernel=host.opt_str("kernel"),
@@ -141,6 +141,6 @@ def _saving(saving: JsonObject) -> Saving:
 
 
 def measured_cycles(root: Root) -> int | None:
-    """The same as a whole number of cycles per exit, for HostFacts.cycles; never less than 0."""
+    """The measured saving as a whole number of cycles per exit, for HostFacts.cycles; never less than 0."""
     saving = measured_saving(root)
     return None if saving is None else max(0, round(saving.cycles))

@@ -13,15 +13,15 @@ from pmuconf.files.inputs import open_regular, read_descriptor
 __all__ = ["MAX_FILE", "MAX_SMALL", "Root"]
 
 MAX_FILE: Final = 1 << 30
-"""The largest file that is looked into, in bytes: a vmlinux with debug information stays below it."""
+"""The largest file of which parts are read, in bytes: a vmlinux with debug information stays below it."""
 MAX_SMALL: Final = 8 << 20
-"""The largest file that is read whole, in bytes, where no other limit is given: modules.dep has 1 MB, and
-/proc/cpuinfo of 512 CPUs too."""
+"""The largest file that is read whole, in bytes, unless another limit is given: modules.dep has 1 MB, and so has
+/proc/cpuinfo of 512 CPUs."""
 
 
 @dataclass(frozen=True)
 class Root:
-    """A directory that has the shape of /. ``live`` if it is / itself."""
+    """A directory with the files of a host: / itself, or a record."""
 
     path: Path = Path("/")
 
@@ -31,8 +31,9 @@ class Root:
         return self.path == Path("/")
 
     def at(self, name: str) -> Path:
-        """Where the file ``name`` (as it is called on the host: /proc/version) is.
+        """The path of a file.
 
+        :param name: its name on the host, such as /proc/version.
         :raises PmuconfError: a symbolic link of a record leads out of it; cause record-escapes.
         """
         path = self.path / name.lstrip("/")
@@ -48,14 +49,14 @@ class Root:
             return False
 
     def names(self, name: str) -> list[str]:
-        """What is in the directory, sorted; nothing if it isn't there or can't be read."""
+        """The names in a directory, sorted; none if it isn't there or can't be read."""
         try:
             return sorted(os.listdir(self.at(name)))
         except OSError:
             return []
 
     def link(self, name: str) -> str | None:
-        """What a symbolic link says, which is not followed; None if there is none or it can't be read."""
+        """The target of a symbolic link; None if there is no such link or it can't be read."""
         folder, _, last = name.rpartition("/")
         try:
             return os.readlink(self.at(folder) / last)
@@ -63,7 +64,7 @@ class Root:
             return None
 
     def open(self, name: str) -> BinaryIO:
-        """Open a regular file.
+        """A regular file, open for reading.
 
         :raises OSError: as open() does; for a FIFO or a device too.
         """

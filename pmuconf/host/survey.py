@@ -10,8 +10,8 @@ from typing import Final
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.cpu import read_cpu
 from pmuconf.host.guard.verdict import judge_kernel
-from pmuconf.host.identity import boot_id, kvm_build_id, livepatches, loads, parameters, uptime
-from pmuconf.host.kvm import nmi_watchdog, read_kvm
+from pmuconf.host.identity import Identity, read_identity, uptime
+from pmuconf.host.kvm import Kvm, nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
 from pmuconf.host.root import Root
 from pmuconf.host.vms.installed import installed_qemus
@@ -24,7 +24,6 @@ from pmuconf.hostfacts import GuardFinding, HostFacts, LiveVm, Qemu, Verdict
 
 __all__ = ["survey"]
 
-
 _TRIES: Final = 5
 _CHANGING: Final = GuardFinding(
     Verdict.UNKNOWN, "host-changes", "KVM or its livepatches change while they are looked at", remedy="Ask again later"
@@ -32,39 +31,34 @@ _CHANGING: Final = GuardFinding(
 
 
 def survey(root: Root) -> HostFacts:
-    """Look at the host below ``root``. Takes root to see all; without, the facts say what they lack.
+    """The facts of the host below ``root``. Without the rights of root, the facts say what they lack.
 
-    All of it is about one KVM with one set of livepatches: where those change meanwhile, it looks again.
+    All of them are about one KVM with one set of livepatches: if those change meanwhile, the survey begins again.
 
     :raises PmuconfError: files of the host are broken.
     """
     for _ in range(_TRIES):
-        before = _identity(root)
+        identity, settings = read_identity(root), read_kvm(root)
         with RunningKernel(root) as kernel:
-            facts = _look(kernel)
-        if _identity(root) == before:
+            facts = _look(kernel, identity, settings)
+        if (read_identity(root), read_kvm(root)) == (identity, settings):
             return facts
     return replace(facts, guard=_CHANGING, vms=(), vms_cause="unstable")
 
 
-def _identity(root: Root) -> tuple[object, ...]:
-    """What the facts are about."""
-    return boot_id(root), kvm_build_id(root), livepatches(root), loads(root), parameters(root), read_kvm(root)
-
-
-def _look(kernel: RunningKernel) -> HostFacts:
+def _look(kernel: RunningKernel, identity: Identity, settings: Kvm) -> HostFacts:
+    """The facts of a host with this identity and these settings, which the caller reads again afterwards."""
     root = kernel.root
     taken = uptime(root)
     guard = judge_kernel(kernel)
-    settings, cpu = read_kvm(root), read_cpu(root)
-    measured = measured_cycles(root)
+    cpu, measured = read_cpu(root), measured_cycles(root)
     vms, cause = live_vms(root, kernel=kernel)
     known = proofs(root)
-    found = searches(root)
+    of_daemons = searches(root)
     return HostFacts(
         guard=guard,
-        boot_id=boot_id(root),
-        kvm_build_id=kvm_build_id(root),
+        boot_id=identity.boot_id,
+        kvm_build_id=identity.kvm_build_id,
         enable_pmu=settings.enable_pmu,
         mediated_pmu=settings.mediated_pmu,
         nmi_watchdog=nmi_watchdog(root),
@@ -73,29 +67,29 @@ def _look(kernel: RunningKernel) -> HostFacts:
         mitigations=dict(cpu.mitigations),
         cycles=cpu.resembles.cycles if measured is None else measured,
         measured=measured is not None,
-        livepatches=livepatches(root),
-        parameters=parameters(root),
-        loads=loads(root),
+        livepatches=identity.livepatches,
+        parameters=identity.parameters,
+        loads=identity.loads,
         taken=taken,
-        qemus=tuple(with_proof(qemu, known) for qemu in installed_qemus(root, found)),
-        searches=found,
+        qemus=tuple(with_proof(qemu, known) for qemu in installed_qemus(root, of_daemons)),
+        searches=of_daemons,
         vms=tuple(_with_qemus(root, vm, known) for vm in vms),
         vms_cause=cause,
     )
 
 
 def _with_qemus(root: Root, vm: LiveVm, known: Mapping[str, bool]) -> LiveVm:
-    """With the binary that would be started next, and with what was proved of both."""
+    """The VM with the binary that would be started next, and with what was proved of both."""
     if vm.qemu is None:
         return vm
-    then = _next_qemu(root, vm, vm.qemu)
-    return replace(vm, qemu=with_proof(vm.qemu, known), next_qemu=with_proof(then, known))
+    successor = _next_qemu(root, vm, vm.qemu)
+    return replace(vm, qemu=with_proof(vm.qemu, known), next_qemu=with_proof(successor, known))
 
 
 def _next_qemu(root: Root, vm: LiveVm, qemu: Qemu) -> Qemu:
-    """The QEMU to which the path leads now by which a process was started: it may be a link.
+    """The QEMU at the path by which the VM's process was started: it may be a link, and lead to another file now.
 
-    Seen from its own root directory: a container's is not the host's.
+    The path is followed from the process's own root directory: a container's is not the host's.
     """
     path = vm.started_as if vm.started_as.startswith("/") else qemu.path.removesuffix(DELETED)
     if path == qemu.path:

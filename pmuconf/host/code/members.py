@@ -15,7 +15,7 @@ from pmuconf.host.code.btf import MAX_BTF, Btf
 from pmuconf.host.code.files import debug_files, load_file
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.offsets import Offsets
-from pmuconf.host.identity import kvm_built_in, running_build_id
+from pmuconf.host.identity import kvm_build_id, kvm_built_in
 from pmuconf.host.names import (
     COUNTING_OF_VCPU,
     FUNCTION,
@@ -70,7 +70,7 @@ def host_offsets(kernel: RunningKernel, file: ObjectFile | None) -> tuple[Offset
     offsets, origin = _host_btf(kernel, file, built_in=built_in)
     if offsets is not None:
         return offsets, origin
-    offsets, otherwise = dwarf_offsets(root, running_build_id(root, built_in), file)
+    offsets, otherwise = dwarf_offsets(root, kvm_build_id(root), file)
     return (offsets, otherwise) if offsets is not None else (None, _both(origin, otherwise))
 
 

@@ -19,7 +19,7 @@ from pmuconf.host.code.live import LiveText
 from pmuconf.host.code.members import host_offsets
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.code.unpack import Budget
-from pmuconf.host.identity import kvm_built_in, module_build_id, running_build_id
+from pmuconf.host.identity import kvm_build_id, kvm_built_in, module_build_id
 from pmuconf.host.livepatch import Livepatch, livepatches_of_kvm, replacement
 from pmuconf.host.names import FUNCTION, HOLDERS, KVM, VENDORS, is_vendor, vendors_among
 from pmuconf.host.root import Root
@@ -145,7 +145,7 @@ def _live(kernel: RunningKernel, patch: str | None, patches: Iterable[Livepatch]
         entry,
         offsets,
         origin,
-        CodeSource(name, observed=True, build_id=running_build_id(root, built_in)),
+        CodeSource(name, observed=True, build_id=kvm_build_id(root)),
         watched=_watched(root),
         patched=patched,
         patches=tuple(texts),
@@ -211,7 +211,7 @@ def _from_file(kernel: RunningKernel) -> Code:
     :raises PmuconfError: there is none; cause no-build-id, no-file-with-build-id, function-not-found ...
     """
     root, built_in = kernel.root, kvm_built_in(kernel.root)
-    wanted = running_build_id(root, built_in)
+    wanted = kvm_build_id(root)
     if wanted is None:
         raise PmuconfError("the running KVM tells no build-id", cause="no-build-id")
     budget = Budget()

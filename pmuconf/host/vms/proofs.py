@@ -1,7 +1,7 @@
-"""What 'pmuconf qemu prove' has seen on this host, kept by contents: the same binary does the same again.
+"""The proofs of 'pmuconf qemu prove' on this host, kept by a QEMU's contents: the same binary does the same again.
 
-By the SHA-256 of the whole file. A build-id is a note that anybody can write into a file of his own, so what was kept
-by build-id, as 0.1.0 did, answers for no file.
+A proof belongs to the SHA-256 of the whole file. Anybody can write a build-id into a file, so proofs that 0.1.0 kept by
+build-id are not used.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _KEY: Final = re.compile("sha256:[0-9a-f]{64}")
 
 
 def proofs(root: Root) -> Mapping[str, bool]:
-    """Whether each QEMU that was proved, by "sha256:" and its contents', disables the PMU in KVM.
+    """The proofs: by "sha256:" and the SHA-256 of a QEMU, whether it disables the PMU in KVM.
 
-    Nothing from a file that others than root and we could have written, or that is no such file.
+    Empty if there is no such file, or if another user than root and this one could have written it.
     """
     known = kept(root, FILE)
     if known is None:
@@ -36,7 +36,7 @@ def proofs(root: Root) -> Mapping[str, bool]:
 
 
 def keep(root: Root, qemu: Qemu) -> None:
-    """Remember what was proved of a QEMU.
+    """Keep the proof of a QEMU, if it is one.
 
     :raises PmuconfError: it can't be written; cause output-unwritable.
     """
@@ -52,7 +52,7 @@ def keep(root: Root, qemu: Qemu) -> None:
 
 
 def with_proof(qemu: Qemu, known: Mapping[str, bool]) -> Qemu:
-    """The same QEMU with what was proved of its contents, which outranks what its binary looks like."""
+    """The same QEMU with the proof of its contents, which outranks what its binary shows."""
     if qemu.sha256 is None or _key(qemu) not in known:
         return qemu
     return replace(qemu, disables=known[_key(qemu)], cause="proved", evidence=Evidence.INFERRED)

@@ -1,6 +1,6 @@
-"""What a QEMU's command line says of its VM. Pure; nothing in it is trusted to be well formed.
+"""The command line of a QEMU: what it says of its VM. Pure; no part of it is trusted to be well formed.
 
-How options are told apart, and what they make of the CPU, is in pmuconf.domain.cpu: the same for a domain's definition.
+pmuconf.domain.cpu reads the options and what they make of the CPU, for a domain's definition as well.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pmuconf.host.confidential import is_tdx
 __all__ = ["QemuArgs", "parse_args"]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
-_REMAKING: Final = frozenset({"confidential-guest-support", "memory-encryption", "x-change-vmfd-on-reset"})
+_RECREATING: Final = frozenset({"confidential-guest-support", "memory-encryption", "x-change-vmfd-on-reset"})
 
 
 @dataclass(frozen=True)
 class QemuArgs:
-    """What can be said from a command line.
+    """The facts about a VM in a command line.
 
-    :param pmu: whether the CPU that the guest gets has a PMU; None: can't be said.
+    :param pmu: whether the CPU that the guest gets has a PMU; None: unknown.
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
     :param tdx: whether it is a TDX guest; None: it may be one.
@@ -44,7 +44,7 @@ class QemuArgs:
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
-    """Read what /proc/PID/cmdline holds; None if neither it nor the path of the binary looks like a QEMU's."""
+    """The facts in /proc/PID/cmdline; None if neither that nor the path of the binary looks like a QEMU's."""
     words = [word.decode("utf-8", "replace") for word in cmdline.split(b"\0")]
     if not words[-1]:
         words.pop()
@@ -61,7 +61,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         incoming=any(option in ("incoming", "loadvm") for option, _ in options(words)),
         tdx=is_tdx(words),
         may_be_recreated=any(
-            key in _REMAKING for value in values(words, "machine", "M") for key, _, _ in properties(value)
+            key in _RECREATING for value in values(words, "machine", "M") for key, _, _ in properties(value)
         ),
         binary=words[0],
     )
@@ -75,10 +75,12 @@ def _uuid(text: str | None) -> str | None:
 
 
 def _name(text: str | None) -> str | None:
-    """The guest's name: the key may be left out, then it comes first."""
+    """The guest's name, from the option -name. A name without a key comes first."""
     if text is None:
         return None
     pieces = properties(text)
-    named = [value for key, equals, value in pieces if key == "guest" and equals]
+    names = [value for key, equals, value in pieces if key == "guest" and equals]
+    if names:
+        return names[-1]
     first, equals, _ = pieces[0]
-    return named[-1] if named else first if first and not equals else None
+    return first if first and not equals else None

@@ -9,12 +9,12 @@ import pytest
 
 from pmuconf.host.identity import (
     boot_id,
+    kernel_build_id,
     kvm_build_id,
     kvm_built_in,
     livepatches,
     loads,
     parameters,
-    running_build_id,
     uptime,
 )
 from pmuconf.host.measured import host_key
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Root:
 
 def test_a_module_has_its_own_build_id(root: Root) -> None:
     assert not kvm_built_in(root)
-    assert (kvm_build_id(root), running_build_id(root, built_in=True)) == (BUILD_ID, KERNEL)
+    assert (kvm_build_id(root), kernel_build_id(root)) == (BUILD_ID, KERNEL)
 
 
 def test_a_module_without_one_has_not_the_kernels(root: Root) -> None:
