@@ -1,1 +1,1 @@
-"""What a VM exit costs on this host, measured with micro-VMs, and what two measurements say about each other."""
+"""The cost of a VM exit on this host, measured with micro-VMs, and the difference between two measurements."""

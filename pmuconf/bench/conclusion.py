@@ -1,15 +1,15 @@
-"""What may be concluded from a run, or from two. Pure.
+"""The conclusion from one measurement, or from two. Pure.
 
-Two quantities that must not be taken for one another:
+There are two quantities, and neither may be taken for the other:
 
-PMU on against off, on one kernel: what a VM without PMU is spared there. On an unguarded 6.1 and AMD that is nothing.
-Kernel before against after, both with the PMU off: what a new kernel, such as one with the guard, spares such VMs.
+PMU on against off, on one kernel: what a VM without a PMU saves there. On an unguarded 6.1 and AMD that is nothing.
+Kernel before against after, both with the PMU off: what a new kernel, such as one with the guard, saves such VMs.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -26,7 +26,7 @@ __all__ = ["Conclusion", "Quantity", "between_arms", "between_measurements"]
 
 
 class Quantity(enum.Enum):
-    """What is compared."""
+    """The two sides that are compared."""
 
     ARMS = "pmu-on-against-off"
     KERNELS = "kernel-before-against-after"
@@ -36,9 +36,9 @@ class Quantity(enum.Enum):
 class Conclusion:
     """The answer.
 
-    :param outcome: None: no conclusion is drawn, and ``spoils`` say why. The differences are what was measured then.
-    :param difference: of the exit; None where there is nothing to compare or too little of it.
-    :param control: of the exit that the guard does not touch.
+    :param direction: None: no conclusion is drawn, and ``spoils`` say why. The differences are still what was measured.
+    :param difference: of the exit; None if there is nothing to compare, or too little.
+    :param control: the difference of the exit that the guard does not touch.
     :param saving: what the guard saves per exit on the measured host, if this measurement shows that.
     """
 
@@ -52,35 +52,41 @@ class Conclusion:
 
     @property
     def severity(self) -> int:
-        """The exit status: 0 a conclusion, 1 none, 2 that the side which should be cheaper is dearer."""
+        """The exit status: 0 a conclusion, 1 none, 2 the side that should be cheaper costs more."""
         if self.direction is None or self.direction is Direction.UNCLEAR:
             return 1
         return 2 if self.direction is Direction.COSTS else 0
 
 
 _ATTRIBUTED: Final = 0.25
-"""The control may differ by up to this share of the difference, or by a cycle: more, and it is not the guard alone."""
+"""The control may differ by this share of the difference, or by a cycle. If it differs by more, the guard is not the
+only cause."""
+
+_ARMS: Final = {
+    Direction.SAVES: "on this kernel PMU off saves {} cycles per {} exit",
+    Direction.COSTS: "on this kernel PMU off costs {} cycles more per {} exit",
+    Direction.NONE: "on this kernel PMU off makes no difference larger than {} cycles per {} exit",
+}
+_KERNELS: Final = {
+    Direction.SAVES: "with the PMU off, the new kernel saves {} cycles per {} exit",
+    Direction.COSTS: "with the PMU off, the new kernel costs {} cycles more per {} exit",
+    Direction.NONE: "with the PMU off, the kernels differ by no more than {} cycles per {} exit",
+}
 
 
 def between_arms(measurement: Measurement, confidence: float = CONFIDENCE) -> Conclusion:
-    """PMU on against off, on the kernel of the run."""
+    """The conclusion about PMU on against off, on the kernel of the measurement."""
     spoils, difference, control = list(measurement.spoils), None, None
-    if set(measurement.arms) == set(Arm) and len(measurement.pairs) >= 2 * fewest(confidence):
-        difference = paired(
-            [pair.difference() for pair in measurement.pairs], median(measurement.costs(Arm.ON)), confidence
-        )
+    if set(measurement.arms) == set(Arm) and _is_enough(measurement, confidence):
+        exits = [pair.difference() for pair in measurement.pairs]
         controls = [pair.control_difference() for pair in measurement.pairs]
+        difference = paired(exits, median(measurement.costs(Arm.ON)), confidence)
         control = paired(controls, median(measurement.controls(Arm.ON)), confidence)
         spoils += _unattributed(difference, control)
     elif not spoils:
         spoils.append(_too_few(confidence))
-    what = f"{measurement.exit.title} exit"
-    words = {
-        Direction.SAVES: "on this kernel PMU off saves {} cycles per {}",
-        Direction.COSTS: "on this kernel PMU off costs {} cycles more per {}",
-        Direction.NONE: "on this kernel PMU off makes no difference larger than {} cycles per {}",
-    }
-    direction, sentence = _said(words, what, difference, spoils)
+    direction = _direction(difference, spoils)
+    sentence = _sentence(_ARMS, measurement.exit.title, difference, spoils)
     saving = None
     if measurement.guard is Verdict.GUARDED:
         saving = _saving(Quantity.ARMS, direction, difference, measurement)
@@ -88,52 +94,58 @@ def between_arms(measurement: Measurement, confidence: float = CONFIDENCE) -> Co
 
 
 def between_measurements(old: Measurement, new: Measurement, confidence: float = CONFIDENCE) -> Conclusion:
-    """Both with the PMU off, kernel before against after.
+    """The conclusion about a kernel before against after, both with the PMU off.
 
     :raises PmuconfError: they are of different CPUs, mitigations, exits or counters, so that more than the kernel
         differs; cause runs-differ.
     """
-    _comparable(old, new)
-    spoils = [spoil for measurement in (old, new) for spoil in measurement.spoils if not spoil.arms_only]
+    _refuse_others(old, new)
+    both = (old, new)
+    spoils = [spoil for measurement in both for spoil in measurement.spoils if not spoil.arms_only]
     difference, control = None, None
-    if any(
-        Arm.OFF not in measurement.arms or len(measurement.pairs) < 2 * fewest(confidence) for measurement in (old, new)
-    ):
-        spoils.append(_too_few(confidence))
-    else:
+    if all(Arm.OFF in measurement.arms and _is_enough(measurement, confidence) for measurement in both):
         difference = unpaired(old.costs(Arm.OFF), new.costs(Arm.OFF), confidence)
         control = unpaired(old.controls(Arm.OFF), new.controls(Arm.OFF), confidence)
         spoils += _unattributed(difference, control)
-    words = {
-        Direction.SAVES: "with the PMU off, the new kernel saves {} cycles per {}",
-        Direction.COSTS: "with the PMU off, the new kernel costs {} cycles more per {}",
-        Direction.NONE: "with the PMU off, the kernels differ by no more than {} cycles per {}",
-    }
-    direction, sentence = _said(words, f"{new.exit.title} exit", difference, spoils)
+    else:
+        spoils.append(_too_few(confidence))
+    direction = _direction(difference, spoils)
+    sentence = _sentence(_KERNELS, new.exit.title, difference, spoils)
     saving = None
     if new.guard is Verdict.GUARDED and old.guard is Verdict.UNGUARDED:
         saving = _saving(Quantity.KERNELS, direction, difference, new)
     return Conclusion(Quantity.KERNELS, direction, sentence, difference, control, tuple(spoils), saving)
 
 
-def _comparable(old: Measurement, new: Measurement) -> None:
-    differing = {
+def _refuse_others(old: Measurement, new: Measurement) -> None:
+    """Refuse two measurements in which more than the kernel differs."""
+    before_and_after = {
         "kinds of exit": (old.exit, new.exit),
         "numbers of counters": (old.counters, new.counters),
         "CPUs": (old.host.cpu, new.host.cpu),
         "microcode revisions": (old.host.microcode, new.host.microcode),
         "mitigations": (old.host.mitigations, new.host.mitigations),
     }
-    what = [name for name, (one, other) in differing.items() if one != other]
-    if what:
+    differing = [name for name, (before, after) in before_and_after.items() if before != after]
+    if differing:
         raise PmuconfError(
-            f"the runs can't be compared: they have other {' and '.join(what)}",
+            f"the measurements can't be compared: they have other {' and '.join(differing)}",
             cause="runs-differ",
-            hint="Take both on one host, the same way, with nothing but the kernel changed in between",
+            hint="Take both on one host, the same way, and change nothing but the kernel in between",
         )
 
 
+def _is_enough(measurement: Measurement, confidence: float) -> bool:
+    return len(measurement.pairs) >= 2 * fewest(confidence)
+
+
+def _too_few(confidence: float) -> Spoil:
+    pairs = 2 * fewest(confidence)
+    return Spoil("too-few-pairs", f"too little was measured: a difference requires at least {pairs} pairs of VMs")
+
+
 def _unattributed(difference: Difference, control: Difference) -> list[Spoil]:
+    """A spoil if the control differs too, so that the difference can't be the guard's alone."""
     allowed = max(1.0, _ATTRIBUTED * abs(difference.whole.estimate))
     if control.direction is Direction.NONE or abs(control.whole.estimate) <= allowed:
         return []
@@ -146,27 +158,25 @@ def _unattributed(difference: Difference, control: Difference) -> list[Spoil]:
     ]
 
 
-def _too_few(confidence: float) -> Spoil:
-    return Spoil(
-        "too-few-pairs", f"too little was measured: a difference takes {2 * fewest(confidence)} pairs of VMs at least"
-    )
+def _direction(difference: Difference | None, spoils: Sequence[Spoil]) -> Direction | None:
+    return None if spoils or difference is None else difference.direction
 
 
-def _said(
-    words: dict[Direction, str], what: str, difference: Difference | None, spoils: Sequence[Spoil]
-) -> tuple[Direction | None, str]:
-    """The outcome in a sentence."""
+def _sentence(
+    forms: Mapping[Direction, str], exit_name: str, difference: Difference | None, spoils: Sequence[Spoil]
+) -> str:
+    """The conclusion for a person."""
     if spoils or difference is None:
-        return None, "no conclusion: " + "; ".join(spoil.message for spoil in spoils)
-    whole, direction = difference.whole, difference.direction
-    if direction is Direction.UNCLEAR:
-        return direction, "no conclusion: a part of the run shows a difference that the other part does not show"
-    number = _figure(whole.largest) if direction is Direction.NONE else f"{_figure(abs(whole.estimate))} +- "
-    share = whole.largest / difference.base if direction is Direction.NONE else abs(difference.share or 0.0)
-    if direction is not Direction.NONE:
-        number += _figure(whole.margin)
-    relative = f" ({100 * share:.1f} %)" if difference.base > 0 else ""
-    return direction, words[direction].format(number, what) + relative
+        return "no conclusion: " + "; ".join(spoil.message for spoil in spoils)
+    if difference.direction is Direction.UNCLEAR:
+        return "no conclusion: a part of the measurement shows a difference that the other part does not show"
+    whole = difference.whole
+    if difference.direction is Direction.NONE:
+        figure, share = _figure(whole.largest), whole.largest / difference.base if difference.base > 0 else None
+    else:
+        figure, share = f"{_figure(abs(whole.estimate))} +- {_figure(whole.margin)}", difference.share
+    percent = "" if share is None else f" ({100 * abs(share):.1f} %)"
+    return forms[difference.direction].format(figure, exit_name) + percent
 
 
 def _figure(number: float) -> str:
@@ -176,6 +186,7 @@ def _figure(number: float) -> str:
 def _saving(
     quantity: Quantity, direction: Direction | None, difference: Difference | None, measurement: Measurement
 ) -> Saving | None:
+    """The saving that this difference shows; None if it shows none. "No difference" is a saving of 0."""
     if difference is None or direction not in (Direction.SAVES, Direction.NONE):
         return None
     whole = difference.whole

@@ -1,12 +1,13 @@
-"""What spoils a measurement on this host: known beforehand, or seen while it was made.
+"""The conditions that spoil a measurement on this host: known beforehand, or seen while it was made.
 
-What is only possible (the clock of a core may change, its neighbour may get work) is noted; that it happened spoils.
+What may happen (the clock of a core may change, its neighbour may get work) is only noted. If it happens, it spoils the
+measurement.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -19,10 +20,10 @@ __all__ = ["Load", "Spoil", "beforehand", "loads", "moved_clock", "neighbours", 
 
 @dataclass(frozen=True)
 class Spoil:
-    """Why no conclusion is drawn.
+    """A reason why no conclusion is drawn.
 
     :param cause: a stable code: nested, no-constant-tsc, clock-moved, enable-pmu-n ...
-    :param arms_only: it spoils PMU on against off on this kernel, and not the cost with the PMU off by itself.
+    :param arms_only: it spoils PMU on against off on this kernel, but not the cost with the PMU off by itself.
     """
 
     cause: str
@@ -32,130 +33,139 @@ class Spoil:
 
 @dataclass(frozen=True)
 class Load:
-    """What a CPU has done since boot, in clock ticks (proc(5), /proc/stat)."""
+    """The work of a CPU since boot, in clock ticks (proc(5), /proc/stat)."""
 
     busy: int
     idle: int
     stolen: int
+
+    def since(self, before: Load) -> Load:
+        """The work after an earlier moment."""
+        return Load(self.busy - before.busy, self.idle - before.idle, self.stolen - before.stolen)
+
+    @property
+    def total(self) -> int:
+        """All ticks."""
+        return self.busy + self.idle + self.stolen
 
 
 _CLOCK_MOVED: Final = 0.02
 _NEIGHBOUR_BUSY: Final = 0.05
 _STOLEN: Final = 0.002
 _CPUS: Final = "/sys/devices/system/cpu"
+_NEEDED_FLAGS: Final = ("constant_tsc", "nonstop_tsc")
+_STAT_FIELDS: Final = 8
 
 
 def beforehand(root: Root) -> tuple[Spoil, ...]:
-    """What spoils any measurement here, whatever happens during it."""
-    found = []
+    """The spoils that any measurement has here, whatever happens during it."""
+    return tuple(_beforehand(root))
+
+
+def _beforehand(root: Root) -> Iterator[Spoil]:
     flags = _flags(root)
     kvm = read_kvm(root)
     if "hypervisor" in flags:
-        found.append(
-            Spoil("nested", "this host is itself a virtual machine: what an exit costs here is its hypervisor's doing")
-        )
+        yield Spoil("nested", "this host is itself a virtual machine: its hypervisor decides what an exit costs here")
     if kvm.vendor_module is None:
-        found.append(Spoil("no-hardware-kvm", "KVM runs here without kvm_amd and kvm_intel, so its exits are others"))
-    missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
+        yield Spoil("no-hardware-kvm", "KVM runs here without kvm_amd and kvm_intel, so its exits are others")
+    missing = [flag for flag in _NEEDED_FLAGS if flag not in flags]
     if missing:
-        found.append(Spoil("no-constant-tsc", f"the TSC is no clock on this CPU: it has no {' and no '.join(missing)}"))
+        yield Spoil("no-constant-tsc", f"the TSC is no clock on this CPU: it has no {' and no '.join(missing)}")
     source = root.text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
     if source != "tsc":
-        found.append(
-            Spoil(
-                "tsc-not-trusted", f"the kernel does not take its time from the TSC but from {source or 'nobody knows'}"
-            )
-        )
+        clock = source or "an unknown clock"
+        yield Spoil("tsc-not-trusted", f"the kernel does not take its time from the TSC but from {clock}")
     if kvm.enable_pmu is False:
-        found.append(
-            Spoil("enable-pmu-n", "kvm.enable_pmu is N: no VM can have a PMU here to compare with", arms_only=True)
-        )
-    return tuple(found)
+        yield Spoil("enable-pmu-n", "kvm.enable_pmu is N: no VM can have a PMU here to compare with", arms_only=True)
 
 
 def notes(root: Root, cpu: int) -> tuple[str, ...]:
-    """What might have spoilt the measurement on this CPU and is watched."""
-    found = []
+    """The things that might spoil a measurement on this CPU, and are watched."""
+    sentences = []
     governor = root.text(f"{_CPUS}/cpu{cpu}/cpufreq/scaling_governor")
     if governor is not None:
         boost = root.text(f"{_CPUS}/cpufreq/boost")
         boosted = {"1": ", with boost", "0": ", without boost"}.get(boost or "", "")
-        found.append(f"CPU {cpu} may change its clock (governor {governor}{boosted})")
+        sentences.append(f"CPU {cpu} may change its clock (governor {governor}{boosted})")
     others = neighbours(root, cpu)
     if others:
-        found.append(f"CPU {cpu} shares its core with CPU {', '.join(map(str, others))}")
-    return tuple(found)
+        sentences.append(f"CPU {cpu} shares its core with CPU {', '.join(map(str, others))}")
+    return tuple(sentences)
 
 
 def pin(cpu: int | None) -> tuple[int, Spoil | None]:
-    """Stay on one CPU: on which, and what it spoils if that is refused. Without a choice it is the last allowed."""
-    allowed = os.sched_getaffinity(0)
-    chosen = max(allowed) if cpu is None else cpu
+    """Stay on one CPU: its number, and a spoil if that is refused.
+
+    :param cpu: None: the last CPU that this process may run on.
+    """
+    chosen = max(os.sched_getaffinity(0)) if cpu is None else cpu
     try:
         os.sched_setaffinity(0, {chosen})
     except OSError as error:
-        message = f"the measurement can't stay on CPU {chosen}: {error.strerror}"
-        return chosen, Spoil("not-pinned", message)
+        return chosen, Spoil("not-pinned", f"the measurement can't stay on CPU {chosen}: {error.strerror}")
     return chosen, None
 
 
 def neighbours(root: Root, cpu: int) -> tuple[int, ...]:
     """The other CPUs of the same core."""
     listed = root.text(f"{_CPUS}/cpu{cpu}/topology/thread_siblings_list") or ""
-    found: set[int] = set()
+    siblings: set[int] = set()
     for piece in filter(None, listed.split(",")):
         first, _, last = piece.partition("-")
         if first.isdecimal() and (last or first).isdecimal():
-            found.update(range(int(first), int(last or first) + 1))
-    return tuple(sorted(found - {cpu}))
+            siblings.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(siblings - {cpu}))
 
 
 def loads(root: Root) -> dict[int, Load]:
-    """What every CPU has done so far."""
-    found = {}
+    """The work of every CPU so far."""
+    by_cpu = {}
     for line in (root.text("/proc/stat") or "").splitlines():
         name, *words = line.split()
-        if name.startswith("cpu") and name[3:].isdecimal() and len(words) >= 8:
-            user, nice, system, idle, waiting, hard, soft, stolen = map(int, words[:8])
-            found[int(name[3:])] = Load(user + nice + system + hard + soft, idle + waiting, stolen)
-    return found
+        number = name[3:]
+        if name.startswith("cpu") and number.isdecimal() and len(words) >= _STAT_FIELDS:
+            user, nice, system, idle, waiting, hard, soft, stolen = map(int, words[:_STAT_FIELDS])
+            by_cpu[int(number)] = Load(user + nice + system + hard + soft, idle + waiting, stolen)
+    return by_cpu
 
 
-def worked(before: dict[int, Load], after: dict[int, Load], cpu: int, others: Sequence[int]) -> tuple[Spoil, ...]:
-    """What other work was in the way between the two moments."""
-    found = []
+def worked(before: Mapping[int, Load], after: Mapping[int, Load], cpu: int, others: Sequence[int]) -> tuple[Spoil, ...]:
+    """The spoils by other work between two moments.
 
-    def share(which: int, what: str) -> float:
-        one, other = before.get(which), after.get(which)
-        if one is None or other is None:
-            return 0.0
-        total = sum(getattr(other, name) - getattr(one, name) for name in ("busy", "idle", "stolen"))
-        return (getattr(other, what) - getattr(one, what)) / total if total > 0 else 0.0
-
+    :param cpu: the CPU that the measurement was made on.
+    :param others: the other CPUs of its core.
+    """
+    spent = {number: after[number].since(before[number]) for number in before.keys() & after.keys()}
+    spoils = []
     for other in others:
-        busy = share(other, "busy")
+        busy = _share(spent[other].busy, spent[other]) if other in spent else 0.0
         if busy > _NEIGHBOUR_BUSY:
-            found.append(
-                Spoil(
-                    "smt-neighbour", f"CPU {other}, of the same core as CPU {cpu}, was busy for {busy:.0%} of the time"
-                )
-            )
-    stolen = share(cpu, "stolen")
+            message = f"CPU {other}, of the same core as CPU {cpu}, was busy for {busy:.0%} of the time"
+            spoils.append(Spoil("smt-neighbour", message))
+    stolen = _share(spent[cpu].stolen, spent[cpu]) if cpu in spent else 0.0
     if stolen > _STOLEN:
-        found.append(Spoil("stolen", f"a hypervisor took CPU {cpu} away for {stolen:.1%} of the time"))
-    return tuple(found)
+        spoils.append(Spoil("stolen", f"a hypervisor took CPU {cpu} away for {stolen:.1%} of the time"))
+    return tuple(spoils)
+
+
+def _share(part: int, load: Load) -> float:
+    return part / load.total if load.total > 0 else 0.0
 
 
 def moved_clock(clocks: Sequence[float]) -> Spoil | None:
-    """Whether the core's clock changed: the empty loop takes a fixed number of core cycles, while the TSC ticks on."""
+    """A spoil if the core's clock changed: the empty loop takes a fixed number of core cycles, while the TSC ticks on.
+
+    :param clocks: TSC cycles per turn of the empty loop, at different times.
+    """
     ordered = sorted(clocks)
     edge = len(ordered) // 20
-    spread = (ordered[-1 - edge] - ordered[edge]) / median(ordered) if median(ordered) > 0 else 0.0
+    middle = median(ordered)
+    spread = (ordered[-1 - edge] - ordered[edge]) / middle if middle > 0 else 0.0
     if spread <= _CLOCK_MOVED:
         return None
-    return Spoil(
-        "clock-moved", f"the core's clock changed by {spread:.0%} during the run: set a fixed frequency (cpupower)"
-    )
+    message = f"the core's clock changed by {spread:.0%} during the measurement: set a fixed frequency (cpupower)"
+    return Spoil("clock-moved", message)
 
 
 def _flags(root: Root) -> frozenset[str]:

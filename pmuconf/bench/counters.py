@@ -1,8 +1,8 @@
-"""What the host executes for one exit: instructions, branches and branch misses, by the CPU's own counters.
+"""The work of the host for one exit: instructions, branches and branch misses, by the CPU's own counters.
 
-Counted is this thread's work in the host kernel alone (exclude_guest, exclude_user), so that what the guest executes
-does not come in: perf_event_open(2). Where calls and returns are dear (retpolines, untrained returns, Safe RET), the
-branches that the guard spares cost more cycles than their number says.
+Only this thread's work in the host kernel counts (exclude_guest, exclude_user), and not what the guest executes:
+perf_event_open(2). If calls and returns are expensive (retpolines, untrained returns, Safe RET), the branches that the
+guard saves cost more cycles than their number says.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from statistics import median
 from typing import Final, NamedTuple, Protocol
 
 from pmuconf.bench.loops import Loop
-from pmuconf.bench.measure import Arm, Opener
+from pmuconf.bench.measure import Arm, Machine, Opener
 from pmuconf.errors import PmuconfError
 
 __all__ = ["Counter", "Counts", "Fingerprint", "fingerprint", "hardware"]
 
 
 class Counts(NamedTuple):
-    """Instructions, branches and mispredicted branches: in all, or per exit."""
+    """The numbers of instructions, branches and mispredicted branches: in all, or per exit."""
 
     instructions: float
     branches: float
@@ -33,15 +33,15 @@ class Counts(NamedTuple):
 
 
 class Counter(Protocol):
-    """What has counted so far."""
+    """Open counters."""
 
     def read(self) -> Counts:
-        """The counts since it was opened."""
+        """The counts since they were opened."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Counts per exit by arm, net of the empty loop; or why there are none."""
+    """Counts per exit by arm, without the empty loop; or the reason why there are none."""
 
     counts: Mapping[Arm, Counts]
     missing: str = ""
@@ -95,7 +95,7 @@ def hardware() -> Iterator[Counter]:
 
 def _refused(number: int) -> PmuconfError:
     if number in (errno.EACCES, errno.EPERM):
-        return PmuconfError("the kernel lets this user count nothing in it", cause="counters-permission")
+        return PmuconfError("the kernel does not let this user count its work", cause="counters-permission")
     if number in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOSYS):
         return PmuconfError("this host gives no hardware counters", cause="counters-missing")
     return PmuconfError(f"perf_event_open: {os.strerror(number)}", cause="counters-missing")
@@ -109,28 +109,30 @@ def fingerprint(
     turns: int = _TURNS,
     batches: int = _BATCHES,
 ) -> Fingerprint:
-    """Count for each arm; a time of its own, because counters that run make exits dearer.
+    """The counts per exit of each arm. They take a time of their own: counters that run make exits more expensive.
 
-    :param counting: hardware(), or what stands in for it.
+    :param counting: hardware(), or a stand-in for it.
     :raises OSError: KVM refuses something.
     """
-    found = {}
     try:
         with counting as counter:
-            for arm in arms:
-                with opened(arm) as machine:
-                    machine.cycles(Loop.EXIT, turns)
-                    taken: dict[Loop, list[Counts]] = {Loop.EXIT: [], Loop.EMPTY: []}
-                    for _ in range(batches):
-                        for loop, values in taken.items():
-                            before = counter.read()
-                            machine.cycles(loop, turns)
-                            values.append(Counts(*(b - a for a, b in zip(before, counter.read()))))
-                per_turn = (
-                    median((full - idle) / turns for full, idle in zip(fulls, idles))
-                    for fulls, idles in zip(zip(*taken[Loop.EXIT]), zip(*taken[Loop.EMPTY]))
-                )
-                found[arm] = Counts(*per_turn)
+            return Fingerprint({arm: _counts_of(opened, arm, counter, turns, batches) for arm in arms})
     except PmuconfError as error:
         return Fingerprint({}, f"{error.message} ({error.cause})")
-    return Fingerprint(found)
+
+
+def _counts_of(opened: Opener, arm: Arm, counter: Counter, turns: int, batches: int) -> Counts:
+    """The counts per exit of one arm: the medians over batches of exits, each less a batch of the empty loop."""
+    per_exit = []
+    with opened(arm) as machine:
+        machine.cycles(Loop.EXIT, turns)  # a batch that does not count
+        for _ in range(batches):
+            full, empty = (_counts_of_batch(machine, loop, counter, turns) for loop in (Loop.EXIT, Loop.EMPTY))
+            per_exit.append(Counts(*((of_exit - of_loop) / turns for of_exit, of_loop in zip(full, empty))))
+    return Counts(*map(median, zip(*per_exit)))
+
+
+def _counts_of_batch(machine: Machine, loop: Loop, counter: Counter, turns: int) -> Counts:
+    before = counter.read()
+    machine.cycles(loop, turns)
+    return Counts(*(later - earlier for earlier, later in zip(before, counter.read())))

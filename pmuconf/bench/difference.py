@@ -1,13 +1,13 @@
-"""Whether two sets of measurements differ, by how much, and how sure that is. Pure arithmetic, no randomness.
+"""Whether two sets of values differ, by how much, and how sure that is. Pure arithmetic, no randomness.
 
-What is estimated is a median, so that a few wild values say nothing. Its interval is the percentile bootstrap's, taken
-without drawing samples: the median of a resample is one of the values, and how probable each is follows from the
+The estimate is a median, so that a few wild values change nothing. Its interval is that of the percentile bootstrap,
+without drawing samples: the median of a resample is one of the values, and the probability of each follows from the
 binomial distribution (Efron 1979, "Bootstrap methods: another look at the jackknife", section 3). For one sample the
-interval is moved out, if need be, to where the order statistics hold the median of any distribution with at least the
+interval is never narrower than the order statistics require: they hold the median of any distribution with at least the
 stated confidence.
 
-A difference is only stated where the first half of the run and the second half each show it by themselves at that
-confidence: what disturbs a host for some seconds, or drifts, is in one of them alone.
+A difference is stated only if the first half and the second half of a measurement each show it by themselves at that
+confidence. What disturbs a host for some seconds, or drifts, is in one of them alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONFIDENCE: Final = 0.999
 
 
 class Direction(enum.Enum):
-    """What is said about a difference between a higher and a lower cost, in that order."""
+    """The direction of a difference between a higher and a lower cost, in that order."""
 
     SAVES = "saves"
     COSTS = "costs"
@@ -49,7 +49,7 @@ class Direction(enum.Enum):
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval about it, in the unit of the values."""
+    """An estimate with the interval about it, in the unit of the values."""
 
     estimate: float
     lower: float
@@ -57,7 +57,7 @@ class Interval:
 
     @property
     def margin(self) -> float:
-        """How far the farther end of the interval is from the estimate."""
+        """The distance from the estimate to the farther end of the interval."""
         return max(self.upper - self.estimate, self.estimate - self.lower)
 
     @property
@@ -67,15 +67,15 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval is on that side of zero, else 0."""
+        """1 or -1 if the whole interval is on that side of zero; otherwise 0."""
         return (self.lower > 0) - (self.upper < 0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference over a whole run, and what its halves say.
+    """The difference over a whole measurement, and over its halves.
 
-    :param base: the higher cost's median, to which ``share`` relates.
+    :param base: the median of the higher cost, to which ``share`` relates.
     """
 
     whole: Interval
@@ -85,7 +85,7 @@ class Difference:
 
     @property
     def direction(self) -> Direction:
-        """What may be said. UNCLEAR: the run shows a difference that not both of its halves show."""
+        """The direction. UNCLEAR: the whole shows a difference that not both of its halves show."""
         if self.whole.sign == 0:
             return Direction.NONE
         if any(half.sign != self.whole.sign for half in self.halves):
@@ -94,12 +94,12 @@ class Difference:
 
     @property
     def share(self) -> float | None:
-        """The difference as a fraction of the base; None if that is nothing."""
+        """The difference as a fraction of the base; None if the base is 0."""
         return self.whole.estimate / self.base if self.base > 0 else None
 
 
 def fewest(confidence: float) -> int:
-    """How many values an interval takes at least; a difference takes twice as many."""
+    """The fewest values that an interval requires; a difference requires twice as many."""
     number = 1
     while 0.5**number > (1 - confidence) / 2:
         number += 1
@@ -113,7 +113,7 @@ def mad(values: Sequence[float]) -> float:
 
 
 def of_pairs(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The median of differences that were taken pair by pair.
+    """The median of differences that were measured pair by pair.
 
     :raises ValueError: there are fewer than fewest().
     """
@@ -136,7 +136,7 @@ def of_samples(higher: Sequence[float], lower: Sequence[float], confidence: floa
 
 
 def paired(differences: Sequence[float], base: float, confidence: float = CONFIDENCE) -> Difference:
-    """What differences say that were taken pair by pair, in the order of measurement.
+    """The difference by values that were measured pair by pair, in the order of measurement.
 
     :raises ValueError: a half has fewer values than fewest().
     """
@@ -145,12 +145,11 @@ def paired(differences: Sequence[float], base: float, confidence: float = CONFID
 
 
 def unpaired(higher: Sequence[float], lower: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-    """What two independent runs say about each other, each in the order of measurement.
+    """The difference between two independent samples, each in the order of measurement.
 
     :raises ValueError: a half has fewer values than fewest().
     """
-    pairs = zip(_halves(higher), _halves(lower))
-    first, second = (of_samples(one, other, confidence) for one, other in pairs)
+    first, second = (of_samples(*halves, confidence) for halves in zip(_halves(higher), _halves(lower)))
     return Difference(of_samples(higher, lower, confidence), (first, second), median(higher), confidence)
 
 
@@ -161,7 +160,7 @@ def _halves(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
 
 @lru_cache(maxsize=256)
 def _rank(number: int, confidence: float) -> int:
-    """How many of so many ordered values lie outside of the median's interval, at each end."""
+    """The number of ordered values that lie outside of the median's interval, at each end."""
     tail = (1 - confidence) / 2
     outside, below = -1, 0.0
     while outside + 1 < number:
@@ -170,41 +169,46 @@ def _rank(number: int, confidence: float) -> int:
             break
         outside += 1
     if outside < 0:
-        raise ValueError(f"{number} values are too few: an interval takes {fewest(confidence)}")
+        raise ValueError(f"{number} values are too few: an interval requires {fewest(confidence)}")
     bootstrap = next(at for at, weight in enumerate(itertools.accumulate(_weights(number))) if weight > tail)
     return min(outside, bootstrap)
 
 
 @lru_cache(maxsize=256)
 def _weights(number: int) -> tuple[float, ...]:
-    """How probable each of so many ordered values is to be a resample's median, the lower one of an even number."""
+    """For each ordered value the probability that it is a resample's median: the lower one of an even number."""
     needed = (number + 1) // 2
     reached = [_at_least(number, needed, at / number) for at in range(number + 1)]
     return tuple(after - before for before, after in zip(reached, reached[1:]))
 
 
 def _at_least(number: int, needed: int, chance: float) -> float:
-    """How probable at least so many successes are in so many trials."""
+    """The probability of at least ``needed`` successes in ``number`` trials."""
     return sum(comb(number, k) * chance**k * (1 - chance) ** (number - k) for k in range(needed, number + 1))
 
 
-def _differences(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
-    """The bootstrap distribution of the difference of medians: each value with its weight.
+def _differences(minuend: Sequence[float], subtrahend: Sequence[float]) -> list[tuple[float, float]]:
+    """The bootstrap distribution of the difference of two medians: each value with its weight.
 
-    Of even numbers the lower median of the one and the upper median of the other, so that its low end is no higher
-    than it should be. Values that are next to impossible are left out; _quantile() counts them as the lowest.
+    With an even number of values the median lies between two. Here it is the lower one of the minuend and the upper
+    one of the subtrahend, so that the low end of the distribution is no higher than it should be. Values that are next
+    to impossible are left out; _quantile() counts them as the lowest.
     """
-    ours = [(value, weight) for value, weight in zip(sorted(one), _weights(len(one))) if weight > _NEGLIGIBLE]
-    theirs = zip(sorted(other, reverse=True), _weights(len(other)))
-    kept = [(value, weight) for value, weight in theirs if weight > _NEGLIGIBLE]
-    return [(a - b, p * q) for a, p in ours for b, q in kept]
+    lower_medians = _likely(sorted(minuend))
+    upper_medians = _likely(sorted(subtrahend, reverse=True))
+    return [(a - b, p * q) for a, p in lower_medians for b, q in upper_medians]
+
+
+def _likely(ordered: Sequence[float]) -> list[tuple[float, float]]:
+    """The values that a resample's median may have, each with its probability."""
+    return [(value, weight) for value, weight in zip(ordered, _weights(len(ordered))) if weight > _NEGLIGIBLE]
 
 
 _NEGLIGIBLE: Final = 1e-7
 
 
 def _quantile(distribution: list[tuple[float, float]], tail: float) -> float:
-    """The largest value below which lies no more than ``tail``."""
+    """The largest value below which no more than ``tail`` of the distribution lies."""
     below = 1 - sum(weight for _, weight in distribution)
     for value, weight in sorted(distribution):
         below += weight

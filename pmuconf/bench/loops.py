@@ -1,13 +1,13 @@
-"""The guest's code: loops that make one exit a turn, and one that makes none. Each times itself by the guest's TSC.
+"""The guest's code: two loops that make one exit a turn, and one that makes none. Each times itself by the guest's TSC.
 
-The kinds end in the same function, ``kvm_skip_emulated_instruction``, or in a copy of it that the compiler inlined:
+The kinds of exit end in one function, ``kvm_skip_emulated_instruction``, or in a copy of it that the compiler inlined:
 
-CPUID  kvm_emulate_cpuid(), the seed's case.
+CPUID  kvm_emulate_cpuid(): the case for which figures of other hosts are known.
 MSR    RDMSR of IA32_APICBASE, which KVM intercepts on every CPU: kvm_emulate_rdmsr().
-PORT   OUT to a port that an eventfd listens to: kvm_fast_pio(), no way out to user space.
+PORT   OUT to a port that an eventfd listens to: kvm_fast_pio(), which does not leave the kernel.
 
-FAULT is the control: a WRMSR of a value that IA32_APICBASE can't hold exits as well, but KVM answers it by injecting a
-fault and skips no instruction, so neither the PMU's call nor its guard is on its way.
+FAULT is the control: a WRMSR of a value that IA32_APICBASE can't hold exits as well, but KVM answers it with a fault
+and skips no instruction. So neither the PMU's call nor its guard is on its way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOORBELL: Final = 0x40
 
 
 class Exit(enum.Enum):
-    """A kind of exit that is to be measured."""
+    """A kind of exit that can be measured."""
 
     CPUID = "cpuid"
     MSR = "msr"
@@ -34,12 +34,12 @@ class Exit(enum.Enum):
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """The name for a person."""
         return {Exit.CPUID: "CPUID", Exit.MSR: "MSR read", Exit.PORT: "port write"}[self]
 
 
 class Loop(enum.Enum):
-    """What one turn of a loop does."""
+    """The content of a loop."""
 
     EXIT = "exit"
     FAULT = "fault"
@@ -48,7 +48,7 @@ class Loop(enum.Enum):
 
 @dataclass(frozen=True)
 class Program:
-    """The loops as code for CODE, and where each begins. A loop takes its turns in RSI and leaves TSC cycles in RAX."""
+    """The loops as code for CODE, and their entries. A loop takes its turns in RSI and leaves its TSC cycles in RAX."""
 
     code: bytes
     entries: Mapping[Loop, int]
@@ -62,13 +62,14 @@ _BODIES: Final = {
     Exit.MSR: f"{_PREPARE} 0f32",  # rdmsr
     Exit.PORT: f"e6{DOORBELL:02x}",  # out DOORBELL, al
 }
-_INSTRUCTION: Final = 2  # bytes of cpuid, rdmsr, wrmsr, out: what the empty loop has as a long nop instead
+_INSTRUCTION: Final = 2
+"""The bytes of cpuid, rdmsr and out. The empty loop has a long nop in their place."""
 _NOP: Final = "6690"
 _ALIGNED: Final = 64
 
 
 def program(kind: Exit) -> Program:
-    """The three loops for this kind of exit."""
+    """The loops for this kind of exit."""
     exiting = bytes.fromhex(_BODIES[kind])
     bodies = {
         Loop.EXIT: exiting,

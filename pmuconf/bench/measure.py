@@ -1,9 +1,9 @@
 """Measures an exit with the PMU on and off, in micro-VMs side by side.
 
-Two VMs that are made alike still differ by where their memory happens to lie, by a few cycles and for as long as they
-live. So each pair of VMs gives one value only, a run makes many pairs, and the intervals stand on the pairs. Within a
-pair all loops run in batches, in a new random order each round, so that what changes slowly hits all of them alike; a
-pair's value is the median of its rounds.
+Two VMs that are made alike still differ by a few cycles as long as they live, by where their memory happens to lie. So
+each pair of VMs gives one value only, a measurement makes many pairs, and the intervals are about the pairs. Within a
+pair, all loops run in batches, in a new random order each round, so that slow changes affect all of them alike. The
+value of a pair is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import enum
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
@@ -32,10 +32,10 @@ class Arm(enum.Enum):
 
 
 class Machine(Protocol):
-    """Something that runs loops."""
+    """A machine that runs loops."""
 
     def cycles(self, loop: Loop, turns: int) -> int:
-        """How many TSC cycles so many turns took."""
+        """The TSC cycles that so many turns took."""
 
 
 Opener = Callable[[Arm], AbstractContextManager[Machine]]
@@ -43,13 +43,13 @@ Opener = Callable[[Arm], AbstractContextManager[Machine]]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """The extent of a measurement.
 
     :param arms: one or both.
-    :param seconds: how long the whole run may take, about.
-    :param pairs: how many pairs of VMs are made, one after the other.
-    :param rounds: how often each loop runs in each VM of a pair; None: as often as there is time.
-    :param turns: how many exits a batch makes; None: as many as take BATCH.
+    :param seconds: the time that the whole measurement may take, about.
+    :param pairs: the number of pairs of VMs, which are made one after the other.
+    :param rounds: the number of times that each loop runs in each VM of a pair; None: as many as there is time for.
+    :param turns: the number of exits in a batch; None: as many as take BATCH.
     """
 
     arms: tuple[Arm, ...] = (Arm.ON, Arm.OFF)
@@ -61,11 +61,11 @@ class Effort:
 
 @dataclass(frozen=True)
 class Pair:
-    """What one pair of VMs gave: TSC cycles per exit net of the empty loop, round by round.
+    """The values of one pair of VMs: TSC cycles per exit without those of the empty loop, round by round.
 
     :param exit: of the kind that is measured, by arm.
     :param fault: of the control, which skips no instruction.
-    :param clock: TSC cycles per turn of the empty loop, over many turns: what the core's clock was, seen by the TSC.
+    :param clock: TSC cycles per turn of the empty loop, over many turns: the core's clock as the TSC sees it.
     """
 
     exit: Mapping[Arm, tuple[float, ...]]
@@ -81,19 +81,20 @@ class Pair:
         return median(self.fault[arm])
 
     def difference(self) -> float:
-        """On against off, round by round."""
+        """The difference of on against off, round by round."""
         return median(on - off for on, off in zip(self.exit[Arm.ON], self.exit[Arm.OFF]))
 
     def control_difference(self) -> float:
-        """The same of the control."""
+        """The difference of the control, round by round."""
         return median(on - off for on, off in zip(self.fault[Arm.ON], self.fault[Arm.OFF]))
 
 
 BATCH: Final = 300e-6
-"""Seconds that a batch takes: short, so that most of them see no timer interrupt, of which there are 100 to 1000 a
-second; long against what it takes to enter the VM and to read the TSC twice."""
+"""The seconds that a batch takes: so short that most batches see no timer interrupt, of which there are 100 to 1000 a
+second, and long compared to entering the VM and reading the TSC twice."""
 
-_TRIAL: Final = 64  # turns that are run to find out how many a batch should have
+_TRIAL: Final = 64
+"""The turns that are run to find out how many a batch should have."""
 _LEAST, _MOST = 16, 4096
 _CLOCK_TURNS: Final = 20_000
 _WARM: Final = 2
@@ -110,10 +111,10 @@ class _Looping:
 
 
 def opener(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
-    """What makes the real VMs.
+    """A function that makes the real VMs.
 
     :param counters: as in micro_vm().
-    :param can_disable: False where KVM itself has disabled the PMU of every VM.
+    :param can_disable: False if KVM itself has disabled the PMU of every VM.
     """
     loops = program(kind)
 
@@ -133,34 +134,41 @@ def measure(
     *,
     chance: random.Random | None = None,
     now: Callable[[], float] = time.monotonic,
-    progress: Callable[[int], None] = lambda pair: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> tuple[Pair, ...]:
-    """Measure as planned, in this thread and on the CPU that it runs on.
+    """The pairs of a measurement, which is made in this thread and on the CPU that it runs on.
 
+    :param progress: called after each pair.
     :raises OSError: KVM refuses something.
     """
     chance = chance or random.Random()
     until = now() + effort.seconds
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     turns = effort.turns
-    while len(found) < effort.pairs:
-        share = (until - now()) / (effort.pairs - len(found))
+    while len(pairs) < effort.pairs:
+        share = (until - now()) / (effort.pairs - len(pairs))
         order = list(effort.arms)
         chance.shuffle(order)
         with contextlib.ExitStack() as stack:
             machines = {arm: stack.enter_context(opened(arm)) for arm in order}
-            for machine in machines.values():
-                for loop in Loop:
-                    for _ in range(_WARM):
-                        machine.cycles(loop, turns or _TRIAL)
+            _warm(machines.values(), turns or _TRIAL)
             if turns is None:
                 turns = _calibrated(machines[effort.arms[0]], now)
-            found.append(_pair(machines, effort.rounds, turns, now() + share, chance, now))
-        progress(len(found))
-    return tuple(found)
+            pairs.append(_pair(machines, effort.rounds, turns, now() + share, chance, now))
+        progress()
+    return tuple(pairs)
+
+
+def _warm(machines: Iterable[Machine], turns: int) -> None:
+    """Run every loop a few times, so that memory and caches are as they are later."""
+    for machine in machines:
+        for loop in Loop:
+            for _ in range(_WARM):
+                machine.cycles(loop, turns)
 
 
 def _calibrated(machine: Machine, now: Callable[[], float]) -> int:
+    """The number of exits that take BATCH."""
     began = now()
     machine.cycles(Loop.EXIT, _TRIAL)
     each = max(now() - began, 1e-9) / _TRIAL
@@ -175,6 +183,7 @@ def _pair(
     chance: random.Random,
     now: Callable[[], float],
 ) -> Pair:
+    """The values of one pair of VMs: so many rounds, or those until a moment, and one at least."""
     exits: dict[Arm, list[float]] = {arm: [] for arm in machines}
     faults: dict[Arm, list[float]] = {arm: [] for arm in machines}
     clock = [_clock(machine) for machine in machines.values()]
@@ -197,7 +206,7 @@ def _pair(
 
 
 def _settled(machine: Machine, loop: Loop, turns: int) -> int:
-    """A batch after a few turns that don't count: going to another VM, KVM flushes the branch predictors (IBPB)."""
+    """The cycles of a batch, after a few that don't count: a change of VMs flushes the branch predictors (IBPB)."""
     machine.cycles(loop, _SETTLE)
     return machine.cycles(loop, turns)
 

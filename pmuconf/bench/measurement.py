@@ -1,4 +1,4 @@
-"""One measurement, whole: what was measured, on which host, under which conditions. As a file, it can be compared."""
+"""A measurement with its host and its conditions, and the file that keeps it for a comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["FORMAT", "MAX_PAIRS", "VERSION", "Measurement", "load", "save"]
 FORMAT: Final = "pmuconf-bench-run"
 VERSION: Final = 1
 MAX_PAIRS: Final = 500
-"""What is concluded of more takes too long; 60 are taken unless another number is asked for."""
+"""A conclusion from more pairs takes too long. The default is 60."""
 _MAX: Final = 32 << 20
 
 
@@ -32,10 +32,12 @@ _MAX: Final = 32 << 20
 class Measurement:
     """A measurement.
 
-    :param counters: how many the guests' PMU was to have; None: as many as KVM gave.
+    :param counters: the number of counters of the guests' PMU; None: as many as KVM gave.
     :param guard: the verdict on the kernel, as it was then.
-    :param at: when, in ISO 8601.
-    :param fingerprint: None where it was not asked for.
+    :param at: the time, in ISO 8601.
+    :param spoils: the reasons why no conclusion can be drawn.
+    :param notes: what might have spoilt it, in sentences.
+    :param fingerprint: None if nothing was counted.
     """
 
     exit: Exit
@@ -51,24 +53,27 @@ class Measurement:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """What was measured: both sides, or one."""
+        """The arms that were measured: both, or one."""
         return tuple(arm for arm in Arm if self.pairs and arm in self.pairs[0].exit)
 
     def costs(self, arm: Arm) -> list[float]:
-        """TSC cycles per exit, pair by pair."""
+        """The TSC cycles per exit, pair by pair."""
         return [pair.value(arm) for pair in self.pairs]
 
     def controls(self, arm: Arm) -> list[float]:
-        """TSC cycles per exit of the control, pair by pair."""
+        """The TSC cycles per exit of the control, pair by pair."""
         return [pair.control(arm) for pair in self.pairs]
+
+    def rounds(self, arm: Arm) -> list[float]:
+        """The TSC cycles per exit, round by round."""
+        return [value for pair in self.pairs for value in pair.exit.get(arm, ())]
 
 
 def save(measurement: Measurement, path: Path) -> None:
-    """Write the run into a file, all or nothing.
+    """Write the measurement into a file, all or nothing.
 
     :raises PmuconfError: it can't be written; cause output-unwritable.
     """
-    marks = measurement.fingerprint
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -84,16 +89,15 @@ def save(measurement: Measurement, path: Path) -> None:
         ],
         "spoils": [asdict(spoil) for spoil in measurement.spoils],
         "notes": list(measurement.notes),
-        "fingerprint": marks
-        and {"counts": {arm.value: counts._asdict() for arm, counts in marks.counts.items()}, "missing": marks.missing},
+        "fingerprint": measurement.fingerprint and _of_fingerprint(measurement.fingerprint),
     }
     replace_file(path, json.dumps(document, separators=(",", ":")) + "\n")
 
 
 def load(path: Path) -> Measurement:
-    """Read a run back.
+    """The measurement in a file.
 
-    :raises PmuconfError: the file can't be read (file-unreadable) or holds no such run (run-broken).
+    :raises PmuconfError: the file can't be read (file-unreadable) or has no measurement (run-broken).
     """
     try:
         data = read_regular(path, _MAX)
@@ -112,14 +116,7 @@ def load(path: Path) -> Measurement:
 
 
 def _measurement(document: JsonObject) -> Measurement:
-    pairs = tuple(map(_pair, document.get_objects("pairs")))
-    if len(pairs) > MAX_PAIRS:
-        raise TypedError(f"it has {len(pairs)} pairs, and {MAX_PAIRS} are the most")
-    shapes = {(frozenset(pair.exit), frozenset(pair.fault)) for pair in pairs}
-    lengths_differ = any(len({*map(len, pair.exit.values()), *map(len, pair.fault.values())}) != 1 for pair in pairs)
-    if len(shapes) != 1 or lengths_differ or not all(values for pair in pairs for values in pair.exit.values()):
-        raise TypedError("its pairs are not alike")
-    marks = document.opt_object("fingerprint")
+    fingerprint = document.opt_object("fingerprint")
     return Measurement(
         exit=document.get_enum("exit", Exit),
         counters=document.opt_int("counters"),
@@ -127,27 +124,49 @@ def _measurement(document: JsonObject) -> Measurement:
         host=read_key(document.get_object("host")),
         guard=document.get_enum("guard", Verdict),
         at=document.get_str("at"),
-        pairs=pairs,
+        pairs=_pairs(document),
         spoils=tuple(
             Spoil(spoil.get_str("cause"), spoil.get_str("message"), spoil.get_bool("arms_only"))
             for spoil in document.get_objects("spoils")
         ),
         notes=document.get_strs("notes"),
-        fingerprint=None if marks is None else _fingerprint(marks),
+        fingerprint=None if fingerprint is None else _fingerprint(fingerprint),
     )
+
+
+def _pairs(document: JsonObject) -> tuple[Pair, ...]:
+    """The pairs, one at least: all with the same arms, and each with as many rounds of everything."""
+    pairs = tuple(map(_pair, document.get_objects("pairs")))
+    if len(pairs) > MAX_PAIRS:
+        raise TypedError(f"it has {len(pairs)} pairs, and {MAX_PAIRS} are the most")
+    arms = {(frozenset(pair.exit), frozenset(pair.fault)) for pair in pairs}
+    if len(arms) != 1 or not all(map(_has_rounds, pairs)):
+        raise TypedError("its pairs are not alike")
+    return pairs
+
+
+def _has_rounds(pair: Pair) -> bool:
+    rounds = {len(values) for values in (*pair.exit.values(), *pair.fault.values())}
+    return len(rounds) == 1 and 0 not in rounds
 
 
 def _pair(pair: JsonObject) -> Pair:
     return Pair(_arms(pair.get_object("exit")), _arms(pair.get_object("fault")), pair.get_floats("clock"))
 
 
-def _fingerprint(marks: JsonObject) -> Fingerprint:
-    counts = marks.get_object("counts")
-    by_arm = {
-        arm: Counts(**{name: counts.get_object(arm.value).get_float(name) for name in Counts._fields})
-        for arm in _arms_of(counts)
-    }
-    return Fingerprint(by_arm, marks.get_str("missing"))
+def _fingerprint(document: JsonObject) -> Fingerprint:
+    counts = document.get_object("counts")
+    by_arm = {arm: _counts(counts.get_object(arm.value)) for arm in _arms_of(counts)}
+    return Fingerprint(by_arm, document.get_str("missing"))
+
+
+def _counts(document: JsonObject) -> Counts:
+    return Counts(**{name: document.get_float(name) for name in Counts._fields})
+
+
+def _of_fingerprint(fingerprint: Fingerprint) -> dict[str, object]:
+    counts = {arm.value: of_arm._asdict() for arm, of_arm in fingerprint.counts.items()}
+    return {"counts": counts, "missing": fingerprint.missing}
 
 
 def _arms(values: JsonObject) -> dict[Arm, tuple[float, ...]]:
@@ -155,7 +174,7 @@ def _arms(values: JsonObject) -> dict[Arm, tuple[float, ...]]:
 
 
 def _arms_of(record: JsonObject) -> list[Arm]:
-    """The arms that an object has, which has nothing else."""
+    """The arms in an object, which must have nothing else."""
     record.has_only(*(arm.value for arm in Arm))
     return [arm for arm in Arm if arm.value in record]
 

@@ -1,4 +1,4 @@
-"""Two distributions as a picture: SVG, without any library that draws."""
+"""A picture of two distributions, as SVG."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CUT: Final = 0.02
 
 
 def distributions(title: str, samples: Sequence[tuple[str, Sequence[float]]], subtitle: str = "") -> str:
-    """A histogram of two samples on one scale, with their medians, as the text of an SVG file.
+    """The text of an SVG file: a histogram of two samples on one scale, with their medians.
 
-    The outermost 2 % of both samples together are left out at each end, so that wild values don't make the scale.
+    The outermost 2 % of both samples together are left out at each end, so that wild values don't decide the scale.
 
-    :param samples: a name and the values, in TSC cycles per exit; each has at least one.
+    :param samples: a name and the values of each, in TSC cycles per exit; one value at least.
     """
     everything = sorted(value for _, values in samples for value in values)
     cut = int(len(everything) * _CUT)

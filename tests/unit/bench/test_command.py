@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lxml import etree
@@ -15,6 +15,7 @@ from pmuconf.bench.counters import Counts, Fingerprint
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Effort
 from pmuconf.bench.measurement import Measurement, load, save
+from pmuconf.bench.on_host import Request
 from pmuconf.host import measured
 from pmuconf.host.measured import Saving
 from pmuconf.hostfacts import Verdict
@@ -25,15 +26,16 @@ NESTED = Spoil("nested", "this host is itself a virtual machine")
 
 
 class Takes:
-    """Stands in for the measurement: gives a run, and keeps what was asked for."""
+    """Stands in for taking a measurement: gives this one, and keeps the request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, measurement: Measurement) -> None:
-        self.asked: dict[str, Any] = {}
+        self.request: Request | None = None
         self.measurement = measurement
         monkeypatch.setattr("pmuconf.bench.on_host.take", self)
 
-    def __call__(self, kind: Exit, effort: Effort, **asked: Any) -> Measurement:
-        self.asked = {"kind": kind, "effort": effort, **asked}
+    def __call__(self, request: Request, *, progress: Callable[[], object]) -> Measurement:
+        progress()
+        self.request = request
         return self.measurement
 
 
@@ -105,13 +107,12 @@ def test_dearer_is_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Exit) -> None:
     takes = Takes(monkeypatch, replace(measurement_of(2157, 2100), exit=kind))
     assert run("bench", kind.value).status == 0
-    assert takes.asked["effort"] == Effort(seconds=40, pairs=60, rounds=None, turns=None)
-    assert (takes.asked["kind"], takes.asked["counters"], takes.asked["keep"]) == (kind, None, False)
+    assert takes.request == Request(kind, Effort(seconds=40, pairs=60, rounds=None, turns=None))
     numbers = {"seconds": 2, "pairs": 30, "rounds": 5, "exits": 9, "counters": 4, "cpu": 1, "confidence": 0.9}
     options = [word for name, value in numbers.items() for word in (f"--{name}", value)]
     said = run("bench", kind.value, *options, "--anyway", "--save", tmp_path / "x", "-f", "json")
-    assert takes.asked["effort"] == Effort(seconds=2, pairs=30, rounds=5, turns=9)
-    assert [takes.asked[name] for name in ("counters", "cpu", "keep", "anyway")] == [4, 1, True, True]
+    effort = Effort(seconds=2, pairs=30, rounds=5, turns=9)
+    assert takes.request == Request(kind, effort, counters=4, cpu=1, keep=True, anyway=True)
     assert json.loads(said.out)["difference"]["confidence"] == 0.9
     assert load(tmp_path / "x").exit is kind
 
@@ -123,7 +124,7 @@ def test_what_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_usage(run: Run, monkeypatch: pytest.MonkeyPatch, options: str) -> None:
     takes = Takes(monkeypatch, measurement_of(1, 1))
     assert run("bench", "cpuid", *options.split()).status == 255
-    assert takes.asked == {}
+    assert takes.request is None
 
 
 def test_compare(run: Run, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_compare(run: Run, tmp_path: Path) -> None:
     assert (record["old"]["guard"], record["new"]["guard"]) == ("unguarded", "guarded")
     assert round(record["cycles_per_exit"]["old"]["off"]["median"]) == 2776
     assert run("bench", "compare", new, old).status == 2
-    assert "both runs are of the same kernel" in run("bench", "compare", new, new).out
+    assert "both measurements are of the same kernel" in run("bench", "compare", new, new).out
     assert run("bench", "compare", old, tmp_path / "none").status == 255
 
 
@@ -161,7 +162,7 @@ def test_store_one_kernel(run: Run, monkeypatch: pytest.MonkeyPatch, state: list
     assert [round(saving.cycles) for saving in state] == [57]
     for unfit in (measurement_of(2157, 2100, guard=Verdict.UNGUARDED), replace(takes.measurement, spoils=(NESTED,))):
         takes.measurement = unfit
-        assert "nothing is kept for the report: that takes a conclusion" in run("bench", "cpuid", "--store").out
+        assert "nothing is kept for the report: that requires a conclusion" in run("bench", "cpuid", "--store").out
     assert len(state) == 1
 
 

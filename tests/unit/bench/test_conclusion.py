@@ -50,7 +50,7 @@ def test_nothing_measured_is_no_figure() -> None:
     said = between_arms(replace(measurement_of(None, 2100), pairs=(), spoils=(NESTED,)))
     assert (said.difference, said.control, said.direction) == (None, None, None)
     assert between_arms(measurement_of(2157, 2100, pairs=21)).sentence == (
-        "no conclusion: too little was measured: a difference takes 22 pairs of VMs at least"
+        "no conclusion: too little was measured: a difference requires at least 22 pairs of VMs"
     )
     assert between_arms(measurement_of(None, 2100)).difference is None
 

@@ -79,10 +79,11 @@ def test_batches_are_scaled_to_their_time_and_the_run_to_its_own() -> None:
     assert min(len(pair.exit[Arm.ON]) for pair in pairs) > 10
 
 
-def test_progress_is_told() -> None:
-    told: list[int] = []
-    measure(Host({Arm.ON: 1, Arm.OFF: 1}).opener, Effort(pairs=3, rounds=1, turns=1), progress=told.append)
-    assert told == [1, 2, 3]
+def test_progress_is_called_after_each_pair() -> None:
+    host = Host({Arm.ON: 1, Arm.OFF: 1})
+    opened: list[int] = []
+    measure(host.opener, Effort(pairs=3, rounds=1, turns=1), progress=lambda: opened.append(len(host.opened)))
+    assert opened == [2, 4, 6]
 
 
 @pytest.mark.parametrize(

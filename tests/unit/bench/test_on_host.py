@@ -15,7 +15,7 @@ from pmuconf.bench.difference import Direction
 from pmuconf.bench.loops import Exit
 from pmuconf.bench.measure import Arm, Effort, Opener
 from pmuconf.bench.measurement import Measurement
-from pmuconf.bench.on_host import take
+from pmuconf.bench.on_host import Machinery, Request, take
 from pmuconf.errors import PmuconfError
 from pmuconf.host.root import Root
 from tests.unit.bench.fake import Host
@@ -58,14 +58,9 @@ def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, d
         return contextlib.nullcontext(Still())
 
     measurement = take(
-        *(Exit.MSR, SMALL),
-        counters=6,
-        keep=keep,
-        anyway=anyway,
+        Request(Exit.MSR, SMALL, counters=6, keep=keep, anyway=anyway),
         root=root,
-        counting=counting,
-        can_disable=lambda: disables,
-        real=real,
+        machinery=Machinery(counting, lambda: disables, real),
     )
     assert asked in ([], [(Exit.MSR, 6, disables)])
     return measurement
@@ -131,7 +126,7 @@ def test_kvm_refuses(root: Root, error: Exception, cause: str) -> None:
         return opened  # type: ignore[return-value]
 
     with pytest.raises(PmuconfError) as caught:
-        take(Exit.CPUID, SMALL, root=root, can_disable=lambda: True, real=refusing)
+        take(Request(Exit.CPUID, SMALL), root=root, machinery=Machinery(can_disable=lambda: True, opener=refusing))
     assert caught.value.cause == cause
 
     def asked() -> bool:
@@ -139,5 +134,5 @@ def test_kvm_refuses(root: Root, error: Exception, cause: str) -> None:
 
     if isinstance(error, OSError):
         with pytest.raises(PmuconfError) as caught:
-            take(Exit.CPUID, SMALL, root=root, can_disable=asked)
+            take(Request(Exit.CPUID, SMALL), root=root, machinery=Machinery(can_disable=asked))
         assert caught.value.cause == cause
