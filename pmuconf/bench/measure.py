@@ -136,7 +136,7 @@ def measure(
     now: Callable[[], float] = time.monotonic,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[Pair, ...]:
-    """The pairs of a measurement, which is made in this thread and on the CPU that it runs on.
+    """The pairs of a measurement. It is made in this thread, on this thread's CPU.
 
     :param progress: called after each pair.
     :raises OSError: KVM refuses something.

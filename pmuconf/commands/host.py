@@ -112,7 +112,7 @@ class JudgeFile(_Judgement):
         return parser
 
     def given(self, args: argparse.Namespace) -> int:
-        return 1
+        return len((args.file,))
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
         if not args.file.is_dir():

@@ -104,10 +104,10 @@ def kvm_build_id(root: Root) -> str | None:
 
 
 def loads(root: Root) -> Mapping[str, str]:
-    """Each module of KVM and each livepatch, with what distinguishes this load of it from any other.
+    """The loads of KVM's modules and of livepatches, by name: each has an identity that no other load has.
 
-    That is the number of its directory in sysfs, and the build-id of its code ("?" if it has none). Such a number is
-    given once (kernfs_new_node(), idr_alloc_cyclic), and is the same in all mounts of sysfs. So a module that was
+    It is the number of a directory in sysfs, and the build-id of the code ("?" if it has none). Such a number is given
+    once (kernfs_new_node(), idr_alloc_cyclic), and is the same in all mounts of sysfs. So a module that was
     loaded anew has another number, even with the same name and build-id. (Only root could tell it by the addresses of
     its sections.)
     """

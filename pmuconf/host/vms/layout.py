@@ -274,7 +274,7 @@ def _maps(types: Btf) -> list[int]:
 
 
 def _version(types: Btf, pmu_size: int) -> Place | None:
-    """The place of the version in struct kvm_pmu; None if it has none that can be read."""
+    """The place of the version in struct kvm_pmu; None if there is none of a known size."""
     version = types.find(*PMU_VERSION)
     if version is None or version.size not in _VERSION_SIZES or version.offset + version.size > pmu_size:
         return None

@@ -146,7 +146,7 @@ def _look_until_complete(root: Root, listed: KvmList | None, cause: str) -> _Loo
 
 
 def _look(root: Root, before: _Look) -> _Look:
-    """One look. The list is read first, so that the processes are those that had these VMs, or later ones."""
+    """One look. The list is read before the processes: a process that ends in between leaves a VM without a process."""
     began = ticks(root)
     listed, cause = before.listed, before.cause
     vms: tuple[KvmVm, ...] = ()
@@ -156,7 +156,7 @@ def _look(root: Root, before: _Look) -> _Look:
         except PmuconfError as error:
             listed, cause = None, error.cause
     processes = vm_processes(root)
-    # A process whose other threads are all younger may run another program than that whose VM was read.
+    # If all other threads of a process are younger than the look, it may run another program by now, without this VM.
     steady = [process for process in processes if began is None or process.unchanged_since(began)]
     vms_of: Mapping[int, Sequence[KvmVm]] = {}
     if listed is not None and not before.nested:

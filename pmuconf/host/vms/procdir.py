@@ -145,7 +145,7 @@ def program(root: Root, directory: int) -> FileId | None:
 
 
 def same_program(root: Root, pid: int, started: int, file: FileId | None, threads: tuple[Thread, ...]) -> bool:
-    """Whether a process still runs the program that it ran when its file and its threads were seen.
+    """Whether a process still runs the same program as when its file and its threads were seen.
 
     False too if that can't be said: nothing was seen then, or nothing can be seen now.
 

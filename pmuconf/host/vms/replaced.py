@@ -35,9 +35,9 @@ def installed_now(facts: HostFacts, root: Root) -> tuple[Qemu, ...]:
     - unseen: the file can't be seen from here, and the facts are older than BELIEVED.
     """
     doubts = _doubts(facts, root)
-    found = {(candidate.path, candidate.file) for search in facts.searches for candidate in _startable(search)}
+    searched = {(candidate.path, candidate.file) for search in facts.searches for candidate in _startable(search)}
     read = {(qemu.path, qemu.file) for qemu in facts.qemus}
-    for path, _ in found ^ read:  # when the file was read, it was another one than the search had found
+    for path, _ in searched ^ read:  # when the file was read, it was another one than the search had found
         doubts.setdefault(path, "replaced")
     qemus = tuple(unknown(qemu, doubts[qemu.path]) if qemu.path in doubts else qemu for qemu in facts.qemus)
     known = {qemu.path for qemu in qemus}
