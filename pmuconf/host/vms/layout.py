@@ -97,7 +97,7 @@ class Fields:
             if member.size != size or member.offset + size > structure_size:
                 raise PmuconfError(f"{path} of struct {structure} is not of {size} bytes", cause="no-offsets")
             self._places[name] = Place(member.offset, size)
-        self._spans = _spans(self._places)
+        self._spans = [(span, _members(self._places, names, span)) for span, names in _spans(self._places).items()]
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -119,13 +119,12 @@ class Fields:
     def read(self, memory: Memory, address: int) -> dict[str, int] | None:
         """The members of the structure at this address, as numbers; None if they can't be read."""
         values = {}
-        for span, names in self._spans.items():
+        for span, members in self._spans:
             data = memory.read(address + span.offset, span.size)
             if len(data) != span.size:
                 return None
-            for name in names:
-                place = self._places[name]
-                values[name] = int.from_bytes(data[place.offset - span.offset : place.end - span.offset], "little")
+            for name, within in members:
+                values[name] = int.from_bytes(data[within], "little")
         return values
 
 
@@ -142,6 +141,11 @@ def _spans(places: Mapping[str, Place]) -> dict[Place, list[str]]:
         names.append(name)
         spans[last] = names
     return spans
+
+
+def _members(places: Mapping[str, Place], names: list[str], span: Place) -> list[tuple[str, slice]]:
+    """The members in a span, each with its part of what is read."""
+    return [(name, slice(places[name].offset - span.offset, places[name].end - span.offset)) for name in names]
 
 
 @dataclass(frozen=True)
