@@ -1,4 +1,4 @@
-"""Typed getters for JSON that comes in: each gives a value of the type that it is named after, or says where it is not.
+"""Typed getters for JSON that comes in: each gives a value of the type in its name, or says which value is wrong.
 
 A file or a program of somebody else may hold anything. A truth value is no number here, though Python takes True for 1;
 NaN and Infinity, which Python's JSON reads, are no numbers either.

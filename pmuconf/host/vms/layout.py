@@ -1,4 +1,4 @@
-"""Where a running kernel keeps what is read of its VMs, by the kernel's own types (BTF)."""
+"""The layout of the structures that hold VMs, on a running kernel, by the kernel's own types (BTF)."""
 
 from __future__ import annotations
 
