@@ -376,3 +376,17 @@ def test_a_file_that_belongs_to_us_is_root_s_where_only_root_is_believed(
 def test_garbage_is_refused(file: Path, root: Root, text: str) -> None:
     file.write_text(text)
     assert refused(file, root) == "facts-broken"
+
+
+@pytest.mark.parametrize("name", ["boot_id", "kvm_build_id"])
+def test_two_unknowns_are_not_the_same(file: Path, root: Root, name: str) -> None:
+    unknown = {"boot_id": "proc/sys/kernel/random/boot_id", "kvm_build_id": "sys/module/kvm/notes/.note.gnu.build-id"}
+    (root.path / unknown[name]).unlink()
+    file.write_text(dump(replace(of(root), **{name: None})))  # type: ignore[arg-type]
+    assert refused(file, root) == "facts-stale"
+
+
+@pytest.mark.parametrize("text", ["771", "771 4322 1", "771  4322", "-771 4322", "x 4322", ""])
+def test_a_thread_must_be_an_id_and_a_start(file: Path, root: Root, text: str) -> None:
+    file.write_text(file.read_text().replace('"771 4322"', f'"{text}"'))
+    assert refused(file, root) == "facts-broken"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.kernel import RunningKernel
+from pmuconf.host.code.offsets import Member
 from pmuconf.host.root import Root
 from pmuconf.host.vms import live as vms_module
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm
@@ -641,3 +642,31 @@ def test_memory_of_nothing(fill: bytes, tmp_path: Path) -> None:
     found, cause = live_vms(Root(root), listed=KvmList(kernel, HEAD, Layout(Btf(kernel.types.btf))))
     assert cause in ("unstable", "kernel-memory-odd")
     assert [(vm.pid, vm.kernel_pmu, vm.cause) for vm in found] == [(1001, KernelPmu.UNKNOWN, cause)]
+
+
+def test_a_vm_that_the_list_no_longer_links_to_is_not_believed() -> None:
+    """Its memory looks like it until it is used again."""
+    kernel = Kernel()
+    left = kernel.add(qemu(1))
+    kernel.add(qemu(2))
+    listed = KvmList(kernel, HEAD, Layout(Btf(kernel.types.btf)))
+    node = left.address + kernel.types.at["kvm.vm_list"]
+    assert listed._vm(node).cause == ""
+    kernel.vms.remove(left)
+    kernel.link()
+    assert listed._vm(node).cause == "unstable"
+
+
+@pytest.mark.parametrize("place", [("kvm_pmu", "fixed_ctr_ctrl"), ("kvm_pmu", "gp_counters")])
+@pytest.mark.parametrize("behind", [1, 1 << 12])
+def test_counters_outside_of_the_pmu_are_not_read(place: tuple[str, str], behind: int) -> None:
+    """So types that are not the running kernel's can't make other memory a counter."""
+
+    class Moved(Btf):
+        def find(self, structure: str, path: str) -> Member | None:
+            member = super().find(structure, path)
+            return replace(member, offset=member.offset + behind) if member and (structure, path) == place else member
+
+    kernel = Kernel()
+    assert Layout(Btf(kernel.types.btf)).pmu is not None
+    assert Layout(Moved(kernel.types.btf)).pmu is None
