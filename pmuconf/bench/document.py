@@ -35,7 +35,7 @@ def of_comparison(conclusion: Conclusion, old: Measurement, new: Measurement) ->
     }
 
 
-def _conclusion(conclusion: Conclusion) -> dict[str, Any]:
+def _conclusion(conclusion: Conclusion) -> dict[str, object]:
     return {
         "quantity": conclusion.quantity.value,
         "conclusion": conclusion.direction and conclusion.direction.value,
@@ -46,7 +46,7 @@ def _conclusion(conclusion: Conclusion) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
+def _difference(difference: Difference) -> dict[str, object]:
     whole, share = difference.whole, difference.share
     return {
         "cycles": round(whole.estimate, 2),
@@ -57,7 +57,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _subject(measurement: Measurement) -> dict[str, Any]:
+def _subject(measurement: Measurement) -> dict[str, object]:
     """What was measured, and on which host."""
     return {
         "exit": measurement.exit.value,
@@ -72,7 +72,7 @@ def _subject(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _costs(measurement: Measurement) -> dict[str, Any]:
+def _costs(measurement: Measurement) -> dict[str, object]:
     return {
         arm.value: {
             "median": round(median(measurement.costs(arm)), 2),
@@ -85,7 +85,7 @@ def _costs(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _fingerprint(fingerprint: Fingerprint) -> dict[str, Any]:
+def _fingerprint(fingerprint: Fingerprint) -> dict[str, object]:
     counts = {
         arm.value: {name: round(number, 2) for name, number in of_arm._asdict().items()}
         for arm, of_arm in fingerprint.counts.items()

@@ -184,25 +184,21 @@ def _pair(
     now: Callable[[], float],
 ) -> Pair:
     """The values of one pair of VMs: so many rounds, or those until a moment, and one at least."""
-    exits: dict[Arm, list[float]] = {arm: [] for arm in machines}
-    faults: dict[Arm, list[float]] = {arm: [] for arm in machines}
-    clock = [_clock(machine) for machine in machines.values()]
+    clocks = [_clock(machine) for machine in machines.values()]
+    done = [_round(machines, turns, chance)]
+    while now() < until if rounds is None else len(done) < rounds:
+        done.append(_round(machines, turns, chance))
+    clocks += [_clock(machine) for machine in machines.values()]
+    exits = {arm: tuple((took[arm, Loop.EXIT] - took[arm, Loop.EMPTY]) / turns for took in done) for arm in machines}
+    faults = {arm: tuple((took[arm, Loop.FAULT] - took[arm, Loop.EMPTY]) / turns for took in done) for arm in machines}
+    return Pair(exits, faults, tuple(clocks))
+
+
+def _round(machines: Mapping[Arm, Machine], turns: int, chance: random.Random) -> dict[tuple[Arm, Loop], int]:
+    """The cycles of a batch of every loop in every VM, in a random order."""
     tasks = [(arm, loop) for arm in machines for loop in Loop]
-    done = 0
-    while done < 1 or (now() < until if rounds is None else done < rounds):
-        chance.shuffle(tasks)
-        took = {task: _settled(machines[task[0]], task[1], turns) for task in tasks}
-        for arm in machines:
-            empty = took[arm, Loop.EMPTY]
-            exits[arm].append((took[arm, Loop.EXIT] - empty) / turns)
-            faults[arm].append((took[arm, Loop.FAULT] - empty) / turns)
-        done += 1
-    clock += [_clock(machine) for machine in machines.values()]
-    return Pair(
-        {arm: tuple(values) for arm, values in exits.items()},
-        {arm: tuple(values) for arm, values in faults.items()},
-        tuple(clock),
-    )
+    chance.shuffle(tasks)
+    return {(arm, loop): _settled(machines[arm], loop, turns) for arm, loop in tasks}
 
 
 def _settled(machine: Machine, loop: Loop, turns: int) -> int:

@@ -68,21 +68,29 @@ class ShowHost(_Judgement):
         return int(bool(args.module or args.vmlinux or args.root != _HERE))
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
-        file = args.module or args.vmlinux
+        _refuse_mixtures(args)
         if args.prove_qemu:
-            if args.prove or args.btf or args.root != _HERE:
-                raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
             warning(self)("--prove-qemu is a command of its own now: pmuconf qemu prove BINARY")
             self.status, sentences, record = prove(args.prove_qemu)
             return sentences, record
-        if args.btf and not args.module:
-            raise PmuconfError("--btf goes with --module", cause="usage")
-        if args.prove and (file or args.root != _HERE):
-            raise PmuconfError("--prove asks the running kernel: it goes with no file and no --root", cause="usage")
-        if file:
+        if args.module or args.vmlinux:
             warning(self)("--module and --vmlinux are a command of their own now: pmuconf host judge FILE")
-            return self.show(_of_file(file, args.btf))
+            return self.show(_of_file(args.module or args.vmlinux, args.btf))
         return self.show(_of_host(args.root, prove_it=args.prove))
+
+
+def _refuse_mixtures(args: argparse.Namespace) -> None:
+    """Refuse options that mean different things to be looked at.
+
+    :raises PmuconfError: usage.
+    """
+    elsewhere = args.module or args.vmlinux or args.root != _HERE
+    if args.prove_qemu and (args.prove or args.btf or args.root != _HERE):
+        raise PmuconfError("--prove-qemu goes with no other option", cause="usage")
+    if args.btf and not args.module:
+        raise PmuconfError("--btf goes with --module", cause="usage")
+    if args.prove and elsewhere:
+        raise PmuconfError("--prove asks the running kernel: it goes with no file and no --root", cause="usage")
 
 
 class JudgeFile(_Judgement):

@@ -66,7 +66,7 @@ class KernelAnswer:
         return record
 
 
-def _of_finding(finding: GuardFinding) -> dict[str, Any]:
+def _of_finding(finding: GuardFinding) -> dict[str, object]:
     return {
         "verdict": finding.verdict.value,
         "cause": finding.cause,

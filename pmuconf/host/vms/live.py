@@ -278,20 +278,26 @@ def _with_memory(vm: LiveVm, vms: Sequence[KvmVm], pmu: _PmuUse, *, all_disabled
 
     :param all_disabled: kvm.enable_pmu is N.
     """
-    states = {kvm_vm.enable_pmu for kvm_vm in vms}
-    causes = [kvm_vm.cause for kvm_vm in vms if kvm_vm.cause]
+    state, cause = _state_of(vms, all_disabled=all_disabled)
     vcpus = [kvm_vm.vcpus for kvm_vm in vms]
-    state, cause = states.pop(), causes[0] if causes else vm.cause
-    if states:
-        state, cause = None, "several-vms"
-    elif state and all_disabled:
-        # The parameter is read-only and decides when a VM is made: while it is N, no VM has the flag.
-        state, cause = None, "kernel-memory-odd"
     return replace(
         vm,
         kernel_pmu={True: KernelPmu.ENABLED, False: KernelPmu.DISABLED, None: KernelPmu.UNKNOWN}[state],
-        cause=cause,
+        cause=cause or vm.cause,
         in_use=_any_of(pmu.counting.get(kvm_vm.address) for kvm_vm in vms),
         pmu_shown=_any_of(pmu.shown.get(kvm_vm.address) for kvm_vm in vms),
         vcpus=None if None in vcpus else sum(count or 0 for count in vcpus),
     )
+
+
+def _state_of(vms: Sequence[KvmVm], *, all_disabled: bool) -> tuple[bool | None, str]:
+    """The enable_pmu of the VMs of one process, and the cause if that is unknown."""
+    states = {kvm_vm.enable_pmu for kvm_vm in vms}
+    if len(states) > 1:
+        return None, "several-vms"
+    state = states.pop()
+    if state and all_disabled:
+        # The parameter is read-only and decides when a VM is made: while it is N, no VM has the flag.
+        return None, "kernel-memory-odd"
+    causes = [kvm_vm.cause for kvm_vm in vms if kvm_vm.cause]
+    return state, causes[0] if causes else ""
