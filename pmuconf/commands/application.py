@@ -13,7 +13,7 @@ from cliff.commandmanager import CommandManager
 from cliff.help import HelpCommand
 
 import pmuconf
-from pmuconf.commands.main import ERROR
+from pmuconf.commands.exitstatus import ERROR
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
 from pmuconf.commands.usage import spoken
 from pmuconf.report.plain import printable

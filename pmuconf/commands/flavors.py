@@ -1,4 +1,4 @@
-"""pmuconf flavors audit, apply, rollback, export"""
+"""pmuconf flavors audit, apply, rollback, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pmuconf fleet report, fleet diff, fleet plan"""
+"""pmuconf fleet report, fleet diff, fleet plan."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ class FleetReport(Action):
     on the hosts). They are left out if no exits were counted.
 
     Examples:
-
       pmuconf fleet report collected/
       pmuconf fleet report collected/ -f html --host-pages -o /var/www/html/pmu/
       pmuconf fleet report collected/ --expect @inventory.txt --stale 24h -f json -o fleet.json
@@ -132,7 +131,6 @@ class FleetDiff(Action):
     the collections has no usable report of it: neither the host nor its VMs have come or gone.
 
     Example:
-
       pmuconf fleet diff monday/ tuesday/
 
     Exit status: 2 a VM lost the fast path, or a file can't be used; 1 a host went or is unheard; otherwise 0. 255
@@ -175,7 +173,6 @@ class FleetPlan(Action):
     its ids. Hosts that are absent, or whose report is stale, are left out and named.
 
     Examples:
-
       pmuconf fleet plan collected/ -o plan.json
       pmuconf fleet plan collected/ --limit 'rack1-*,compute-7' --wave-size 5 -o plan.json
 

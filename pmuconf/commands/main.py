@@ -11,13 +11,9 @@ import types
 from typing import Any
 
 import pmuconf
+from pmuconf.commands.exitstatus import CHECK_UNKNOWN, ERROR
 
 __all__ = ["main"]
-
-ERROR = 255
-"""The exit status of every error."""
-CHECK_UNKNOWN = 3
-"""Of a monitoring plug-in: status --check alone gives it."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""pmuconf nova check"""
+"""pmuconf nova check."""
 
 from __future__ import annotations
 

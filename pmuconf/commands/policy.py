@@ -24,10 +24,10 @@ class PolicyCheck(Action):
     Exit status: 0 valid, 1 valid but a rule group is not used, 255 refused.
     """
 
-    def given(self, args: argparse.Namespace) -> int:
+    def given(self, _: argparse.Namespace) -> int:
         return 1
 
-    def take_action(self, args: argparse.Namespace) -> int:
+    def take_action(self, _: argparse.Namespace) -> int:
         chosen = settings(self)
         policy = chosen.policy
         self.app.stdout.write(f"valid: {', '.join(chosen.files) or 'the built-in defaults (no file)'}\n")

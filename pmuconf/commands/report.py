@@ -28,7 +28,6 @@ class WriteReport(Action):
       html        one page that needs only a browser: to read, sort, filter and print
 
     Examples:
-
       the page, and what the fast path is worth, from the VMs' exits over ten seconds:
         pmuconf report -f html --sample 10s -o /var/www/html/pmu.html
       metrics, from a timer:

@@ -36,7 +36,7 @@ class Rewrite(Action):
         )
         return parser
 
-    def given(self, args: argparse.Namespace) -> int:
+    def given(self, _: argparse.Namespace) -> int:
         return 1
 
     def take_action(self, args: argparse.Namespace) -> int:

@@ -42,7 +42,6 @@ class Serve(Action):
     one stays. TERM ends the service within five seconds, INT within two. Neither changes anything.
 
     Examples:
-
       see what it would find, in a terminal:
         pmuconf serve --observe
       as systemd runs it (etc/systemd/pmuconf.service, docs/service.md):

@@ -1,4 +1,4 @@
-"""pmuconf status"""
+"""pmuconf status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import audit
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Action, add_connect, settings
-from pmuconf.commands.main import CHECK_UNKNOWN
+from pmuconf.commands.exitstatus import CHECK_UNKNOWN
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
 from pmuconf.report.status import HostStatus, status_of

@@ -195,8 +195,8 @@ def _vm(host: HostState | None, record: Mapping[str, Any]) -> ReportedVm:
         tuple(map(type, words)),
         tuple(causes),
         host,
-        None if qemu is None else qemu.disables_pmu,
-        None if next_qemu is None else next_qemu.disables_pmu,
+        qemu=None if qemu is None else qemu.disables_pmu,
+        next_qemu=None if next_qemu is None else next_qemu.disables_pmu,
         judged=error is None,
     )
     return ReportedVm(
@@ -231,9 +231,9 @@ def _outlook(
     types: tuple[type, ...],
     causes: tuple[str, ...],
     host: HostState | None,
+    *,
     qemu: bool | None,
     next_qemu: bool | None,
-    *,
     judged: bool,
 ) -> Outlook:
     """The conclusions about all VMs whose records have these words.
@@ -245,7 +245,7 @@ def _outlook(
     _check(words, types, causes)
     needs = Needs()
     if words.fast_path is not None and words.running and causes[0] not in _NOT_ON_KVM:
-        needs = needed(host, _state(words, causes, qemu, next_qemu))
+        needs = needed(host, _state(words, causes, qemu=qemu, next_qemu=next_qemu))
     return Outlook(
         group=fast_path_group(words._asdict()),
         fast_path=words.fast_path,
@@ -278,7 +278,7 @@ def _check(words: _Words, types: tuple[type, ...], causes: tuple[str, ...]) -> N
         raise ValueError("running, and no live state; or the other way round")
 
 
-def _state(words: _Words, causes: tuple[str, ...], qemu: bool | None, next_qemu: bool | None) -> VmState:
+def _state(words: _Words, causes: tuple[str, ...], *, qemu: bool | None, next_qemu: bool | None) -> VmState:
     assert words.live is not None  # it runs: _check()
     return VmState(
         live=words.live,

@@ -159,10 +159,10 @@ def guest_of(state: VmState) -> Guest:
         in_use=state.pmu_in_use,
         pmu_property=state.cpu_has_pmu,
         may_be_recreated=bool(state.may_be_recreated),
-        qemu=_qemu(state.qemu),
-        next_qemu=_qemu(state.next_qemu),
+        qemu=_qemu(disables=state.qemu),
+        next_qemu=_qemu(disables=state.next_qemu),
     )
-    has_process = process != LiveVm(pid=None, qemu=_qemu(None), next_qemu=_qemu(None))
+    has_process = process != LiveVm(pid=None, qemu=_qemu(disables=None), next_qemu=_qemu(disables=None))
     return Guest(
         domain=definition,
         running=True,
@@ -188,7 +188,7 @@ def _definition(state: PmuState, effective: PmuState | None, nova: Nova | None) 
     return replace(plain, arguments=options)
 
 
-def _qemu(disables: bool | None) -> Qemu:
+def _qemu(*, disables: bool | None) -> Qemu:
     return Qemu("", None, disables, "reported")
 
 
@@ -226,7 +226,7 @@ def _with_kernel(world: _World) -> _World:
 
 def _with_qemu(world: _World) -> _World:
     """A QEMU is installed that disables the PMU in KVM. The running VM keeps its own."""
-    return replace(world, guest=replace(world.guest, next_qemu=_qemu(True)))
+    return replace(world, guest=replace(world.guest, next_qemu=_qemu(disables=True)))
 
 
 def _with_policy(world: _World) -> _World:
@@ -270,7 +270,7 @@ def _started(world: _World, state: PmuState) -> _World:
         pid=None,
         pmu_property=None if gets is None else gets is PmuState.ON,
         may_be_recreated=guest.vm is not None and guest.vm.may_be_recreated,
-        qemu=_qemu(None) if world.qemu_failed else guest.next_qemu,
+        qemu=_qemu(disables=None) if world.qemu_failed else guest.next_qemu,
         next_qemu=guest.next_qemu,
     )
     started = replace(guest, domain=_definition(state, gets, guest.domain.nova), vm=process)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.host.code.notes import build_id_of_notes
+from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.root import Root
 
 __all__ = [

@@ -167,11 +167,11 @@ def test_facts_from_a_file_need_nothing_that_probes_a_host() -> None:
 def test_what_reads_host_facts_imports_only_what_is_light(module: str) -> None:
     """By its text, so that an import that comes late is seen too."""
     ours = {name for name in imported(source(f"host/{module}")) if name.startswith("pmuconf")}
-    light = ("code.notes", "factsfile", "identity", "kvm", "root", "vms.procdir", "vms.replaced", "vms.search")
+    light = ("notes", "factsfile", "identity", "kvm", "root", "vms.procdir", "vms.replaced", "vms.search")
     pure = ("errors", "files.inputs", "files.place", "files.replacing", "hostfacts", "typed")
     assert ours <= {*(f"pmuconf.host.{one}" for one in light), *(f"pmuconf.{one}" for one in pure)}
     if module == "identity":
-        assert ours == {"pmuconf.host.root", "pmuconf.host.code.notes"}
+        assert ours == {"pmuconf.host.root", "pmuconf.host.notes"}
 
 
 def test_what_decides_loads_lxml_and_nothing_else_from_outside() -> None:

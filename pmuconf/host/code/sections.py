@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.headers import RELOCATABLE, X86_64, FileHeader
-from pmuconf.host.code.notes import build_id_of_notes
+from pmuconf.host.notes import build_id_of_notes
 
 __all__ = ["Section", "Sections"]
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.headers import NOTE, FileHeader, SegmentHeader
-from pmuconf.host.code.notes import build_id_of_notes
+from pmuconf.host.notes import build_id_of_notes
 from pmuconf.host.root import MAX_FILE, Root
 from pmuconf.host.vms.procdir import DELETED, directory_of, file_id
 from pmuconf.hostfacts import Evidence, FileId, Qemu
