@@ -75,7 +75,7 @@ def test_the_finder_answers_for_the_driver_alone_and_only_if_nova_s_own_folders_
 # things that it compares them with, in /proc and /sys.
 _ROOMS = ("conf", "domain", "drift", "errors", "fastpath", "files", "host", "hostfacts", "policy", "typed")
 _HOST = (
-    *("code", "notes", "factsfile", "identity", "kvm", "names", "root"),
+    *("factsfile", "identity", "kvm", "names", "notes", "root"),
     *("vms", "vms.procdir", "vms.replaced", "vms.search"),
 )
 
