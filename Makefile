@@ -1,5 +1,9 @@
 # make demo   see it work, on libvirt domains of its own
 # make test   linters, types and all tests
+# make deb   build the Debian packages, for Debian 12 and 13, into dist/ (root)
+# make dist   build the sdists and wheels of both distributions into dist/
+# make version VERSION=0.2.0   write a new version wherever it stands
+# make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
@@ -23,7 +27,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab records soak churn contention picture architecture causes sample sample-nova clean
+        bench-lab deb dist records soak test-system version churn contention picture architecture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +66,23 @@ test-ansible: $(VENV)/test
 bench-ansible: $(VENV)/test
 	new=$$(tests/ansible/environment 2.19) && peer=$$(tests/ansible/environment community.libvirt) && \
 	$(BIN)/python -m tests.ansible.bench $$new $$peer --write docs/performance.md
+
+dist: $(VENV)/test
+	@$(PIP) install '.[release]'
+	tools/dist $(BIN)/python dist
+
+# The version stands in pmuconf/__init__.py; a test fails when another place has another one.
+version:
+	$(PYTHON) -m tests.version $(VERSION)
+
+deb:
+	.ci/packages system
+	tools/deb bookworm dist
+	tools/deb trixie dist
+
+test-system: $(VENV)/test
+	.ci/packages system
+	$(BIN)/python -m pytest tests/system
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus
