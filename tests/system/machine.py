@@ -1,0 +1,188 @@
+"""A Debian that runs systemd as its first process, in a container of systemd-nspawn, and what is done in it.
+
+The root itself stays as it is: each machine has a layer of its own above it, which goes with the machine. Its network
+is private and has no way out; packages are fetched before it boots.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+__all__ = ["ENVIRONMENT", "TOOLS", "Machine", "Terminal", "root"]
+
+TOOLS: Final = Path(__file__).resolve().parents[2] / "tools"
+ENVIRONMENT: Final = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "TERM": "dumb",
+}
+_BOOT: Final = 60.0
+
+
+def root(kind: str, suite: str) -> Path:
+    """The folder of a root that tools/root makes, if it is not there yet."""
+    ran = subprocess.run([TOOLS / "root", kind, suite], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(ran.stdout.strip())
+
+
+class Machine:
+    """A machine above a root, in `folder`. It is not booted yet; `with` boots it, and turns it off.
+
+    :param lower: the folders that it stands on, the upper one first.
+    """
+
+    def __init__(self, folder: Path, lower: Sequence[Path]) -> None:
+        self.upper = folder / "upper"
+        self.root = folder / "root"
+        work = folder / "work"
+        for path in (self.upper, self.root, work):
+            path.mkdir(parents=True)
+        layers = ":".join(map(str, lower))
+        options = f"lowerdir={layers},upperdir={self.upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, self.root], check=True)
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+
+    def prepare(self, *command: str) -> str:
+        """What a command prints that runs in the root before it is booted, with this machine's network."""
+        ran = subprocess.run([TOOLS / "enter", self.root, *command], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def close(self) -> None:
+        """Take the layer out of the way. Its files stay in the folder."""
+        subprocess.run(["umount", "--lazy", self.root], check=True)
+
+    def __enter__(self) -> Machine:
+        self.boot()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.power_off()
+        self.close()
+
+    def boot(self) -> None:
+        """Boot it, and wait until systemd has started all that it starts."""
+        Path("/run/systemd/inaccessible").mkdir(parents=True, exist_ok=True)  # nspawn's, where no systemd runs
+        ours, console = pty.openpty()  # nspawn boots on a terminal only
+        words = ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--boot", "--register=no", "--keep-unit"]
+        self._nspawn = subprocess.Popen(
+            [*words, "--private-network"], stdin=console, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        os.close(console)
+        self._terminal = ours
+        end = time.monotonic() + _BOOT
+        while not (self._leader and self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")):
+            assert self._nspawn.poll() is None, "systemd-nspawn has ended"
+            assert time.monotonic() < end, "it does not come up"
+            time.sleep(0.1)
+            self._leader = self._leader or _first_process(self._nspawn.pid)
+
+    def power_off(self) -> None:
+        """Turn it off, at once, as far as it still runs."""
+        if self._nspawn is None:
+            return
+        if self._nspawn.poll() is None:
+            self.run("systemctl", "poweroff", "-ff", check=False)
+        try:
+            self._nspawn.wait(20)
+        except subprocess.TimeoutExpired:
+            self._nspawn.kill()
+            self._nspawn.wait()
+        os.close(self._terminal)
+        self._nspawn, self._leader = None, 0
+
+    def result(self, *command: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """A command run in the booted machine as root; a single word is a line for the shell."""
+        words = command if len(command) > 1 else ("sh", "-c", command[0])
+        return subprocess.run(
+            [*self._enter(), *words], input=text, capture_output=True, text=True, timeout=600, env=ENVIRONMENT
+        )
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command prints, both outputs, without space around it. Fails if it fails."""
+        ran = self.result(*command)
+        assert not check or ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
+        return (ran.stdout + ran.stderr).strip()
+
+    def terminal(self, command: str) -> Terminal:
+        """A command that runs on a terminal of its own, until the block ends."""
+        return Terminal([*self._enter(), "script", "--quiet", "--return", "--command", command, "/dev/null"])
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", "--all", "--target", str(self._leader), "--wdns=/root", "--"]
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the machine."""
+        self.result("sh", "-c", f"cat >{path}", text=text)
+
+    def until(self, command: str, seconds: float = 20.0) -> str:
+        """What a line for the shell prints as soon as it succeeds."""
+        end = time.monotonic() + seconds
+        while (ran := self.result(command)).returncode != 0:
+            assert time.monotonic() < end, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
+            time.sleep(0.1)
+        return ran.stdout.strip()
+
+
+class Terminal:
+    """A program on a terminal of a machine."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            words, stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT, start_new_session=True
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+    def write(self, text: str) -> None:
+        """Type this."""
+        os.write(self._ours, text.encode())
+
+    def until(self, text: str, seconds: float = 20.0) -> None:
+        """Read what the program writes until this text is in it."""
+        seen = ""
+        end = time.monotonic() + seconds
+        while text not in seen:
+            ready, _, _ = select.select([self._ours], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"no {text!r} in {seen!r}"
+            seen += os.read(self._ours, 4096).decode(errors="replace")
+
+
+def _first_process(nspawn: int) -> int:
+    """The process that is the first one inside; 0 while there is none."""
+    waiting = [nspawn]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            numbers = next(line.split() for line in status.splitlines() if line.startswith("NSpid:"))
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except (OSError, StopIteration):
+            continue
+        if len(numbers) > 2 and numbers[-1] == "1":
+            return pid
+        waiting += map(int, children)
+    return 0
