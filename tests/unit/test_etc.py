@@ -29,7 +29,7 @@ def units(tmp_path: Path) -> list[str]:
 @systemd
 def test_systemd_finds_nothing_wrong_with_the_units(units: list[str]) -> None:
     ran = subprocess.run(
-        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60, env={"LANG": "C"}
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60, env={"LANG": "C"}
     )
     ours = [line for line in ran.stderr.splitlines() if "pmuconf" in line]
     assert (ran.returncode, ours) == (0, [])
@@ -39,7 +39,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(units: list[str]) -> None:
 def test_it_would_find_something(units: list[str]) -> None:
     unit = next(Path(path) for path in units if path.endswith("pmuconf.service"))
     unit.write_text(unit.read_text().replace("ProtectSystem=strict", "ProtectSystem=strictly"))
-    ran = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
+    )
     assert "strictly" in ran.stderr
 
 
