@@ -1,6 +1,7 @@
 # make demo   see it work, on libvirt domains of its own
 # make test   linters, types and all tests
 # make deb   build the Debian packages, for Debian 12 and 13, into dist/ (root)
+# make docs   the manual as HTML pages with a search, in dist/html
 # make dist   build the sdists and wheels of both distributions into dist/
 # make version VERSION=0.2.0   write a new version wherever it stands
 # make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
@@ -27,7 +28,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab deb dist records soak test-system version churn contention picture architecture causes sample sample-nova clean
+        bench-lab deb dist docs records soak test-system version churn contention picture architecture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +67,10 @@ test-ansible: $(VENV)/test
 bench-ansible: $(VENV)/test
 	new=$$(tests/ansible/environment 2.19) && peer=$$(tests/ansible/environment community.libvirt) && \
 	$(BIN)/python -m tests.ansible.bench $$new $$peer --write docs/performance.md
+
+docs: $(VENV)/test
+	@$(PIP) install '.[docs]'
+	$(BIN)/sphinx-build -q -b html docs dist/html
 
 dist: $(VENV)/test
 	@$(PIP) install '.[release]'

@@ -24,6 +24,7 @@ version = release = pmuconf.__version__
 extensions = ["cliff.sphinxext", "myst_parser", "oslo_config.sphinxext"]
 root_doc = "contents"
 language = "en"
+smartquotes = False  # "--dry-run" has two signs in front
 html_theme = "alabaster"
 html_show_copyright = False
 myst_heading_anchors = 4

@@ -25,7 +25,7 @@ DOMAIN: Final = """\
 NOT_OURS: Final = (
     "/proc /sys /dev /run /tmp /srv /root /var/log /var/tmp",
     "/var/cache/apt /var/lib/apt /var/cache/debconf /var/lib/dpkg",  # of apt and dpkg, for every package
-    "/var/cache/libvirt /var/lib/libvirt /etc/libvirt /var/lib/systemd /etc/xml",
+    "/var/cache/libvirt /var/lib/libvirt /etc/libvirt /etc/xml",
 )
 """Folders that change by themselves, or with any package."""
 
@@ -120,6 +120,8 @@ def test_upgraded_removed_and_purged_it_leaves_the_machine_as_it_was(machine: Ma
     machine.run("virsh undefine web1")
     after = files(machine)
     assert sorted(after ^ before) == []
+    named = machine.run("find / -xdev -path /srv -prune -o -name '*pmuconf*' -print; find /run -name '*pmuconf*'")
+    assert named == ""
 
 
 def test_bash_completes_commands_and_options(installed: Machine) -> None:
