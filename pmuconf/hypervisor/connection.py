@@ -229,14 +229,20 @@ class Connection:
             self._give_up()
 
     def _await(self, call: _Call[Any], alive: Callable[[], None]) -> tuple[bool, Any] | None:
-        """Let the thread make the call: whether it succeeded, with its answer or error; None: it hangs, given up."""
+        """Let the thread make the call: whether it succeeded, with its answer or error; None: no answer will come.
+
+        Either it hangs, and the connection is given up; or the connection has ended before the call was its turn.
+        """
         self._calls.put(call)
         while True:
             question = call.question or self._question
             left = _SIGN_SECONDS if question is None else question.left
+            ended = question is None and self.ended.is_set()  # asked first: what it had answered by then is there
             try:
                 answer = call.answers.get(timeout=max(0.0, min(left, _SIGN_SECONDS)))
             except queue.Empty:
+                if ended:
+                    return None
                 # A call that asks several questions may have gone on to the next one meanwhile.
                 question = call.question or self._question
                 if question is not None and question.left <= 0:

@@ -164,3 +164,16 @@ def test_an_error_that_concerns_all_ends_it(hypervisor: Hypervisor) -> None:
     with pytest.raises(PmuconfError) as caught:
         list(hypervisor.map(fail, [1, 2, 3]))
     assert caught.value.cause == "libvirt-lost"
+
+
+def test_items_for_a_connection_that_has_ended_meanwhile_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given up behind another thread's call, which came back late: nobody is left to answer."""
+    monkeypatch.setattr(connection, "_SIGN_SECONDS", 0.01)
+    opened = Connection.open(URI, read_only=True)
+    opened.close()
+    assert opened.ended.wait(30)
+    answers: list[list[int]] = []
+    asking = threading.Thread(target=lambda: answers.append(opened.each(int, [1, 2], enough=never)), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert answers == [[]]
