@@ -172,5 +172,7 @@ def _shown(image: Image, path: Walk) -> Iterator[str]:
         text = path.instructions.get(address, "(can't be read)")
         direct = _DIRECT.search(text)
         if direct:
-            text = text.replace(direct.group(1), image.symbols.show(int(direct.group(1), 16)))
+            target = int(direct.group(1), 16)
+            names = image.symbols.names(target)  # of another module too, of which show() knows nothing
+            text = text.replace(direct.group(1), names[0] if names else image.symbols.show(target))
         yield f"{image.symbols.show(address)}: {text}"

@@ -42,7 +42,7 @@ class Built:
 
 _GUARD = ("cmp byte ptr ENABLE_PMU, 0", "jne ")
 BUILT = {
-    "6.1-stock": Built(Verdict.UNGUARDED, "no-test", ("call kvm_pmu_trigger_event",)),
+    "6.1-stock": Built(Verdict.UNGUARDED, "no-test", ("call kvm_pmu_trigger_event", "call amd_pmc_idx_to_pmc")),
     "6.1-guarded": Built(Verdict.GUARDED, "guard-in-caller", (*_GUARD, "call kvm_pmu_trigger_event")),
     # The livepatch has a guarded function, and does not reach the copies of it that were inlined elsewhere.
     "6.1-livepatched": Built(Verdict.PARTIAL, "unguarded-copies", (*_GUARD, "call kvm_pmu_trigger_event")),
