@@ -103,6 +103,11 @@ class GuardFinding:
     remedy: str = ""
     protected_pmu: bool | None = None
 
+    @property
+    def step(self) -> str:
+        """The remedy as one step among others, which begin in lower case; empty if there is none."""
+        return self.remedy[:1].lower() + self.remedy[1:]
+
 
 @dataclass(frozen=True)
 class FileId:

@@ -126,7 +126,7 @@ def _words(kind: RemedyKind, vm: Vm, host: HostFacts | None, needing: int | None
     if kind in _SIMPLE:
         return _SIMPLE[kind]
     if kind is RemedyKind.KERNEL:
-        return (host.guard.remedy if host is not None else "") or "'pmuconf host' says what is missing"
+        return (host.guard.step if host is not None else "") or "'pmuconf host' says what is missing"
     if kind is RemedyKind.FIND_OUT:
         return _FIND_OUT.get(vm.answer.in_kernel.cause if vm.answer else "", _AS_ROOT)
     if kind is RemedyKind.QEMU:

@@ -50,7 +50,8 @@ class HostStatus:
     :param kernel_remedy: what would let the kernel deliver; empty if it does.
     :param qemus: a sentence for each QEMU that libvirt would start.
     :param fast: running VMs on the fast path; ``could_be`` would be on it after a change; ``wanted`` have a PMU as the
-        policy wants; of ``unknown`` it is not known; ``not_judged`` could not be read.
+        policy wants; of ``unknown`` it is not known; ``outside`` are not of KVM on x86. Together: ``running``.
+    :param not_judged: VMs that could not be read or decided, running or not.
     :param off_policy: how many VMs have each word of Status that is not OK.
     :param steps: what to do next, the step that most VMs wait for first; ``more_steps`` are not listed.
     :param saved_percent: of the CPU time of the whole host, as an upper bound; None: exits were not counted, or the
@@ -69,6 +70,7 @@ class HostStatus:
     could_be: int
     wanted: int
     unknown: int
+    outside: int
     not_judged: int
     off_policy: Mapping[str, int]
     steps: tuple[Step, ...]
@@ -90,7 +92,7 @@ class HostStatus:
         groups = f": {self._groups()}" if self.running else ""
         yield from _wrapped(f"{_counted(self.vms)}, {self.running} running{groups}", "  ", _KERNEL_LINES)
         off = ", ".join(f"{number} {word}" for word, number in self.off_policy.items())
-        yield f"off policy: {off or 'none'}"
+        yield f"off policy: {off or 'none'}" + (f"; not judged: {self.not_judged}" if self.not_judged else "")
         for number, step in enumerate(self.steps, 1):
             yield from _wrapped(f"{number}. {_counted(step.vms)}: {step.text}", "   ", _STEP_LINES)
         if not self.steps:
@@ -120,7 +122,7 @@ class HostStatus:
             "could be": self.could_be,
             "with a PMU as wanted": self.wanted,
             "unknown": self.unknown,
-            "not judged": self.not_judged,
+            "not of KVM on x86": self.outside,
         }
         return ", ".join(f"{number} {word}" for word, number in named.items() if number or word == "fast")
 
@@ -140,7 +142,7 @@ def status_of(report: Report, capacity: int | None = None) -> HostStatus:
         severity=report.severity,
         kernel="" if facts is None else _kernel(facts),
         delivers=None if facts is None else delivers(facts),
-        kernel_remedy="" if facts is None or not facts.guard.verdict.severity else facts.guard.remedy,
+        kernel_remedy="" if facts is None or not facts.guard.verdict.severity else facts.guard.step,
         qemus=() if facts is None else tuple(_qemu(qemu.path, disables=qemu.disables) for qemu in facts.qemus),
         vms=len(report.vms),
         running=sum(vm.live is not None for vm in report.vms),
@@ -148,6 +150,7 @@ def status_of(report: Report, capacity: int | None = None) -> HostStatus:
         could_be=sum(groups[key] for key in _COULD_BE),
         wanted=groups["wanted"],
         unknown=groups["unknown"],
+        outside=groups["outside"],
         not_judged=sum(vm.error is not None for vm in report.vms),
         off_policy={status.value: words[status] for status in _OFF_POLICY if words[status]},
         steps=tuple(Step(printable(text), number) for text, number in waiting.most_common(_STEPS)),
