@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-__all__ = ["COMMANDS", "GROUPS", "Group", "Listed", "not_a_command", "overview", "words_of"]
+__all__ = ["COMMANDS", "GROUPS", "CommandEntry", "CommandGroup", "not_a_command", "overview", "words_of"]
 
 
 @dataclass(frozen=True)
-class Listed:
+class CommandEntry:
     """A command in the overview.
 
     :param place: the module and the class, imported when the command is asked for: finding plug-ins and importing
@@ -24,78 +24,80 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Group:
+class CommandGroup:
     """Commands for one purpose, with examples that run as they stand."""
 
     title: str
-    commands: Mapping[str, Listed]
+    commands: Mapping[str, CommandEntry]
     examples: tuple[str, ...]
 
 
 GROUPS: Final = (
-    Group(
+    CommandGroup(
         "See how a host stands (reads only)",
         {
-            "status": Listed("status:ShowStatus", "one short answer, and what to do next"),
-            "audit": Listed("audit:Audit", "each VM: its PMU, what the policy wants, its fast path"),
-            "explain": Listed("explain:Explain", "one VM's whole story, and what to do about it"),
-            "report": Listed("report:WriteReport", "the audit as JSON, CSV, metrics or a page"),
+            "status": CommandEntry("status:ShowStatus", "one short answer, and what to do next"),
+            "audit": CommandEntry("audit:Audit", "each VM: its PMU, what the policy wants, its fast path"),
+            "explain": CommandEntry("explain:Explain", "one VM's whole story, and what to do about it"),
+            "report": CommandEntry("report:WriteReport", "the audit as JSON, CSV, metrics or a page"),
         },
         ("pmuconf status", "pmuconf explain web1", "pmuconf report -f html -o pmu.html"),
     ),
-    Group(
+    CommandGroup(
         "Change domains",
         {
-            "apply": Listed("apply:Apply", "bring domains on policy, from their next boot on"),
-            "rollback": Listed("rollback:Rollback", "put back what was there before"),
-            "journal": Listed("journal:ShowJournal", "list what was changed"),
-            "journal purge": Listed("journal:PurgeJournal", "drop old changes that are finished"),
-            "rewrite": Listed("rewrite:Rewrite", "a filter: domain XML with its PMU state set"),
+            "apply": CommandEntry("apply:Apply", "bring domains on policy, from their next boot on"),
+            "rollback": CommandEntry("rollback:Rollback", "put back what was there before"),
+            "journal": CommandEntry("journal:ShowJournal", "list what was changed"),
+            "journal purge": CommandEntry("journal:PurgeJournal", "drop old changes that are finished"),
+            "rewrite": CommandEntry("rewrite:Rewrite", "a filter: domain XML with its PMU state set"),
         },
         ("pmuconf apply --dry-run", "pmuconf apply --canary 1", "pmuconf rollback --all"),
     ),
-    Group(
+    CommandGroup(
         "Keep it so",
         {
-            "serve": Listed("serve:Serve", "the service that watches every domain"),
-            "policy check": Listed("policy:PolicyCheck", "is the configuration valid?"),
-            "policy explain": Listed("policy:PolicyExplain", "which rule decides, and why"),
+            "serve": CommandEntry("serve:Serve", "the service that watches every domain"),
+            "policy check": CommandEntry("policy:PolicyCheck", "is the configuration valid?"),
+            "policy explain": CommandEntry("policy:PolicyExplain", "which rule decides, and why"),
         },
         ("pmuconf serve --observe", "pmuconf policy check", "pmuconf policy explain web1"),
     ),
-    Group(
+    CommandGroup(
         "Look into the kernel and QEMU",
         {
-            "host": Listed("host:ShowHost", "does the running kernel spare VMs without a PMU?"),
-            "host judge": Listed("host:JudgeFile", "the same of a kernel module, a vmlinux or a host's record"),
-            "host facts": Listed("host:WriteFacts", "write what root found, for audits without root"),
-            "host record": Listed("host:RecordHost", "take along what was read, to judge it elsewhere"),
-            "qemu prove": Listed("qemu:ProveQemu", "start a QEMU once: does it disable the PMU in KVM?"),
-            "preflight qemu": Listed("preflight:PreflightQemu", "which VMs would lose a PMU under another QEMU?"),
-            "bench cpuid": Listed("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
-            "bench msr": Listed("bench:BenchMsr", "the same of a read of an MSR"),
-            "bench port": Listed("bench:BenchPort", "the same of port I/O"),
-            "bench compare": Listed("bench:CompareMeasurements", "two saved measurements: one kernel against another"),
+            "host": CommandEntry("host:ShowHost", "does the running kernel spare VMs without a PMU?"),
+            "host judge": CommandEntry("host:JudgeFile", "the same of a kernel module, a vmlinux or a host's record"),
+            "host facts": CommandEntry("host:WriteFacts", "write what root found, for audits without root"),
+            "host record": CommandEntry("host:RecordHost", "take along what was read, to judge it elsewhere"),
+            "qemu prove": CommandEntry("qemu:ProveQemu", "start a QEMU once: does it disable the PMU in KVM?"),
+            "preflight qemu": CommandEntry("preflight:PreflightQemu", "which VMs would lose a PMU under another QEMU?"),
+            "bench cpuid": CommandEntry("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
+            "bench msr": CommandEntry("bench:BenchMsr", "the same of a read of an MSR"),
+            "bench port": CommandEntry("bench:BenchPort", "the same of port I/O"),
+            "bench compare": CommandEntry(
+                "bench:CompareMeasurements", "two saved measurements: two kernels compared"
+            ),
         },
         ("pmuconf host", "pmuconf host facts --output host-facts.json", "pmuconf bench cpuid --save before.json"),
     ),
-    Group(
+    CommandGroup(
         "OpenStack",
         {
-            "nova check": Listed("nova:NovaCheck", "would this host's Nova load the plugin?"),
-            "flavors audit": Listed("flavors:FlavorsAudit", "each flavor: its hw:pmu, and what the policy wants"),
-            "flavors apply": Listed("flavors:FlavorsApply", "set hw:pmu where the policy decides"),
-            "flavors rollback": Listed("flavors:FlavorsRollback", "take away what apply has set"),
-            "flavors export": Listed("flavors:FlavorsExport", "write the extra specs of all flavors into a file"),
+            "nova check": CommandEntry("nova:NovaCheck", "would this host's Nova load the plugin?"),
+            "flavors audit": CommandEntry("flavors:FlavorsAudit", "each flavor: its hw:pmu, and what the policy wants"),
+            "flavors apply": CommandEntry("flavors:FlavorsApply", "set hw:pmu where the policy decides"),
+            "flavors rollback": CommandEntry("flavors:FlavorsRollback", "take away what apply has set"),
+            "flavors export": CommandEntry("flavors:FlavorsExport", "write the extra specs of all flavors into a file"),
         },
         ("pmuconf nova check", "pmuconf flavors audit", "pmuconf flavors apply --dry-run"),
     ),
-    Group(
+    CommandGroup(
         "Many hosts, by their JSON reports",
         {
-            "fleet report": Listed("fleet:FleetReport", "all hosts in one report, and the steps that bring most"),
-            "fleet diff": Listed("fleet:FleetDiff", "what changed between two collections"),
-            "fleet plan": Listed("fleet:FleetPlan", "what to do, in waves, for a playbook"),
+            "fleet report": CommandEntry("fleet:FleetReport", "all hosts in one report, and the steps that bring most"),
+            "fleet diff": CommandEntry("fleet:FleetDiff", "what changed between two collections"),
+            "fleet plan": CommandEntry("fleet:FleetPlan", "what to do, in waves, for a playbook"),
         },
         ("pmuconf fleet report reports/", "pmuconf fleet diff old/ new/", "pmuconf fleet plan reports/ -o plan.json"),
     ),
@@ -127,7 +129,7 @@ def overview() -> str:
     return _HEAD + "".join(_group(group) for group in GROUPS) + _FOOT
 
 
-def _group(group: Group) -> str:
+def _group(group: CommandGroup) -> str:
     commands = "".join(f"  {name:{_WIDTH}}  {listed.sentence}\n" for name, listed in group.commands.items())
     examples = "".join(f"    $ {example}\n" for example in group.examples)
     return f"\n{group.title}:\n{commands}{examples}"

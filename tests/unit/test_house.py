@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,13 @@ def test_the_picture_shows_what_the_code_imports(name: str, within: str) -> None
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: str(path.relative_to(TREE)))
 def test_variables_have_names_that_say_something(path: Path) -> None:
     assert vague_names(path) == []
+
+
+def test_a_class_name_stands_in_one_file() -> None:
+    names = Counter(
+        node.name
+        for path in PATHS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, number in names.items() if number > 1] == []
