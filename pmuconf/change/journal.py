@@ -73,17 +73,9 @@ class Journal:
             for intent in intents:
                 number = self._insert(
                     connection,
+                    **_columns(intent),
                     at=now,
                     who=who,
-                    kind=intent.kind.value,
-                    uri=intent.uri,
-                    machine=intent.machine,
-                    host_uuid=intent.host_uuid,
-                    uuid=intent.uuid,
-                    name=intent.name,
-                    old=intent.old.value,
-                    new=intent.new.value,
-                    rule=intent.rule,
                     status=ChangeStatus.IN_FLIGHT.value,
                     preimage=intent.preimage,
                 )
@@ -164,17 +156,9 @@ class Journal:
             for entry in carried:
                 self._insert(
                     connection,
+                    **_columns(entry),
                     at=_text(entry.at),
                     who=entry.who,
-                    kind=entry.kind.value,
-                    uri=entry.uri,
-                    machine=entry.machine,
-                    host_uuid=entry.host_uuid,
-                    uuid=entry.uuid,
-                    name=entry.name,
-                    old=entry.old.value,
-                    new=entry.new.value,
-                    rule=entry.rule,
                     status=entry.status.value,
                     cause=entry.cause,
                 )
@@ -315,6 +299,21 @@ def oldest_kept(days: int) -> datetime:
         return datetime.now(timezone.utc) - timedelta(days=days)
     except OverflowError:  # before the year 1
         return datetime.min.replace(tzinfo=timezone.utc)
+
+
+def _columns(change: Intent | Entry) -> dict[str, str]:
+    """What a change is, whoever makes it and whenever, by the columns of the database."""
+    return {
+        "kind": change.kind.value,
+        "uri": change.uri,
+        "machine": change.machine,
+        "host_uuid": change.host_uuid,
+        "uuid": change.uuid,
+        "name": change.name,
+        "old": change.old.value,
+        "new": change.new.value,
+        "rule": change.rule,
+    }
 
 
 def _finished(changes: Iterable[Aged]) -> Iterator[int]:

@@ -75,9 +75,7 @@ GROUPS: Final = (
             "bench cpuid": CommandEntry("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
             "bench msr": CommandEntry("bench:BenchMsr", "the same of a read of an MSR"),
             "bench port": CommandEntry("bench:BenchPort", "the same of port I/O"),
-            "bench compare": CommandEntry(
-                "bench:CompareMeasurements", "two saved measurements: two kernels compared"
-            ),
+            "bench compare": CommandEntry("bench:CompareMeasurements", "two saved measurements: two kernels compared"),
         },
         ("pmuconf host", "pmuconf host facts --output host-facts.json", "pmuconf bench cpuid --save before.json"),
     ),
