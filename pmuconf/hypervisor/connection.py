@@ -115,7 +115,7 @@ class Connection:
         leaves as many threads as there were callers at once, not thousands.
 
         :param alive: is called every second of the wait.
-        :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, libvirt-error,
+        :raises PmuconfError: libvirt-unreachable, libvirt-permission, libvirt-timeout, libvirt-lost, libvirt-error,
             threads-exhausted.
         """
         connection = _left_over(uri, read_only=read_only) or cls._started(uri, read_only=read_only)
@@ -274,6 +274,8 @@ class Connection:
             self._line = self._open()
         except libvirt.libvirtError as error:
             self._error = translate_open(error, self._uri)
+        except PmuconfError as error:
+            self._error = error.bare()
         except ValueError as error:  # a text that can't be given to C
             self._error = PmuconfError(f"can't open {self._uri!r}: {error}", cause="libvirt-error")
         finally:
@@ -294,7 +296,7 @@ class Connection:
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # the embedded driver has none
-                raise
+                raise translate(error, "") from None  # it was opened: what fails now is the connection
         return Line(connection)
 
     def _superfluous(self) -> bool:

@@ -312,3 +312,18 @@ def test_an_event_loop_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(events, "_TURN_SECONDS", SHORT)
     monkeypatch.setattr(libvirt, "virEventUpdateTimeout", lambda *_: None)
     assert cause(events.await_turn) == "libvirt-timeout"
+
+
+def test_a_daemon_that_ends_right_behind_the_opening_is_a_connection_that_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libvirt then says of keepalive that the caller lacks an event loop (remoteConnectSetKeepAlive)."""
+
+    def ended(*_: object) -> None:
+        error = libvirt.libvirtError("the caller doesn't support keepalive protocol")
+        code, domain = libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_REMOTE
+        error.err = (code, domain, str(error), libvirt.VIR_ERR_ERROR, "", "", "", -1, -1)
+        raise error
+
+    monkeypatch.setattr(libvirt.virConnect, "setKeepAlive", ended)
+    assert cause(lambda: Connection.open(URI, read_only=True)) == "libvirt-lost"
