@@ -14,8 +14,10 @@ from cliff.help import HelpCommand
 
 import pmuconf
 from pmuconf.commands.exitstatus import ERROR
+from pmuconf.commands.helptext import arrange
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
 from pmuconf.commands.usage import spoken
+from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
 
 __all__ = ["application"]
@@ -36,7 +38,22 @@ class WholeNames(CommandManager):
 
 
 class Help(HelpCommand):
-    """Print detailed help for another command."""
+    """Describe a command, or show all of them.
+
+    Exit status: 0, or 255 for an error.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        for action in parser._actions:
+            if action.dest == "cmd":
+                action.metavar, action.help = "COMMAND", "The command that is described; without any, the overview."
+        arrange(parser, "help")
+        return spoken(parser, prog_name)
+
+    def get_epilog(self) -> str:
+        """None, as of the other commands."""
+        return ""
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if not parsed_args.cmd:
@@ -92,11 +109,27 @@ class Application(App):
         root = logging.getLogger("")
         before = [handler for handler in root.handlers if handler.get_name() != _HANDLER]  # but for an earlier run's
         root.handlers[:] = before
-        super().configure_logging()
+        unwritable = self._open_log()
         for handler in root.handlers[len(before) :]:
             handler.set_name(_HANDLER)
             handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
         logging.getLogger("stevedore").setLevel(logging.WARNING)
+        if unwritable is not None:
+            raise unwritable
+
+    def _open_log(self) -> PmuconfError | None:
+        """Have cliff open the log; the error if its file can't be opened. Then the log goes to the terminal alone."""
+        try:
+            super().configure_logging()
+        except OSError as error:
+            file, self.options.log_file = self.options.log_file, None
+            super().configure_logging()
+            return PmuconfError(f"--log-file {file}: {error.strerror}", cause="output-unwritable")
+        return None
+
+    def interact(self) -> None:
+        """Show the commands, as without any argument: cliff would start a shell of its own."""
+        self.stderr.write(overview())
 
     def run_subcommand(self, argv: list[str]) -> int:
         try:

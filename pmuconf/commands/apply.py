@@ -8,6 +8,7 @@ from typing import Any
 
 from pmuconf.change.result import Outcome, Result, tally
 from pmuconf.commands.base import Table, add_connect, run_of
+from pmuconf.commands.values import whole
 
 __all__ = ["Apply", "ResultTable"]
 
@@ -53,20 +54,20 @@ class Apply(ResultTable):
         parser.add_argument("--dry-run", action="store_true", help="Show what would be changed, and change nothing.")
         parser.add_argument(
             "--max-changes",
-            type=_count,
+            type=whole(0),
             metavar="N",
             help="Stop after N changes; 0 for no limit. The default is [change] max_changes.",
         )
         parser.add_argument(
             "--max-failures",
-            type=_count,
+            type=whole(0),
             metavar="N",
             help="Stop when more than N domains have failed, or differ in more than their PMU for no known reason. "
             "The default is [change] max_failures.",
         )
         parser.add_argument(
             "--canary",
-            type=_count,
+            type=whole(0),
             default=0,
             metavar="N",
             help="Change N domains and stop; with --continue go on with the others once these are verified.",
@@ -96,10 +97,3 @@ class Apply(ResultTable):
         else:
             self.closing.append(tally(results))
         return rows
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return number

@@ -17,6 +17,7 @@ from cliff.show import ShowOne
 
 from pmuconf import conf
 from pmuconf.commands.fence import fence
+from pmuconf.commands.helptext import arrange
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
@@ -24,10 +25,9 @@ from pmuconf.report.plain import csv_cell, printable
 if TYPE_CHECKING:
     from pmuconf.change.run import Run
 
-__all__ = ["Action", "Record", "Table", "add_connect", "number", "progress", "run_of", "settings", "warning"]
+__all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings", "warning"]
 
 _Item = TypeVar("_Item")
-_MOST = (1 << 31) - 1
 
 _COLOURS = {
     "drift": "31",
@@ -69,20 +69,6 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def number(text: str) -> int:
-    """A whole number of an option that no database and no system call is too small for.
-
-    :raises argparse.ArgumentTypeError: it is none.
-    """
-    try:
-        value = int(text)
-    except ValueError:
-        value = _MOST + 1
-    if abs(value) > _MOST:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number up to {_MOST}")
-    return value
-
-
 def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
     """Pass the items through, with a bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
@@ -97,8 +83,14 @@ class _Guarded(Command):
     """A bug of ours is shown as one line, not as a traceback; --debug shows that."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the paragraphs of the docstring
+        try:
+            parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        except ValueError:  # cliff takes int() of them
+            raise PmuconfError(
+                "the environment variables CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers",
+                cause="usage",
+            ) from None
+        arrange(parser, prog_name.partition(" ")[2])
         return spoken(parser, prog_name)
 
     def get_epilog(self) -> str:

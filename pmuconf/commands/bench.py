@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.access import host_modules
-from pmuconf.commands.base import Record, number
+from pmuconf.commands.base import Record
+from pmuconf.commands.values import number, positive, whole
 from pmuconf.report.plain import printable
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchCpuid", "BenchMsr", "BenchPort", "CompareMeasurements"]
 
-_MOST: Final = 1_000_000
+_COUNT: Final = whole(1, 1_000_000)
 _BRIEF: Final = frozenset(
     ("quantity", "conclusion", "difference", "control_difference", "exit", "release", "guard", "cpu", "cycles_per_exit")
 )
@@ -64,14 +64,14 @@ class _Bench(_Answer):
             "has figures, but no conclusion.",
         )
         extent = parser.add_argument_group("how much is measured")
-        extent.add_argument("--seconds", type=_positive, default=40.0, metavar="S", help="The default is 40.")
+        extent.add_argument("--seconds", type=positive, default=40.0, metavar="S", help="The default is 40.")
         extent.add_argument(
             "--pairs", type=_pairs, default=60, metavar="N", help="Pairs of VMs, made one after the other. Default: 60."
         )
         extent.add_argument(
-            "--rounds", type=_count, metavar="N", help="Rounds per pair. Default: as many as there is time for."
+            "--rounds", type=_COUNT, metavar="N", help="Rounds per pair. Default: as many as there is time for."
         )
-        extent.add_argument("--exits", type=_count, metavar="N", help="Exits per batch. Default: 0.3 ms of them.")
+        extent.add_argument("--exits", type=_COUNT, metavar="N", help="Exits per batch. Default: 0.3 ms of them.")
         return parser
 
     def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
@@ -228,30 +228,17 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
         yield bar.update
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {_MOST}")
-    return value
-
-
 def _pairs(text: str) -> int:
     from pmuconf.bench.measurement import MAX_PAIRS
 
-    if _count(text) > MAX_PAIRS:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MAX_PAIRS}")
-    return _count(text)
+    return whole(1, MAX_PAIRS)(text)
 
 
 def _confidence(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.5 < value <= 0.999999:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 0.999999")
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number between 0.5 and 0.999999")
     return value

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pmuconf.commands.base import Action, Table, number, progress, settings, warning
+from pmuconf.commands.base import Action, Table, progress, settings, warning
+from pmuconf.commands.values import whole
 from pmuconf.conf import Settings
-from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
 from pmuconf.flavors.change import FlavorOutcome, revocable, set_all, take_back, without_change, writing
 from pmuconf.flavors.cloud import Cloud
@@ -88,13 +88,11 @@ class FlavorsApply(Table):
         _add_cloud(parser)
         _add_only_used(parser)
         parser.add_argument("--dry-run", action="store_true", help="Show what would be set, and change nothing.")
-        parser.add_argument("--max-changes", type=number, metavar="N", help="Stop after N changes; 0 for no limit.")
+        parser.add_argument("--max-changes", type=whole(0), metavar="N", help="Stop after N changes; 0 for no limit.")
         return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         chosen = settings(self)
-        if args.max_changes is not None and args.max_changes < 0:
-            raise PmuconfError("--max-changes takes no number below 0", cause="usage")
         limit = chosen.max_changes if args.max_changes is None else args.max_changes
         with Cloud.open(args.os_cloud) as cloud:
             if args.dry_run:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
 from pmuconf.commands.base import Action
+from pmuconf.commands.values import whole
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
 from pmuconf.files.replacing import replace_file, replacing
@@ -32,6 +33,7 @@ from pmuconf.report.csv import COLUMNS, csv_lines
 __all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]
 
 FORMATS = ("table", "json", "csv", "html")
+_COUNT, _SOME = whole(0), whole(1)
 _T = TypeVar("_T")
 _MAX_NAMES = 16 << 20
 _SHOWN = 10
@@ -51,11 +53,6 @@ class FleetReport(Action):
     A step counts the VMs that wait for nothing else. A VM that needs a kernel, a QEMU and a power cycle counts for the
     three together. The cycles that could be saved are an upper bound, over the VMs whose exits were counted (--sample
     on the hosts). They are left out if no exits were counted.
-
-    Examples:
-      pmuconf fleet report collected/
-      pmuconf fleet report collected/ -f html --host-pages -o /var/www/html/pmu/
-      pmuconf fleet report collected/ --expect @inventory.txt --stale 24h -f json -o fleet.json
 
     Exit status: 0 all as wanted; 1 something waits or can't be known, or a host is absent or its report stale; 2 drift,
     the slow path, or a file that can't be used. In these three cases the report has all files that can be used. 255
@@ -77,7 +74,7 @@ class FleetReport(Action):
         )
         parser.add_argument(
             "--top",
-            type=_count,
+            type=_COUNT,
             default=50,
             metavar="N",
             help="List the N flavors, projects, kernels, QEMUs and steps with the most VMs and count the others (50); "
@@ -130,9 +127,6 @@ class FleetDiff(Action):
     A VM is known by its UUID, so a VM that moved to another host is compared too. A host is shown as unheard if one of
     the collections has no usable report of it: neither the host nor its VMs have come or gone.
 
-    Example:
-      pmuconf fleet diff monday/ tuesday/
-
     Exit status: 2 a VM lost the fast path, or a file can't be used; 1 a host went or is unheard; otherwise 0. 255
     error.
     """
@@ -145,7 +139,7 @@ class FleetDiff(Action):
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
         parser.add_argument(
             "--top",
-            type=_count,
+            type=_COUNT,
             default=1000,
             metavar="N",
             help="List N of the VMs that changed, beginning with those that lost the fast path (1000); 0 lists all.",
@@ -172,10 +166,6 @@ class FleetPlan(Action):
     To resume a campaign, gather the reports again and make the plan anew: it lacks what is done, and what is left keeps
     its ids. Hosts that are absent, or whose report is stale, are left out and named.
 
-    Examples:
-      pmuconf fleet plan collected/ -o plan.json
-      pmuconf fleet plan collected/ --limit 'rack1-*,compute-7' --wave-size 5 -o plan.json
-
     Exit status: 0 nothing is to be done, 1 a host is left out, 2 something is to be done, or a file can't be used; in
     these three cases the plan is written. 255 error.
     """
@@ -190,7 +180,7 @@ class FleetPlan(Action):
             metavar="GLOB,...|@FILE",
             help="Only hosts whose name, or name in the inventory, matches one of these.",
         )
-        parser.add_argument("--wave-size", type=_some, default=20, metavar="N", help="Hosts a wave (20).")
+        parser.add_argument("--wave-size", type=_SOME, default=20, metavar="N", help="Hosts a wave (20).")
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="Write to FILE, all or nothing.")
         return parser
 
@@ -242,7 +232,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=_some, default=cores(), metavar="N", help="Read with N processes (one a core).")
+    parser.add_argument("--jobs", type=_SOME, default=cores(), metavar="N", help="Read with N processes (one a core).")
 
 
 def _ignore(result: object) -> None:
@@ -315,19 +305,6 @@ def _text(form: str, record: Mapping[str, Any]) -> str:
     return host_text(record) if form == "csv" else table(record)
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return int(text)
-
-
-def _some(text: str) -> int:
-    count = _count(text)
-    if count == 0:
-        raise argparse.ArgumentTypeError("at least 1")
-    return count
-
-
 def _age(text: str) -> timedelta | None:
     if text == "0":
         return None
@@ -342,6 +319,8 @@ def _names(text: str) -> list[str]:
         return [name for name in text.split(",") if name]
     try:
         lines = read_regular(text[1:], _MAX_NAMES).decode("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text[1:]} can't be read: {error}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text[1:]} can't be read: {error.strerror}") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[1:]} is no text in UTF-8") from None
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

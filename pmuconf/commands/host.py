@@ -99,11 +99,6 @@ class JudgeFile(_Judgement):
     FILE is a module kvm.ko (or .gz, .xz, .zst), or a vmlinux with symbols and KVM built in, or a directory that
     'pmuconf host record' wrote. Of a module or a vmlinux, the verdict is on that file alone.
 
-    Examples:
-      pmuconf host judge kvm.ko --btf vmlinux
-      pmuconf host judge vmlinux
-      pmuconf host judge host-record/
-
     Exit status: 0 guarded, early-out or no-call, 1 partial or unknown, 2 unguarded, 255 error.
     """
 

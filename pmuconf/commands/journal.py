@@ -9,7 +9,8 @@ from typing import Any
 from pmuconf.access import connect
 from pmuconf.change.journal import Entry, Journal, writer_lock
 from pmuconf.change.whom import changes_of
-from pmuconf.commands.base import Action, Table, add_connect, number, settings
+from pmuconf.commands.base import Action, Table, add_connect, settings
+from pmuconf.commands.values import number, whole
 from pmuconf.errors import PmuconfError
 
 __all__ = ["PurgeJournal", "ShowJournal"]
@@ -94,7 +95,7 @@ class PurgeJournal(Action):
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             "--older-than",
-            type=int,
+            type=whole(0),
             metavar="DAYS",
             help="Those older than so many days; 0 for all. The default is [journal] retention_days.",
         )
@@ -103,8 +104,6 @@ class PurgeJournal(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         chosen = settings(self)
         days = chosen.retention_days if args.older_than is None else args.older_than
-        if days < 0:
-            raise PmuconfError("--older-than takes 0 or more days", cause="usage")
         with writer_lock(chosen.journal), Journal.open(chosen.journal) as journal:
             purged = journal.purge(days)
         self.app.LOG.info("%s dropped", "1 change" if purged == 1 else f"{purged} changes")

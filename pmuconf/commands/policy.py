@@ -44,11 +44,6 @@ class PolicyCheck(Action):
 class PolicyExplain(Action):
     """Say what the policy wants for a domain or a flavor, which rule decides, and why.
 
-    Examples:
-      pmuconf policy explain web1
-      pmuconf policy explain --xml web1.xml
-      pmuconf policy explain --flavor perf.large --extra-spec hw:pmu=true
-
     With --flavor, what is not given about the project, the domain or the flavor's id is taken as not known; the
     extra specs and image properties given are taken as all that there are.
 

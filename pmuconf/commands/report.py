@@ -27,16 +27,6 @@ class WriteReport(Action):
       prometheus  metrics for node_exporter's textfile collector (docs/report.md)
       html        one page that needs only a browser: to read, sort, filter and print
 
-    Examples:
-      the page, and what the fast path is worth, from the VMs' exits over ten seconds:
-        pmuconf report -f html --sample 10s -o /var/www/html/pmu.html
-      metrics, from a timer:
-        pmuconf report -f prometheus -o /var/lib/prometheus/node-exporter/pmuconf.prom
-      two VMs, for a spreadsheet:
-        pmuconf report -f csv web1 web2 > vms.csv
-      files of domain XML, where libvirt is out of reach:
-        pmuconf report -f html --xml dumps/ -o pmu.html
-
     Exit status, as of audit: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a
     domain that can't be judged; in these three cases the report is written whole. 255 error: nothing is written.
     """

@@ -18,8 +18,6 @@ __all__ = ["Rewrite"]
 class Rewrite(Action):
     """Write domain XML to standard output with its PMU state set, and every other byte as it was. Needs no libvirt.
 
-    Example: virsh dumpxml --inactive --security-info VM | pmuconf rewrite > vm.xml
-
     Asks no policy: it does what --pmu says.
 
     Exit status: 0, or 255 for an error; then nothing is written.

@@ -8,7 +8,8 @@ from typing import Any
 
 from pmuconf.change.result import Outcome
 from pmuconf.commands.apply import ResultTable
-from pmuconf.commands.base import add_connect, number, run_of
+from pmuconf.commands.base import add_connect, run_of
+from pmuconf.commands.values import number
 
 __all__ = ["Rollback"]
 

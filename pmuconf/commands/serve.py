@@ -41,14 +41,6 @@ class Serve(Action):
     Signals: HUP reads the configuration anew and looks at all domains. A wrong configuration is refused, and the old
     one stays. TERM ends the service within five seconds, INT within two. Neither changes anything.
 
-    Examples:
-      see what it would find, in a terminal:
-        pmuconf serve --observe
-      as systemd runs it (etc/systemd/pmuconf.service, docs/service.md):
-        systemctl enable --now pmuconf-host-facts.timer pmuconf.service
-      how is it, and why not well:
-        curl -s http://127.0.0.1:9754/healthz
-
     Exit status: 0 stopped by a signal, 255 it could not start: the configuration is wrong, or its address is taken.
     Trouble with libvirt never ends it.
     """

@@ -23,11 +23,6 @@ class ShowStatus(Action):
     The exits of all VMs are counted for a second, to tell what the fast path saves, and what it could save, as per
     cent of the host's CPU time: an upper bound.
 
-    Examples:
-      pmuconf status
-      pmuconf status -f json
-      pmuconf status --check     # for Nagios and Icinga: one line, exit status 0 to 3
-
     Exit status: 0 as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
     can't be judged, 255 error. With --check: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (an error).
     """

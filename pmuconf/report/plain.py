@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["csv_cell", "printable"]
+__all__ = ["csv_cell", "joined", "printable"]
 
 _FORMULA: Final = frozenset("=+-@\u2212")
 """The signs that begin a formula, and the minus sign of mathematics, which normalization does not make ASCII."""
@@ -32,3 +33,12 @@ def csv_cell(text: str) -> str:
     shown = printable(text)
     first = shown.lstrip()[:1]
     return f"'{shown}" if first and unicodedata.normalize("NFKC", first)[:1] in _FORMULA else shown
+
+
+def joined(names: Sequence[str], word: str) -> str:
+    """The names as a list within a sentence.
+
+    >>> joined(["json", "csv", "html"], "or")
+    'json, csv or html'
+    """
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

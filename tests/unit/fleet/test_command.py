@@ -115,7 +115,7 @@ def test_a_list_of_hosts_from_a_file(run: Run, folder: Path, tmp_path: Path) -> 
         (["FOLDER", "--host-pages"], ["(usage)"]),
         (["FOLDER", "-f", "html", "--host-pages"], ["(usage)"]),
         (["FOLDER", "--stale", "soon"], ["24h"]),
-        (["FOLDER", "--jobs", "0"], ["at least 1"]),
+        (["FOLDER", "--jobs", "0"], ["'0' is no whole number from 1 to "]),
         (["EMPTY"], ["(no-reports)", "pmuconf report -f json"]),
         (["FOLDER", "-o", "/nowhere/x"], ["(output-unwritable)"]),
         (["FOLDER", "-f", "csv", "-o", "/nowhere/x"], ["(output-unwritable)"]),
