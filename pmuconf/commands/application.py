@@ -10,11 +10,12 @@ from typing import Any
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
+from cliff.complete import CompleteCommand
 from cliff.help import HelpCommand
 
 import pmuconf
 from pmuconf.commands.exitstatus import ERROR
-from pmuconf.commands.helptext import arrange
+from pmuconf.commands.helptext import Worded
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
@@ -37,23 +38,18 @@ class WholeNames(CommandManager):
         raise ValueError(f"Unknown command {argv!r}")
 
 
-class Help(HelpCommand):
+class Help(Worded, HelpCommand):
     """Describe a command, or show all of them.
 
     Exit status: 0, or 255 for an error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser = super().get_parser(prog_name)
         for action in parser._actions:
             if action.dest == "cmd":
                 action.metavar, action.help = "COMMAND", "The command that is described; without any, the overview."
-        arrange(parser, "help")
-        return spoken(parser, prog_name)
-
-    def get_epilog(self) -> str:
-        """None, as of the other commands."""
-        return ""
+        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if not parsed_args.cmd:
@@ -65,6 +61,22 @@ class Help(HelpCommand):
             self.app.LOG.error("%s", not_a_command(parsed_args.cmd))
             return ERROR
         return int(super().take_action(parsed_args))
+
+
+class Complete(Worded, CompleteCommand):
+    """Write what makes bash complete commands and options.
+
+    Exit status: 0, or 255 for an error.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        for action in parser._actions:
+            if action.dest == "name":
+                action.metavar, action.help = "NAME", "The name by which the command is called, if it is another."
+            elif action.dest == "shell":
+                action.metavar, action.help = "SHELL", "bash (the default), or none for the data alone."
+        return parser
 
 
 class Formatter(logging.Formatter):
@@ -162,4 +174,5 @@ def application() -> Application:
         manager.commands[name] = EntryPoint(name, f"pmuconf.commands.{listed.place}", "")
     app = Application(description=None, version=pmuconf.__version__, command_manager=manager, deferred_help=True)
     manager.add_command("help", Help)
+    manager.add_command("complete", Complete)
     return app

@@ -17,8 +17,7 @@ from cliff.show import ShowOne
 
 from pmuconf import conf
 from pmuconf.commands.fence import fence
-from pmuconf.commands.helptext import arrange
-from pmuconf.commands.usage import spoken
+from pmuconf.commands.helptext import Worded
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
 
@@ -79,23 +78,8 @@ def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
     yield from tqdm(items, total=total, desc=what, unit="VM", leave=False)
 
 
-class _Guarded(Command):
+class _Guarded(Worded):
     """A bug of ours is shown as one line, not as a traceback; --debug shows that."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        try:
-            parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        except ValueError:  # cliff takes int() of them
-            raise PmuconfError(
-                "the environment variables CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers",
-                cause="usage",
-            ) from None
-        arrange(parser, prog_name.partition(" ")[2])
-        return spoken(parser, prog_name)
-
-    def get_epilog(self) -> str:
-        """None: cliff's own names the package, for which it reads every package of the environment (170 ms)."""
-        return ""
 
     def given(self, args: argparse.Namespace) -> int:
         """How many files this reads, if it reads nothing but files; 0 if it asks libvirt or this host.

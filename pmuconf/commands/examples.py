@@ -188,6 +188,10 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
             "pmuconf fleet plan reports/ --limit 'rack1-*' --wave-size 5 -o plan.json",
         ),
     ),
+    "complete": (
+        Example("In this shell only", ". <(pmuconf complete)"),
+        Example("For all users of this host", "pmuconf complete > /etc/bash_completion.d/pmuconf"),
+    ),
     "help": (
         Example("All commands", "pmuconf help"),
         Example("One of them", "pmuconf help policy explain"),
