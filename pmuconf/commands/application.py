@@ -6,7 +6,7 @@ import argparse
 import gc
 import logging
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, Final
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
@@ -24,6 +24,12 @@ from pmuconf.report.plain import printable
 __all__ = ["application"]
 
 _HANDLER = "pmuconf"
+_OF_CLIFF: Final = {
+    "version": (None, "Show the version."),
+    "log_file": ("FILE", "Write to this file, too, what is shown on standard error, and more."),
+    "debug": (None, "Show a traceback with an error."),
+}
+"""How values of cliff's own options are called, and what they do."""
 _MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 
 
@@ -99,6 +105,8 @@ class Application(App):
     ) -> argparse.ArgumentParser:
         raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, **(argparse_kwargs or {})}
         parser: argparse.ArgumentParser = spoken(super().build_option_parser(description, version, raw), "pmuconf")
+        for action in parser._actions:
+            action.metavar, action.help = _OF_CLIFF.get(action.dest, (action.metavar, action.help))
         group = parser.add_argument_group("configuration")
         group.add_argument(
             "--config-file",

@@ -41,6 +41,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "explain": (
         Example("As root: does this VM have the fast path, and if not, what helps?", "pmuconf explain web1"),
         Example("How much would it save? Count its exits for five seconds", "pmuconf explain web1 --sample 5s"),
+        Example("For a script: the same as one JSON document", "pmuconf explain web1 -f json"),
     ),
     "report": (
         Example(
@@ -91,6 +92,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "policy check": (
         Example("Is the configuration of this host valid, and what does it mean?", "pmuconf policy check"),
         Example("Try a file before it is installed", "pmuconf --config-file new.conf policy check"),
+        Example("For a script", "pmuconf policy check -f json"),
     ),
     "policy explain": (
         Example("Which rule decides about this domain?", "pmuconf policy explain web1"),
@@ -99,6 +101,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
             "What would VMs of this flavor get?",
             "pmuconf policy explain --flavor perf.large --extra-spec hw:pmu=true",
         ),
+        Example("For a script", "pmuconf policy explain web1 -f json"),
     ),
     "host": (
         Example("As root: does the running kernel spare VMs without a PMU?", "pmuconf host"),

@@ -390,6 +390,54 @@ def test_policy_explain_decides_as_audit_does(run: Run, on: Path) -> None:
     assert f"decision: {audited['decision']}\nrule: {audited['rule']}\nbecause: {audited['reason']}\n" in said.out
 
 
+def test_policy_explain_as_json_has_the_keys_and_values_of_an_audit(run: Run, on: Path) -> None:
+    said = run("policy", "explain", "--xml", on, "-f", "json", config=POLICY)
+    audited = json.loads(run("audit", "--xml", on, "-f", "json", config=POLICY).out)[0]
+    shared = ("name", "uuid", "flavor", "decision", "rule", "reason")
+    assert said.status == 0
+    assert json.loads(said.out) == {
+        "format": "pmuconf-decision",
+        "version": 1,
+        "pmu": audited["next_boot"],
+        **{key: audited[key] for key in shared},
+    }
+
+
+def test_policy_explain_of_a_flavor_as_json(run: Run) -> None:
+    rule = "[policy]\nrules = web\n[rule:web]\npmu = on\ndomain = web*\n"
+    said = run("policy", "explain", "--flavor", "m1", "-f", "json", config=rule)
+    assert said.status == 1
+    record = json.loads(said.out)
+    assert record.pop("reason")
+    assert record == {
+        **{"format": "pmuconf-decision", "version": 1, "name": None, "uuid": None, "pmu": None},
+        **{"flavor": "m1", "decision": "undecided", "rule": "web"},
+    }
+
+
+def test_policy_check_as_json(run: Run) -> None:
+    said = run("policy", "check", "-f", "json", config=POLICY + "[rule:other]\npmu = on\nflavor = x\n")
+    assert said.status == 1
+    record = json.loads(said.out)
+    assert [Path(path).is_file() for path in record.pop("files")] == [True]
+    assert record == {
+        "format": "pmuconf-policy",
+        "version": 1,
+        "default": "off",
+        "nova_domains": "observe",
+        "rules": [
+            {
+                "name": "perf",
+                "decision": "on",
+                "criteria": {"flavor": ["perf.*", "*.perf"]},
+                "reason": "they run perf",
+            }
+        ],
+        "unused_rules": ["other"],
+    }
+    assert run("policy", "check", "-f", "json", config="[policy]\ndefault = maybe\n")[:2] == (255, "")
+
+
 # ---- journal -------------------------------------------------------------------------------------------------------
 
 
