@@ -11,11 +11,11 @@ from cliff.command import Command
 
 from pmuconf.report.plain import printable
 
-__all__ = ["Answer", "add_format", "show"]
+__all__ = ["TwoForms", "add_format", "show"]
 
 
-class Answer(Protocol):
-    """What has both forms."""
+class TwoForms(Protocol):
+    """An answer that has both forms."""
 
     def lines(self) -> Iterable[str]:
         """The answer in sentences, one a line."""
@@ -31,7 +31,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def show(command: Command, args: argparse.Namespace, answer: Answer) -> None:
+def show(command: Command, args: argparse.Namespace, answer: TwoForms) -> None:
     """Write an answer to standard output in the form that add_format() has read."""
     lines = [json.dumps(answer.record(), indent=2)] if args.format == "json" else map(printable, answer.lines())
     command.app.stdout.write("".join(f"{line}\n" for line in lines))
