@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import sys
 from importlib.metadata import EntryPoint
 from typing import Any, Final
 
@@ -17,9 +18,11 @@ import pmuconf
 from pmuconf.commands.exitstatus import ERROR
 from pmuconf.commands.helptext import Worded
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
+from pmuconf.commands.terminal import UNBROKEN, width_of
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
+from pmuconf.report.screen import lines_of
 
 __all__ = ["application"]
 
@@ -86,11 +89,19 @@ class Complete(Worded, CompleteCommand):
 
 
 class Formatter(logging.Formatter):
-    """Shows names so that they can't do anything to a terminal."""
+    """Shows names so that they can't do anything to a terminal.
+
+    :param width: of the terminal, at whose last column a long message goes on in the next line; None: one line.
+    """
+
+    def __init__(self, form: str, width: int | None = None) -> None:
+        super().__init__(form)
+        self._width = width
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
-        return super().formatMessage(record)
+        whole = UNBROKEN.keys() <= vars(record).keys()
+        return "\n".join(lines_of(super().formatMessage(record), None if whole else self._width))
 
 
 class Application(App):
@@ -132,7 +143,9 @@ class Application(App):
         unwritable = self._open_log()
         for handler in root.handlers[len(before) :]:
             handler.set_name(_HANDLER)
-            handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
+            to_file = isinstance(handler, logging.FileHandler)
+            width = None if to_file else width_of(sys.stderr)
+            handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT, width))
         logging.getLogger("stevedore").setLevel(logging.WARNING)
         if unwritable is not None:
             raise unwritable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import audit
+from pmuconf.audit.look import Pace, audit
 from pmuconf.commands.audit import add_host_facts, add_sample
-from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.base import Action, add_connect, progress, settings
 from pmuconf.commands.outputs import add_format, show
 from pmuconf.errors import PmuconfError
 from pmuconf.report.story import Explanation
@@ -44,7 +44,7 @@ class Explain(Action):
                 max_bytes=chosen.max_xml_bytes,
                 survey=surveyor(args.host_facts),
                 always=True,
-                sample=args.sample,
+                pace=Pace(args.sample, progress),
             )
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from cliff.command import Command
 
+from pmuconf.commands.terminal import width_of
 from pmuconf.report.plain import printable
+from pmuconf.report.screen import lines_of
 
 __all__ = ["TwoForms", "add_format", "show"]
+
+_INDENT: Final = "    "
+"""Begins the lines on which a sentence goes on that is too long for the terminal."""
 
 
 class TwoForms(Protocol):
@@ -33,5 +39,9 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def show(command: Command, args: argparse.Namespace, answer: TwoForms) -> None:
     """Write an answer to standard output in the form that add_format() has read."""
-    lines = [json.dumps(answer.record(), indent=2)] if args.format == "json" else map(printable, answer.lines())
+    if args.format == "json":
+        command.app.stdout.write(json.dumps(answer.record(), indent=2) + "\n")
+        return
+    width = width_of(sys.stdout)
+    lines = (line for sentence in answer.lines() for line in lines_of(printable(sentence), width, _INDENT))
     command.app.stdout.write("".join(f"{line}\n" for line in lines))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import audit
+from pmuconf.audit.look import Pace, audit
 from pmuconf.commands.audit import add_host_facts
-from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.base import Action, add_connect, progress, settings
 from pmuconf.commands.exitstatus import CHECK_UNKNOWN
 from pmuconf.commands.outputs import add_format, show
 from pmuconf.errors import PmuconfError
@@ -61,7 +61,7 @@ class ShowStatus(Action):
                 max_bytes=chosen.max_xml_bytes,
                 survey=surveyor(args.host_facts),
                 always=True,
-                sample=0 if args.no_sample else 1,
+                pace=Pace(0 if args.no_sample else 1, progress),
             )
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)
