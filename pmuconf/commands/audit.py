@@ -56,8 +56,8 @@ class Audit(Table):
 
     fast says whether KVM spares the VM the PMU's work at its exits, and cause why not, or why. For that the host's
     kernel, KVM and QEMU processes are examined. Run it as root: only root can read kernel memory, where all this is
-    observed. Otherwise it is inferred, or unknown. Where no VM runs under KVM, and where another host or files are
-    read, the fast path is not judged, and a column says why.
+    observed. Otherwise it is inferred, or unknown. The fast path is not judged where no VM runs under KVM, on another
+    host, and in files: a column says why then.
 
     status:
       ok          as the policy wants

@@ -35,7 +35,9 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "audit": (
         Example("As root: what does each VM have, and what should it have?", "pmuconf audit"),
         Example("Whose guests use their PMU now, and would notice its loss?", "pmuconf audit --pmu-users"),
-        Example("Two VMs with every column, for a script", "pmuconf audit -f json web1 web2"),
+        Example(
+            "Only the VMs with a finding, with every column, for a script", "pmuconf audit --only findings -f json"
+        ),
         Example("Files of 'virsh dumpxml', where libvirt is out of reach", "pmuconf audit --xml dumps/"),
     ),
     "explain": (
