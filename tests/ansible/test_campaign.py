@@ -58,7 +58,7 @@ def test_waves(make: MakeFleet) -> None:
     ]
     plan = fleet.folder / "plan.json"
     plan.write_text(json.dumps({"format": "pmuconf-fleet-plan", "version": 1, "steps": steps}))
-    campaign = ["pmuconf.kvm.campaign", "-e", f"pmuconf_plan={plan}"]
+    campaign = ["pmuconf.kvm.campaign", "-e", "pmuconf_plan=plan.json"]  # found in the working folder
 
     def states() -> list[set[str]]:
         return [set(fleet.pmus(host).values()) for host in fleet.names]
@@ -76,7 +76,7 @@ def test_waves(make: MakeFleet) -> None:
     assert (ran.status != 0, "pmuconf_tasks" in ran.text) == (True, True)
     mine = fleet.folder / "mine.yml"
     mine.write_text('[{"ansible.builtin.debug": {"msg": "{{ pmuconf_kind }} of {{ inventory_hostname }}"}}]')
-    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab", "-e", f"pmuconf_tasks={mine}")
+    ran = fleet.run(*campaign, "-e", "pmuconf_step=kernel-0123456789ab", "-e", "pmuconf_tasks=mine.yml")
     assert "kernel of h01" in ran.text
     assert not (fleet.folder / "owned").exists()
 
