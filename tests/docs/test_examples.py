@@ -1,0 +1,169 @@
+"""The blocks of the documents that are no commands: each is read by the program that it is for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import pytest
+import yaml
+from oslo_config import cfg
+from pmuconf_nova import options
+
+from pmuconf import conf
+from pmuconf.errors import PmuconfError
+from pmuconf.fleet import files
+from tests.docs.blocks import ROOT, Block, blocks_of, pages
+from tests.support.metrics import series_names
+
+__all__ = ["READ"]
+
+_HEADING: Final = re.compile(r"^# (/\S+)\n", re.MULTILINE)
+
+
+def promtool(*words: str | Path) -> str:
+    """What promtool says of it."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool (Debian: prometheus) is not installed")
+    ran = subprocess.run(["promtool", *map(str, words)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def read_ini(block: Block, folder: Path) -> None:
+    """Of pmuconf, Nova or systemd, by what is in it."""
+    if re.search(r"^\[(Service|Timer)\]$", block.text, re.MULTILINE):
+        read_units(block, folder)
+    elif "compute_driver" in block.text:
+        read_nova_conf(block, folder)
+    else:
+        path = folder / "pmuconf.conf"
+        path.write_text(block.text)
+        chosen = conf.load([str(path)])
+        assert not chosen.unused_rules
+        assert replace(chosen, files=()) != replace(conf.load(["/dev/null"]), files=()), (
+            "it says nothing that is not so without it"
+        )
+
+
+def read_nova_conf(block: Block, folder: Path) -> None:
+    """By oslo.config with our options; compute_driver is Nova's. Every option is known, and its value is taken."""
+    path = folder / "nova.conf"
+    path.write_text(block.text)
+    asked: Any = cfg.ConfigOpts()
+    options.register(asked)
+    asked.register_opt(cfg.StrOpt("compute_driver"))
+    asked([], default_config_files=[str(path)])
+    assert asked.compute_driver == "pmuconf.LibvirtDriver"
+    groups: dict[str, dict[str, list[str]]] = {}
+    cfg.ConfigParser(str(path), groups).parse()
+    assert groups.pop("DEFAULT").keys() == {"compute_driver"}
+    assert groups.keys() <= {options.GROUP}
+    for name in groups.get(options.GROUP, {}):
+        assert getattr(asked.pmuconf, name) is not None
+
+
+def read_units(block: Block, folder: Path) -> None:
+    """By systemd: whole units, each below a comment with its path, or a drop-in for our service."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    _, *parts = _HEADING.split(block.text)
+    units = dict(zip((Path(path).name for path in parts[::2]), parts[1::2]))
+    if not units:
+        units = {"pmuconf.service": (ROOT / "etc/systemd/pmuconf.service").read_text() + block.text}
+    for name, text in units.items():
+        (folder / name).write_text(re.sub(r"^(ExecStart=)\S+", rf"\1{shutil.which('true')}", text, flags=re.MULTILINE))
+    ran = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(folder / name) for name in units)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    others = ("pmuconf-host-facts",)
+    said = [line for line in ran.stderr.splitlines() if "pmuconf" in line and not any(word in line for word in others)]
+    assert (ran.returncode, said) == (0, [])
+
+
+def read_json(block: Block, folder: Path) -> None:
+    """A plan has its schema; a marker is read as ``fleet report`` reads it."""
+    document = json.loads(block.text)
+    if document["format"] == "pmuconf-fleet-plan":
+        whole = json.loads((ROOT / "docs/fleet-plan.schema.json").read_text())
+        for name in document:
+            jsonschema.validate(document[name], {**whole["properties"][name], "$defs": whole.get("$defs", {})})
+        return
+    path = folder / f"{document['host']}.unreachable.json"
+    path.write_text(block.text)
+    assert isinstance(files.read_head(str(path)), files.Head)
+
+
+def read_yaml(block: Block, folder: Path) -> None:
+    """The configuration of a Prometheus. A playbook is Ansible's, see tests/ansible/test_docs.py."""
+    assert "scrape_configs" in yaml.safe_load(block.text)
+    text = block.text.replace("/etc/prometheus/", f"{ROOT}/etc/prometheus/")
+    (folder / "prometheus.yml").write_text(text)
+    assert "rules found" in promtool("check", "config", folder / "prometheus.yml")
+
+
+def read_promql(block: Block, folder: Path) -> None:
+    """Every line is an expression that Prometheus takes, about series that there are."""
+    asked = set(re.findall(r"\bpmuconf_\w+", block.text))
+    assert asked
+    assert asked <= series_names()
+    rules = [{"record": f"line{number}", "expr": line} for number, line in enumerate(block.lines)]
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "lines", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in promtool("check", "rules", folder / "rules.yml")
+
+
+def read_text(block: Block, folder: Path) -> None:
+    """Nothing reads it, so it is no command and no output of one."""
+    assert not [line for line in block.lines if line.startswith(("# ", "$ "))]
+
+
+READ: Final[dict[str, Callable[[Block, Path], None]]] = {
+    "ini": read_ini,
+    "json": read_json,
+    "promql": read_promql,
+    "text": read_text,
+    "yaml": read_yaml,
+}
+"""What reads a block, by its language."""
+
+_BLOCKS: Final = [block for page in pages() for block in blocks_of(page) if block.language in READ and block.runs_here]
+
+
+@pytest.mark.parametrize("block", _BLOCKS, ids=lambda block: block.place)
+def test_it_is_taken(block: Block, tmp_path: Path) -> None:
+    READ[block.language](block, tmp_path)
+
+
+REFUSALS: Final = (AssertionError, PmuconfError, cfg.Error, ValueError, jsonschema.ValidationError)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("ini", "[policy]\ndefualt = on\n"),
+        ("ini", "[policy]\ndefault = off\n"),
+        ("ini", "[policy]\ndefault = on\n\n[rule:one]\npmu = on\nflavor = a\n"),
+        ("ini", "[DEFAULT]\ncompute_driver = pmuconf.LibvirtDriver\n\n[pmuconf]\nstirct = true\n"),
+        ("ini", "[DEFAULT]\ncompute_driver = pmuconf.LibvirtDriver\n\n[pmuconf]\nrecord_decision = maybe\n"),
+        ("ini", "# /etc/systemd/system/pmuconf-a.service\n[Service]\nType=oneshot\nExceStart=/bin/true\n"),
+        ("json", '{"format": "pmuconf-unreachable", "version": 1, "host": "a"}\n'),
+        ("json", '{"format": "pmuconf-fleet-plan", "version": 1, "steps": [{"id": "a"}]}\n'),
+        ("yaml", "scrape_configs:\n  - jobname: pmuconf\n"),
+        ("promql", "sum(pmuconf_vms\n"),
+        ("promql", "sum(pmuconf_vmss)\n"),
+        ("text", "$ rm -rf /\n"),
+    ],
+)
+def test_what_is_wrong_is_noticed(language: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(REFUSALS):
+        READ[language](Block("page", 1, language, tuple(text.splitlines())), tmp_path)
