@@ -50,6 +50,7 @@ class Plain(AutoprogramCliffDirective):
     required_arguments = 0
 
     def _drop_ignored_options(self, parser: argparse.ArgumentParser, ignored_opts: list[str]) -> None:
+        parser.format_help()  # puts our own options first
         super()._drop_ignored_options(parser, ignored_opts)
         parser.description, parser.epilog = _escaped(parser.description), _escaped(parser.epilog)
         for action in parser._actions:

@@ -15,8 +15,9 @@ __all__ = ["guard_causes", "markdown"]
 _INTRO: Final = """\
 # Causes: what a code in an error or a report means
 
-Every error ends with a code in parentheses, and every verdict has one as its `cause`. A code is stable, its sentence
-may change: compare codes in scripts and alerts. Exit statuses are in [commands](commands.md#exit-status).
+**What does this code in an error or a report mean?** Search this page for the code. Every error ends with one in
+parentheses, and every verdict has one as its `cause`. Codes are stable and sentences are not, so compare codes in
+scripts and alerts. Exit statuses are in [commands](commands.md#exit-status).
 
 <!-- made by: make causes -->
 """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.audit.report import Report, asks_host, join
 from pmuconf.audit.vm import Unjudged, Vm, judge
@@ -22,7 +23,26 @@ from pmuconf.policy import Policy
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor.hypervisor import Exits, Hypervisor, Listed
 
-__all__ = ["audit", "audit_files", "look"]
+__all__ = ["Pace", "audit", "audit_files", "look"]
+
+_STEP: Final = 0.5
+"""The seconds of a sample between two steps of the bar."""
+
+
+def _quietly(items: Iterable[Any], _number: int, _what: str, _unit: str) -> Iterable[Any]:
+    return items
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an audit takes, and who is shown how far it is.
+
+    :param sample: for how many seconds the exits of the VMs are counted; 0: they are not.
+    :param progress: passes items through, given their number, what is done to them, and what one is called.
+    """
+
+    sample: float = 0
+    progress: Callable[[Iterable[Any], int, str, str], Iterable[Any]] = _quietly
 
 
 def audit(
@@ -33,8 +53,8 @@ def audit(
     max_bytes: int = MAX_XML_BYTES,
     survey: Callable[[], HostFacts] | None = None,
     always: bool = False,
-    sample: float = 0,
     fill: Callable[[Domain], Domain] | None = None,
+    pace: Pace = Pace(),
 ) -> Report:
     """The audit of every domain, or of those named. Reads only.
 
@@ -43,18 +63,22 @@ def audit(
     :param survey: finds the facts of the host of these domains; None: the fast path is not judged. It takes half a
         second, so it is called only if a VM runs there under KVM, or if ``always`` is set.
     :param fill: adds to a definition what is known of it from elsewhere, such as FlavorMap.fill().
-    :param sample: for how many seconds the exits of the VMs are counted; 0: they are not.
     """
-    begin, before = time.monotonic(), hypervisor.exits() if sample else None
+    begin, before = time.monotonic(), hypervisor.exits() if pace.sample else None
     looking = partial(look, hypervisor, policy, max_bytes=max_bytes, fill=fill)
-    vms = tuple(vm for vm in hypervisor.map(looking, hypervisor.domains(names)) if vm is not None)
+    listed = hypervisor.domains(names)
+    looks = pace.progress(hypervisor.map(looking, listed), len(listed), "reading", "VM")
+    vms = tuple(vm for vm in looks if vm is not None)
     facts = None
     if survey is not None:
         facts = survey() if hypervisor.local and (always or asks_host(vms)) else None
         vms = join(vms, facts)
     warnings: list[str] = []
     if before is not None:
-        time.sleep(max(0.0, begin + sample - time.monotonic()))
+        end = begin + pace.sample
+        steps = max(0, math.ceil((end - time.monotonic()) / _STEP))
+        for _ in pace.progress(_waiting(end), steps, "counting exits", "step"):
+            pass
         after, seconds = hypervisor.exits(), time.monotonic() - begin
         vms = tuple(replace(vm, exits_per_second=_rate(before, after, vm.uuid or "", seconds)) for vm in vms)
         warnings = [
@@ -63,6 +87,13 @@ def audit(
             for name in sorted(before.silent | after.silent)
         ]
     return Report(hypervisor.uri, vms, facts, whole=not names, warnings=tuple(warnings))
+
+
+def _waiting(end: float) -> Iterator[None]:
+    """Wait until then (time.monotonic()), step by step."""
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(_STEP, left))
+        yield
 
 
 def _rate(before: Exits, after: Exits, uuid: str, seconds: float) -> float | None:

@@ -87,23 +87,11 @@ class Writer:
     def carry_out(
         self,
         plans: Sequence[Plan],
+        limits: Limits,
         kind: ChangeKind = ChangeKind.APPLY,
-        *,
-        max_changes: int = 0,
-        max_failures: int | None = None,
-        canary: int = 0,
-        go_on: bool = False,
     ) -> Iterator[Result]:
         """Make these changes, within the limits; a result for each plan, as it is known.
 
-        :param max_failures: None for the configuration's; see Limits for this and the others.
         :raises PmuconfError: as make.apply().
         """
-        limits = Limits(
-            max_changes=max_changes,
-            canary=canary,
-            go_on=go_on,
-            attempts=self.settings.attempts,
-            max_failures=self.settings.max_failures if max_failures is None else max_failures,
-        )
         return apply(self.hypervisor, self.journal, plans, limits, kind)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pmuconf.change.entry import ChangeKind
 from pmuconf.change.plan import Plan, result_of
 from pmuconf.change.result import Outcome, Result
+from pmuconf.conf import Settings
 from pmuconf.domain.xmltext import DomainXmlError
 from pmuconf.errors import PmuconfError
 
-__all__ = ["REFUSED", "Brake", "Limits"]
+__all__ = ["REFUSED", "Brake", "Course", "Limits", "not_begun"]
 
 # Errors of one domain, which do not stop the others. Any other error may concern all domains, and ends the run.
 _OF_ONE: Final = frozenset({"libvirt-error", "domain-timeout", "refused-by-libvirt", "libvirt-permission"})
@@ -44,6 +47,56 @@ class Limits:
     go_on: bool = False
     attempts: int = 5
     max_failures: int = 3
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        max_changes: int | None = 0,
+        max_failures: int | None = None,
+        canary: int = 0,
+        go_on: bool = False,
+    ) -> Limits:
+        """These limits; None: the configuration's."""
+        return cls(
+            max_changes=settings.max_changes if max_changes is None else max_changes,
+            canary=canary,
+            go_on=go_on,
+            attempts=settings.attempts,
+            max_failures=settings.max_failures if max_failures is None else max_failures,
+        )
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which changes a run makes if all goes well: stage by stage, and what it does not begin.
+
+    :param reason: why ``left`` is not begun, a key of the sentences; without meaning if nothing is left.
+    """
+
+    stages: tuple[tuple[ChangeKind, Sequence[Plan]], ...]
+    left: Sequence[Plan]
+    reason: str
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], limits: Limits, refused: Collection[str], kind: ChangeKind) -> Course:
+        """The course of these plans: in their order, but those last that libvirt refused the last time.
+
+        With a canary that comes first, and the others only if the run goes on. No canary is chosen among the refused.
+
+        :param refused: the UUIDs of domains that libvirt refused.
+        """
+        plans = sorted(plans, key=lambda plan: plan.listed.uuid in refused)
+        allowed = plans if limits.max_changes == 0 else plans[: limits.max_changes]
+        fit = sum(plan.listed.uuid not in refused for plan in allowed)
+        canary = min(limits.canary, fit or len(allowed))
+        if not canary:
+            return cls(((kind, allowed),), plans[len(allowed) :], "max-changes")
+        first, others = (ChangeKind.CANARY, allowed[:canary]), (kind, allowed[canary:])
+        if limits.go_on:
+            return cls((first, others), plans[len(allowed) :], "max-changes")
+        return cls((first,), plans[canary:], "canary" if allowed[canary:] else "max-changes")
 
 
 class Brake:
@@ -80,5 +133,9 @@ class Brake:
 
     def not_begun(self, plan: Plan, reason: str = "") -> Result:
         """The result of a plan that is not carried out, for this reason or the one for which the run stopped."""
-        reason = reason or self.reason
-        return result_of(plan, Outcome.NOT_REACHED, reason, _NOT_BEGUN[reason].format(self.limits))
+        return not_begun(plan, reason or self.reason, self.limits)
+
+
+def not_begun(plan: Plan, reason: str, limits: Limits) -> Result:
+    """The result of a plan that is not carried out, or would not be, for this reason."""
+    return result_of(plan, Outcome.NOT_REACHED, reason, _NOT_BEGUN[reason].format(limits))

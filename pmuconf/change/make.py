@@ -9,7 +9,7 @@ from typing import Final
 from pmuconf.change.attempt import Attempt, Draft, Workshop, draft
 from pmuconf.change.entry import ChangeKind, Intent
 from pmuconf.change.journal import Journal
-from pmuconf.change.limits import REFUSED, Brake, Limits
+from pmuconf.change.limits import REFUSED, Brake, Course, Limits
 from pmuconf.change.plan import Plan
 from pmuconf.change.result import Result
 from pmuconf.errors import PmuconfError
@@ -35,33 +35,20 @@ def apply(
 
     :raises PmuconfError: the journal can't be written. Then no change is made that is not in the journal.
     """
-    refused = journal.refused(hypervisor.driver, REFUSED)
-    plans = sorted(plans, key=lambda plan: plan.listed.uuid in refused)
-    allowed = len(plans) if limits.max_changes == 0 else min(limits.max_changes, len(plans))
-    fit = sum(plan.listed.uuid not in refused for plan in plans[:allowed])
+    course = Course.of(plans, limits, journal.refused(hypervisor.driver, REFUSED), kind)
     brake = Brake(limits)
+    chosen = [plan for _, stage in course.stages for plan in stage]
     reached = 0
     with hypervisor.watch() as watch:
         workshop = Workshop(hypervisor, journal, watch, brake)
-        for stage, chosen in _stages(plans[:allowed], min(limits.canary, fit or allowed), kind, go_on=limits.go_on):
-            for result in _carried_out(workshop, chosen, stage):
+        for stage, its_plans in course.stages:
+            for result in _carried_out(workshop, its_plans, stage):
                 reached += 1
                 yield result
             if stage is ChangeKind.CANARY and brake.failures:
                 brake.stop("canary-failed")
-    reason = brake.reason or ("canary" if reached < allowed else "max-changes")
-    for plan in plans[reached:]:
-        yield brake.not_begun(plan, reason)
-
-
-def _stages(
-    plans: Sequence[Plan], canary: int, kind: ChangeKind, *, go_on: bool
-) -> list[tuple[ChangeKind, Sequence[Plan]]]:
-    """The stages of a run, each with its plans: with a canary that first, and the others only if it goes on."""
-    if not canary:
-        return [(kind, plans)]
-    first = (ChangeKind.CANARY, plans[:canary])
-    return [first, (kind, plans[canary:])] if go_on else [first]
+    for plan in (*chosen[reached:], *course.left):
+        yield brake.not_begun(plan, brake.reason or course.reason)
 
 
 def _carried_out(workshop: Workshop, plans: Sequence[Plan], kind: ChangeKind) -> Iterator[Result]:

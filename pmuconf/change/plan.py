@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from pmuconf.change.entry import Entry
     from pmuconf.hypervisor.listing import Listed
 
-__all__ = ["Caveat", "Goal", "Plan", "Seen", "not_to_be_changed", "plan", "plan_rollback", "planned", "result_of"]
+__all__ = [
+    "NOVA_NOTE",
+    "Caveat",
+    "Goal",
+    "Plan",
+    "Seen",
+    "not_to_be_changed",
+    "plan",
+    "plan_rollback",
+    "planned",
+    "result_of",
+]
 
-_NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+NOVA_NOTE: Final = "until Nova's next hard reboot or start"
+"""The note on a state that Nova takes away."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +224,7 @@ def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", cha
         nova=plan.nova,
     )
     if result.temporary:
-        result = replace(result, notes=(*result.notes, _NOVA_NOTE))
+        result = replace(result, notes=(*result.notes, NOVA_NOTE))
     if plan.caveat is not None and result.written and not cause:
         result = replace(result, cause=plan.caveat.cause, notes=(plan.caveat.note, *result.notes))
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,8 +12,9 @@ from pmuconf.audit.remedy import EXPLAIN, options_remedy, power_cycle
 from pmuconf.domain.definition import PmuState
 from pmuconf.fastpath.cases import CASES
 from pmuconf.policy import Decision
+from pmuconf.wording import counted
 
-__all__ = ["Outcome", "Result", "tally"]
+__all__ = ["Outcome", "Result", "foretold", "tally"]
 
 
 class Outcome(enum.Enum):
@@ -133,12 +134,24 @@ def tally(results: Sequence[Result]) -> str:
     if not results:
         return "nothing to change: all as the policy wants"
     counts = Counter(result.outcome for result in results)
-    parts = [", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())]
-    pending = sum(result.pending for result in results)
-    if pending == 1:
-        parts.append("1 VM keeps its old PMU state until it is stopped and started")
-    elif pending:
-        parts.append(f"{pending} VMs keep their old PMU state until they are stopped and started")
+    parts = [", ".join(f"{count} {outcome.value}" for outcome, count in counts.items()), *_waiting(results)]
     if counts[Outcome.FAILED]:
         parts.append("the next run tries domains last that libvirt refused to define")
     return "; ".join(parts)
+
+
+def foretold(results: Sequence[Result]) -> str:
+    """A dry run in one sentence: how many domains a real run would change, and what they would wait for then."""
+    plans = [result for result in results if result.outcome is Outcome.PLANNED]
+    if not plans:
+        return "nothing would be changed; 'pmuconf audit --only pending' shows the VMs that wait for a restart"
+    return "; ".join([f"{counted(len(plans), 'domain')} would be changed", *_waiting(plans)])
+
+
+def _waiting(results: Iterable[Result]) -> Iterator[str]:
+    """How many VMs need a new start."""
+    pending = sum(result.pending for result in results)
+    if pending == 1:
+        yield "1 VM keeps its old PMU state until it is stopped and started"
+    elif pending:
+        yield f"{pending} VMs keep their old PMU state until they are stopped and started"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,8 @@ from pmuconf.access import connect
 from pmuconf.audit.vm import Vm
 from pmuconf.change.domains import Domains, Writer
 from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Journal
-from pmuconf.change.plan import not_to_be_changed, plan, plan_rollback, planned
+from pmuconf.change.limits import REFUSED, Course, Limits, not_begun
+from pmuconf.change.plan import Plan, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.change.result import Outcome, Result
 from pmuconf.change.settle import confirm_canary
 from pmuconf.change.whom import whom
@@ -66,6 +67,9 @@ class Run:
         """
         policy = self.settings.policy if state is None else requesting(self.settings.policy, state)
         continues = go_on and not canary
+        limits = Limits.of(
+            self.settings, max_changes=max_changes, max_failures=max_failures, canary=canary, go_on=go_on
+        )
         with self._begun(remembers=continues) as begun:
             if continues:
                 confirm_canary(begun.hypervisor, begun.journal)
@@ -77,14 +81,8 @@ class Run:
                 _refuse(state, vms)
             plans, left_alone = plan(policy, seen), not_to_be_changed(policy, vms)
             if begun.writer is None:
-                return [*map(planned, plans), *left_alone]
-            results = begun.writer.carry_out(
-                plans,
-                max_changes=self.settings.max_changes if max_changes is None else max_changes,
-                max_failures=max_failures,
-                canary=canary,
-                go_on=go_on,
-            )
+                return [*begun.planned(plans, limits), *left_alone]
+            results = begun.writer.carry_out(plans, limits)
             return [*self.progress(results, len(plans), "changing"), *left_alone]
 
     def roll_back(self, names: Sequence[str] | None, *, change: int | None = None) -> list[Result]:
@@ -148,10 +146,14 @@ class Run:
 
     @contextmanager
     def _begun(self, *, remembers: bool = True) -> Iterator[_Begun]:
-        """Connect, and open the journal: only a dry run goes without it, if there is none or nothing asks for it."""
+        """Connect, and open the journal; only a dry run goes without it.
+
+        :param remembers: a dry run needs the journal too, if there is one. Otherwise it does with what it may read: it
+            takes no root, and the journal may be another user's.
+        """
         connecting = connect(self.settings, self.uri, read_only=self.dry)
         if self.dry:
-            with self._found() if remembers else nullcontext() as journal, connecting as hypervisor:
+            with self._found() if remembers else self._readable() as journal, connecting as hypervisor:
                 yield _Begun(Domains.of(hypervisor, self.settings), journal)
             return
         with Writer.open(connecting, self.settings) as writer:
@@ -179,6 +181,15 @@ class Run:
             there = True
         return Journal.open(self.settings.journal) if there else nullcontext()
 
+    @contextmanager
+    def _readable(self) -> Iterator[Journal | None]:
+        """The journal, if there is one that can be read."""
+        with ExitStack() as stack:
+            journal = None
+            with suppress(PmuconfError):
+                journal = stack.enter_context(self._found())
+            yield journal
+
     def _known(self, begun: _Begun) -> list[Entry]:
         """The journal's changes as a real run would find them: old ones dropped, those in flight settled."""
         journal = begun.journal
@@ -201,9 +212,10 @@ class Run:
 
     def _undone(self, begun: _Begun, entries: Sequence[Entry]) -> list[Result]:
         plans, results = plan_rollback(entries, begun.domains.find)
+        limits = Limits.of(self.settings)
         if begun.writer is None:
-            return [*map(planned, plans), *results]
-        carried_out = begun.writer.carry_out(plans, ChangeKind.ROLLBACK)
+            return [*begun.planned(plans, limits), *results]
+        carried_out = begun.writer.carry_out(plans, limits, ChangeKind.ROLLBACK)
         return [*self.progress(carried_out, len(plans), "putting back"), *results]
 
 
@@ -218,6 +230,17 @@ class _Begun:
     @property
     def hypervisor(self) -> Hypervisor:
         return self.domains.hypervisor
+
+    def planned(self, plans: Sequence[Plan], limits: Limits) -> Iterator[Result]:
+        """The results that carrying out these plans would have, if all goes well."""
+        refused: frozenset[str] = frozenset()
+        if self.journal is not None:
+            with suppress(PmuconfError):  # what a run needs of the journal was read before
+                refused = self.journal.refused(self.hypervisor.driver, REFUSED)
+        course = Course.of(plans, limits, refused, ChangeKind.APPLY)
+        for _, chosen in course.stages:
+            yield from map(planned, chosen)
+        yield from (not_begun(left, course.reason, limits) for left in course.left)
 
 
 def _settled(domains: Domains, entry: Entry) -> Entry:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import sys
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, Final
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
+from cliff.complete import CompleteCommand
 from cliff.help import HelpCommand
 
 import pmuconf
 from pmuconf.commands.exitstatus import ERROR
-from pmuconf.commands.helptext import arrange
+from pmuconf.commands.helptext import Worded
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
+from pmuconf.commands.terminal import UNBROKEN, width_of
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
+from pmuconf.report.screen import lines_of
 
 __all__ = ["application"]
 
 _HANDLER = "pmuconf"
+_OF_CLIFF: Final = {
+    "version": (None, "Show the version."),
+    "log_file": ("FILE", "Write to this file, too, what is shown on standard error, and more."),
+    "debug": (None, "Show a traceback with an error."),
+}
+"""How values of cliff's own options are called, and what they do."""
 _MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 
 
@@ -37,23 +47,18 @@ class WholeNames(CommandManager):
         raise ValueError(f"Unknown command {argv!r}")
 
 
-class Help(HelpCommand):
+class Help(Worded, HelpCommand):
     """Describe a command, or show all of them.
 
     Exit status: 0, or 255 for an error.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser = super().get_parser(prog_name)
         for action in parser._actions:
             if action.dest == "cmd":
                 action.metavar, action.help = "COMMAND", "The command that is described; without any, the overview."
-        arrange(parser, "help")
-        return spoken(parser, prog_name)
-
-    def get_epilog(self) -> str:
-        """None, as of the other commands."""
-        return ""
+        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if not parsed_args.cmd:
@@ -67,12 +72,36 @@ class Help(HelpCommand):
         return int(super().take_action(parsed_args))
 
 
+class Complete(Worded, CompleteCommand):
+    """Write what makes bash complete commands and options.
+
+    Exit status: 0, or 255 for an error.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        for action in parser._actions:
+            if action.dest == "name":
+                action.metavar, action.help = "NAME", "The name by which the command is called, if it is another."
+            elif action.dest == "shell":
+                action.metavar, action.help = "SHELL", "bash (the default), or none for the data alone."
+        return parser
+
+
 class Formatter(logging.Formatter):
-    """Shows names so that they can't do anything to a terminal."""
+    """Shows names so that they can't do anything to a terminal.
+
+    :param width: of the terminal, at whose last column a long message goes on in the next line; None: one line.
+    """
+
+    def __init__(self, form: str, width: int | None = None) -> None:
+        super().__init__(form)
+        self._width = width
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
-        return super().formatMessage(record)
+        whole = UNBROKEN.keys() <= vars(record).keys()
+        return "\n".join(lines_of(super().formatMessage(record), None if whole else self._width))
 
 
 class Application(App):
@@ -87,6 +116,8 @@ class Application(App):
     ) -> argparse.ArgumentParser:
         raw = {"formatter_class": argparse.RawDescriptionHelpFormatter, **(argparse_kwargs or {})}
         parser: argparse.ArgumentParser = spoken(super().build_option_parser(description, version, raw), "pmuconf")
+        for action in parser._actions:
+            action.metavar, action.help = _OF_CLIFF.get(action.dest, (action.metavar, action.help))
         group = parser.add_argument_group("configuration")
         group.add_argument(
             "--config-file",
@@ -112,7 +143,9 @@ class Application(App):
         unwritable = self._open_log()
         for handler in root.handlers[len(before) :]:
             handler.set_name(_HANDLER)
-            handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT))
+            to_file = isinstance(handler, logging.FileHandler)
+            width = None if to_file else width_of(sys.stderr)
+            handler.setFormatter(Formatter(self.CONSOLE_MESSAGE_FORMAT, width))
         logging.getLogger("stevedore").setLevel(logging.WARNING)
         if unwritable is not None:
             raise unwritable
@@ -162,4 +195,5 @@ def application() -> Application:
         manager.commands[name] = EntryPoint(name, f"pmuconf.commands.{listed.place}", "")
     app = Application(description=None, version=pmuconf.__version__, command_manager=manager, deferred_help=True)
     manager.add_command("help", Help)
+    manager.add_command("complete", Complete)
     return app

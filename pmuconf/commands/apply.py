@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from pmuconf.change.result import Outcome, Result, tally
+from pmuconf.change.plan import NOVA_NOTE
+from pmuconf.change.result import Outcome, Result, foretold, tally
 from pmuconf.commands.base import Table, add_connect, run_of
+from pmuconf.commands.plaintable import Brief
 from pmuconf.commands.values import whole
+from pmuconf.wording import counted
 
 __all__ = ["Apply", "ResultTable"]
 
-
-_NOVA_LASTS = (
+_NOVA_LASTS: Final = (
     "Nova keeps a rewrite over a soft reboot and writes the domain anew at a hard reboot, a stop and start, a resize "
     "or a cold migration: hw:pmu on the flavor, or the compute plugin, lasts"
 )
@@ -23,14 +27,46 @@ class ResultTable(Table):
     """Lists the results of a run."""
 
     columns = ("name", "uuid", "old", "new", "rule", "outcome", "pending", "cause", "note", "remedy", "change")
-    brief = ("name", "old", "new", "rule", "outcome", "note")
+    brief = (
+        Brief.named("name"),
+        Brief("PMU old->new", lambda row: " -> ".join(filter(None, (row["old"], row["new"])))),
+        Brief.named("rule"),
+        Brief.named("outcome"),
+        Brief("note", lambda row: _own(row["note"]), folds=True, optional=True),
+    )
 
-    def rows(self, results: Sequence[Result]) -> list[Mapping[str, Any]]:
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--not-reached",
+            action="store_true",
+            help="List the domains that the run does not reach too; otherwise the table counts them.",
+        )
+        return parser
+
+    def rows(self, results: Sequence[Result], args: argparse.Namespace) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
         self.status = max([self.status, *(result.status for result in results)])
         if any(result.temporary for result in results):
             self.closing.append(_NOVA_LASTS)
-        return [result.record() for result in results]
+        listed = results
+        if args.formatter == "table" and not args.not_reached:
+            listed = [result for result in results if result.outcome is not Outcome.NOT_REACHED]
+        return [result.record() for result in listed]
+
+    def left(self, results: Sequence[Result], *, dry: bool) -> list[str]:
+        """How many domains the run does not reach, and why, in sentences."""
+        reached = "would not be reached" if dry else "not reached"
+        notes = Counter(result.note for result in results if result.outcome is Outcome.NOT_REACHED)
+        return [
+            f"{counted(number, 'domain')} {reached}: {note.removeprefix('not begun: ')} (--not-reached lists them)"
+            for note, number in notes.items()
+        ]
+
+
+def _own(note: str) -> str:
+    """The note without what a sentence below the table says of all."""
+    return "; ".join(part for part in note.split("; ") if part != NOVA_NOTE)
 
 
 class Apply(ResultTable):
@@ -51,7 +87,12 @@ class Apply(ResultTable):
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_connect(parser)
         parser.add_argument("domains", nargs="*", metavar="DOMAIN", help="Names or UUIDs; without any, all domains.")
-        parser.add_argument("--dry-run", action="store_true", help="Show what would be changed, and change nothing.")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Show what would be changed within the same limits and with the same canary, and change nothing. The "
+            "last line is the command that does it.",
+        )
         parser.add_argument(
             "--max-changes",
             type=whole(0),
@@ -89,11 +130,32 @@ class Apply(ResultTable):
             canary=args.canary,
             go_on=args.go_on,
         )
-        rows = self.rows(results)
+        rows = self.rows(results, args)
+        self.closing.append(foretold(results) if args.dry_run else tally(results))
+        self.closing.extend(self.left(results, dry=args.dry_run))
+        left = {result.cause for result in results if result.outcome is Outcome.NOT_REACHED}
         if args.dry_run:
-            plans = sum(result.outcome is Outcome.PLANNED for result in results)
-            domains = "1 domain" if plans == 1 else f"{plans} domains"
-            self.closing.append(f"{domains} would be changed" if plans else "nothing would be changed")
-        else:
-            self.closing.append(tally(results))
+            self.next_command = self._command(args) if any(result.written for result in results) else ""
+        elif left & {"canary", "max-changes"}:
+            self.next_command = self._command(_behind(args))
         return rows
+
+    def _command(self, args: argparse.Namespace) -> str:
+        """The command line of a real run with these arguments."""
+        given = self.app.options
+        words = ["pmuconf"]
+        for option, paths in (("--config-file", given.config_file), ("--config-dir", given.config_dir)):
+            words += [word for path in paths for word in (option, path)]
+        words.append("apply")
+        values = {"--connect": args.connect, "--max-changes": args.max_changes, "--max-failures": args.max_failures}
+        values["--canary"] = args.canary or None
+        words += [word for option, value in values.items() if value is not None for word in (option, str(value))]
+        words += ["--continue"] if args.go_on else []
+        words += ["--"] if any(name.startswith("-") for name in args.domains) else []
+        return shlex.join([*words, *args.domains])
+
+
+def _behind(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the run that goes on behind one that reached its canary or its limit."""
+    canary_only = args.canary > 0 and not args.go_on
+    return argparse.Namespace(**{**vars(args), "canary": 0, "go_on": canary_only})

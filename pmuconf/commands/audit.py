@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import audit, audit_files
+from pmuconf.audit.look import Pace, audit, audit_files
 from pmuconf.audit.report import Report
+from pmuconf.audit.selection import Selection, VmKind
 from pmuconf.audit.vm import Status, Vm
-from pmuconf.commands.base import Table, add_connect, settings, warning
+from pmuconf.commands.base import Table, add_connect, progress, settings, warning
+from pmuconf.commands.plaintable import Brief
+from pmuconf.commands.terminal import width_of
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
@@ -22,22 +27,37 @@ from pmuconf.flavors.map import FlavorMap
 from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record, summary, worth
 from pmuconf.report.groups import KINDS
+from pmuconf.wording import counted
 
 __all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "files_given", "opening", "run_audit"]
 
+_NOT_JUDGED: Final = {
+    None: "read from a file",
+    "not-kvm": "not under KVM",
+    "not-running": "not running",
+    "not-x86": "not an x86 VM",
+    "remote-host": "on another host",
+    "saved-image": "not running",
+}
+_FAST_PATH: Final = "fast path: "
+_WORST_FIRST: Final = (
+    *("error", "drift", "overridden", "slow", "pending", "transient", "undecided", "partial", "unknown", "ok"),
+)
+
 
 class Audit(Table):
-    """Show the PMU of each VM, what the policy wants, where they differ, and which VMs have the fast path. Reads only.
+    """Show the PMU of each VM, where the policy wants another, and which VMs have the fast path. Reads only.
 
-    live, next_boot and saved are PMU states in libvirt's words: on, off, or default (no <pmu> element). snapshots is
-    the number of snapshots whose revert would bring another state back. effective_pmu is what the guest gets: default
-    means on with host-passthrough and maximum, and off with any other CPU model. Options in <qemu:commandline> beat
-    both. Empty means unknown.
+    The table fits a terminal and shows the worst VMs first. --wide shows more columns, -c COLUMN any of them, and the
+    other formats (-f json, yaml, csv, value) have all. 'pmuconf explain VM' says what to do about one VM.
 
-    Where a VM runs under KVM, the host's kernel, KVM and QEMU processes are examined too. in_kernel_pmu is the VM's PMU
-    in KVM (enabled or disabled). fast_path says whether KVM spares the VM the PMU's work at its exits, and cause why,
-    or why not. remedies (-c, or 'pmuconf explain VM') say what to do. Run it as root: only root can read kernel
-    memory, where all this is observed. Otherwise it is inferred, or unknown.
+    PMU live->next is the PMU state of the running guest and that of its next boot, once if they are the same; a VM that
+    does not run has - in front. A state is on, off, or default (no <pmu> element), in libvirt's words.
+
+    fast says whether KVM spares the VM the PMU's work at its exits, and cause why not, or why. For that the host's
+    kernel, KVM and QEMU processes are examined. Run it as root: only root can read kernel memory, where all this is
+    observed. Otherwise it is inferred, or unknown. The fast path is not judged where no VM runs under KVM, on another
+    host, and in files: a column says why then.
 
     status:
       ok          as the policy wants
@@ -46,10 +66,16 @@ class Audit(Table):
       overridden  the next boot is right, but options in <qemu:commandline> decide what the guest gets: see remedies
       transient   it runs, and has no next boot
       undecided   a rule needs a fact that is unknown here
-      slow, partial, unknown   as the policy wants, but see fast_path
+      slow, partial, unknown   as the policy wants, but see fast
+      error       it can't be judged (in other formats: the code of the cause)
 
-    Exit status: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the slow path, or a domain that
-    can't be judged, 255 error.
+    Other columns: snapshots is the number of snapshots whose revert would bring another state back. effective_pmu is
+    what the guest gets: default means on with host-passthrough and maximum, and off with any other CPU model. Options
+    in <qemu:commandline> beat both. Empty means unknown. in_kernel_pmu is the VM's PMU in KVM (enabled or disabled).
+
+    Exit status, of the VMs that are shown: 0 all as wanted, 1 something waits, is undecided or unknown, 2 drift, the
+    slow path, or a domain that can't be judged, 255 error. So 'pmuconf audit --only drift' ends with 2 if any VM
+    drifts, and with 0 if none is known to. A domain that can't be judged is named in any case, on standard error.
     """
 
     columns: Sequence[str] = (
@@ -58,7 +84,7 @@ class Audit(Table):
         *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
         *("qemu", "exits_per_second", "error", "status"),
     )
-    brief: Sequence[str] = (
+    wide: Sequence[str | Brief] = (
         *("name", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
         *("decision", "rule", "status"),
     )
@@ -67,6 +93,7 @@ class Audit(Table):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_sources(parser)
+        add_selection(parser)
         parser.add_argument(
             "--pmu-users",
             action="store_true",
@@ -79,21 +106,53 @@ class Audit(Table):
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         report = run_audit(args, settings(self), warning(self), always=args.pmu_users)
-        self.status = int(report.severity)
         for vm in report.vms:
             if vm.error is not None:
                 self.app.LOG.warning("%s (%s)", vm.error.message, vm.error.cause)
+        selection = Selection(tuple(map(VmKind, args.only)), tuple(args.flavor), tuple(args.project))
+        shown = replace(report, vms=selection.of(report.vms))
+        self.status = int(shown.severity)
         self.opening.extend(opening(report))
-        self.closing.append(_sentence(report))
-        vms = report.vms
+        self.recalled.extend(line for line in self.opening if line.startswith(_FAST_PATH))
+        self.summary.append(_sentence(shown, len(report.vms)))
+        vms = shown.vms
         if args.pmu_users:
             vms = tuple(sorted(vms, key=_quiet))
-            self.brief = ("name", "flavor", "pmu_in_use", "in_kernel_pmu", "live", "next_boot", "decision", "status")
-        elif report.facts is not None:
-            self.brief = (*self.brief, *self._joined)
+        elif args.formatter == "table" and width_of(sys.stdout) is not None:
+            vms = tuple(sorted(vms, key=_urgent))
+        self.brief = _brief(report, args)
+        if report.facts is not None:
+            self.wide = (*self.wide, *self._joined)
         if args.sample:
-            self.brief = (*self.brief, "exits_per_second")
+            self.wide = (*self.wide, "exits_per_second")
         return [{**record(report, vm), "status": _status(vm)} for vm in vms]
+
+
+def _brief(report: Report, args: argparse.Namespace) -> Sequence[str | Brief]:
+    """The columns of the table: those that say how a VM stands, and that a terminal has room for."""
+    first = (Brief.named("name"), Brief.named("flavor", spare=True))
+    states = Brief("PMU live->next", _states)
+    status = Brief("status", lambda row: row["status"] if row["error"] is None else Status.ERROR.value)
+    if args.pmu_users:
+        return (*first, Brief.named("pmu_in_use", "in use"), Brief.named("in_kernel_pmu", "in KVM"), states, status)
+    if report.facts is None:
+        return (*first, states, status, Brief("fast path not judged", _why_not))
+    cause = Brief("cause", lambda row: row["cause"] if row["error"] is None else row["error"]["cause"])
+    exits = (Brief.named("exits_per_second", "exits/s"),) if args.sample else ()
+    return (*first, states, status, Brief.named("fast_path", "fast"), cause, *exits)
+
+
+def _states(row: Mapping[str, Any]) -> str:
+    """The PMU states of the guest and of its next boot."""
+    live, next_boot = row["live"] or "-", row["next_boot"] or "-"
+    return live if live == next_boot else f"{live} -> {next_boot}"
+
+
+def _why_not(row: Mapping[str, Any]) -> str:
+    """Why the fast path of a VM is not judged where the host was not examined."""
+    if row["error"] is not None:
+        return str(row["error"]["cause"])
+    return _NOT_JUDGED[row["cause"]]
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +175,32 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     )
     add_host_facts(parser)
     add_sample(parser)
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add --only, --flavor and --project."""
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=[kind.value for kind in VmKind],
+        help="Show only these VMs: findings (all that exit status 2 is for), drift, pending, slow, or unknown (their "
+        "fast path or the decision on them is, or they can't be judged). May be given several times.",
+    )
+    parser.add_argument(
+        "--flavor",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="Show only VMs of this flavor, or of these: 'm1.*'. May be given several times.",
+    )
+    parser.add_argument(
+        "--project",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="Show only VMs of this OpenStack project. May be given several times.",
+    )
 
 
 def files_given(args: argparse.Namespace) -> int:
@@ -166,8 +251,8 @@ def run_audit(
             max_bytes=chosen.max_xml_bytes,
             survey=surveyor(args.host_facts),
             always=always,
-            sample=args.sample,
             fill=fill,
+            pace=Pace(args.sample, progress),
         )
     for sentence in report.warnings:
         warn(sentence)
@@ -191,13 +276,13 @@ def opening(report: Report) -> list[str]:
     running = [vm for vm in report.vms if vm.live is not None and vm.answer is not None]
     causes = Counter(cause for vm in running if vm.answer for cause in vm.answer.causes[:1] if vm.answer.severity)
     why = "".join(f"; {number} {cause}" for cause, number in causes.most_common())
-    lines.append(f"fast path: {paths['yes']} of {len(running)} running VMs{why}")
+    lines.append(f"{_FAST_PATH}{paths['yes']} of {counted(len(running), 'running VM')}{why}")
     value = worth(report)
     if value is not None:
         basis = "measured here" if value["measured"] else "expected on a CPU like this"
         lines.append(
             f"at most {value['saved_per_second']:,} cycles a second saved and {value['savable_per_second']:,} could "
-            f"be saved: all exits of {value['vms']} VMs at {value['cycles_per_exit']} cycles, {basis}"
+            f"be saved: all exits of {counted(value['vms'], 'VM')} at {value['cycles_per_exit']} cycles, {basis}"
         )
     return lines
 
@@ -206,6 +291,12 @@ def _quiet(vm: Vm) -> tuple[int, str]:
     """The place of a VM: VMs that use their PMU are listed first, then running VMs of which that is unknown."""
     in_use = vm.process.in_use if vm.process else None
     return (0 if in_use else 1 if in_use is None and vm.live is not None else 2), vm.name
+
+
+def _urgent(vm: Vm) -> tuple[int, int, str]:
+    """The place of a VM where the worst come first."""
+    word = Status.ERROR.value if vm.error is not None else _status(vm)
+    return -int(vm.severity), _WORST_FIRST.index(word), vm.name
 
 
 def _seconds(text: str) -> float:
@@ -233,12 +324,20 @@ def _status(vm: Vm) -> str:
     return "pending" if vm.status is Status.STUCK else "ok"  # a dump of a guest tells of no next boot
 
 
-def _sentence(report: Report) -> str:
-    counts = summary(report)
-    total = counts["domains"]
+def _sentence(shown: Report, total: int) -> str:
+    """How many of the VMs that are shown are off policy, and what to do next.
+
+    :param total: how many there are.
+    """
     if not total:
-        return f"there are no domains on {report.source}"
-    counts["overridden"] = sum(vm.overridden for vm in report.vms)
+        return f"there are no domains on {shown.source}"
+    counts = summary(shown)
+    counts["overridden"] = sum(vm.overridden for vm in shown.vms)
+    counts["pending"] = sum(map(VmKind.PENDING.has, shown.vms))
     wrong = ", ".join(f"{counts[what]} {what}" for what in (*KINDS, "overridden") if counts[what])
+    number = len(shown.vms)
+    if not number:
+        return f"none of {counted(total, 'domain')} is one that was asked for"
     next_step = "; 'pmuconf apply --dry-run' shows what would be changed" if counts["drift"] else ""
-    return f"{total} domain{'s' * (total != 1)}: {wrong or 'all as the policy wants'}{next_step}"
+    share = "" if number == total else f"{number:,} of "
+    return f"{share}{counted(total, 'domain')}: {wrong or 'all as the policy wants'}{next_step}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cliff.columns import FormattableColumn
 from cliff.command import Command
@@ -17,10 +18,12 @@ from cliff.show import ShowOne
 
 from pmuconf import conf
 from pmuconf.commands.fence import fence
-from pmuconf.commands.helptext import arrange
-from pmuconf.commands.usage import spoken
+from pmuconf.commands.helptext import Worded
+from pmuconf.commands.plaintable import Brief, PlainTable, coloured, plain
+from pmuconf.commands.terminal import UNBROKEN, height_of, width_of
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import csv_cell, printable
+from pmuconf.report.screen import lines_of
 
 if TYPE_CHECKING:
     from pmuconf.change.run import Run
@@ -28,17 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Action", "Record", "Table", "add_connect", "progress", "run_of", "settings", "warning"]
 
 _Item = TypeVar("_Item")
-
-_COLOURS = {
-    "drift": "31",
-    "failed": "31",
-    "pending": "33",
-    "changed": "32",
-    "ok": "32",
-    "slow": "31",
-    "partial": "33",
-    "unknown": "33",
-}
+_PATIENCE: Final = 0.3
+"""The seconds that something may take before it is worth a bar, and the time to load what draws one."""
+_HEADING: Final = 2
+"""The lines of a table above its rows."""
 
 
 def settings(command: Command) -> conf.Settings:
@@ -69,33 +65,26 @@ def add_connect(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def progress(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
-    """Pass the items through, with a bar on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from tqdm import tqdm
+def progress(items: Iterable[_Item], total: int, what: str, unit: str = "VM") -> Iterator[_Item]:
+    """Pass the items through. If that takes longer, a bar shows how far it is, where standard error is a terminal."""
+    rest, done = iter(items), 0
+    if width_of(sys.stderr) is not None:
+        begin = time.monotonic()
+        for item in rest:
+            yield item
+            done += 1
+            if time.monotonic() - begin > _PATIENCE:
+                break
+        else:
+            return
+        from tqdm import tqdm
 
-    yield from tqdm(items, total=total, desc=what, unit="VM", leave=False)
+        rest = iter(tqdm(rest, total=total, initial=done, desc=what, unit=unit, leave=False))
+    yield from rest
 
 
-class _Guarded(Command):
+class _Guarded(Worded):
     """A bug of ours is shown as one line, not as a traceback; --debug shows that."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        try:
-            parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        except ValueError:  # cliff takes int() of them
-            raise PmuconfError(
-                "the environment variables CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers",
-                cause="usage",
-            ) from None
-        arrange(parser, prog_name.partition(" ")[2])
-        return spoken(parser, prog_name)
-
-    def get_epilog(self) -> str:
-        """None: cliff's own names the package, for which it reads every package of the environment (170 ms)."""
-        return ""
 
     def given(self, args: argparse.Namespace) -> int:
         """How many files this reads, if it reads nothing but files; 0 if it asks libvirt or this host.
@@ -141,19 +130,38 @@ class Table(_Guarded, Lister):
     """A command that lists records, in the order in which it gives them; ``status`` becomes its exit status.
 
     A record maps column names to text, numbers, truth values, mappings or None. The plain table shows the columns
-    of ``brief``; -c and the formats for programs have them all.
+    of ``brief``, with --wide those of ``wide``; -c and the formats for programs have them all.
     """
 
     columns: Sequence[str]
-    brief: Sequence[str]
+    brief: Sequence[str | Brief]
+    wide: Sequence[str | Brief] = ()
+    """Empty: the same columns."""
     status: int = 0
+    _scrolls: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.opening: list[str] = []
         """Sentences for a person, shown above the plain table."""
         self.closing: list[str] = []
-        """Those shown below it."""
+        """Sentences shown below it."""
+        self.summary: list[str] = []
+        """The last sentences. They come first too where the rows push the first lines off the terminal."""
+        self.recalled: list[str] = []
+        """Sentences of the opening that are then shown again below."""
+        self.next_command: str = ""
+        """The command line that goes on from here, shown last."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--wide",
+            action="store_true",
+            help="Show names whole, and all that the table has room for, however long the lines become. Without it "
+            "the table fits the terminal: names are cut in the middle.",
+        )
+        return parser
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         """The records to be listed."""
@@ -161,19 +169,32 @@ class Table(_Guarded, Lister):
 
     def take_action(self, args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         _refuse_unknown(args.columns, self.columns)
-        records = self.records(args)
-        if args.formatter == "table" and not args.columns:
-            self.app.stdout.write("".join(f"{printable(sentence)}\n" for sentence in self.opening))
-        columns = self.brief if args.formatter == "table" and not args.columns else self.columns
-        return columns, [[_shown(record[name], args.formatter) for name in columns] for record in records]
+        records = list(self.records(args))
+        if args.formatter != "table" or args.columns:
+            return self.columns, [[_shown(record[name], args.formatter) for name in self.columns] for record in records]
+        width = None if args.wide else _room(args)
+        self._show_opening(len(records))
+        self.formatter = PlainTable(_briefs(self.wide if args.wide and self.wide else self.brief), width)
+        return self.columns, [[record[name] for name in self.columns] for record in records]
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
         if parsed_args.formatter == "table":
             self.app.stdout.flush()
-            for sentence in self.closing:
-                self.app.LOG.info(sentence)
+            recalled = self.recalled if self._scrolls else ()
+            for sentence in (*recalled, *self.closing, *self.summary):
+                self.app.LOG.info("%s", sentence)
+            if self.next_command:
+                self.app.LOG.info("to go on: %s", self.next_command, extra=UNBROKEN)
         return self.status
+
+    def _show_opening(self, rows: int) -> None:
+        """Write what stands above the table; the summary too, if all that comes has more lines than the terminal."""
+        height, width = height_of(sys.stdout), width_of(sys.stdout)
+        wanted = rows + _HEADING + sum(map(len, (self.opening, self.closing, self.summary)))
+        self._scrolls = height is not None and wanted >= height
+        for sentence in (*self.summary, *self.opening) if self._scrolls else self.opening:
+            self.app.stdout.write("".join(f"{line}\n" for line in lines_of(printable(sentence), width)))
 
 
 class Record(_Guarded, ShowOne):
@@ -226,29 +247,33 @@ def _flat(value: Any, formatter: str) -> Any:
     return _shown(value, formatter)
 
 
+def _room(args: argparse.Namespace) -> int | None:
+    """The width that the plain table has, by the options of cliff's table and the terminal; None: no limit."""
+    if args.max_width > 0:
+        return int(args.max_width)
+    width = width_of(sys.stdout)
+    return shutil.get_terminal_size().columns if width is None and args.fit_width else width
+
+
+def _briefs(brief: Iterable[str | Brief]) -> list[Brief]:
+    return [Brief.named(column) if isinstance(column, str) else column for column in brief]
+
+
 class _Coloured(FormattableColumn):  # type: ignore[type-arg]
     def human_readable(self) -> str:
-        return f"\x1b[{_COLOURS[self._value]}m{self._value}\x1b[0m"
+        return coloured(self._value)
 
 
 def _shown(value: Any, formatter: str) -> Any:
     if formatter in ("json", "yaml"):
         return value
-    if isinstance(value, Mapping):
-        value = value["cause"] if "cause" in value else value["path"]
-    if isinstance(value, (list, tuple)):
-        texts = [item["text"] if isinstance(item, Mapping) else item for item in value]
-        value = ("; " if any(isinstance(item, Mapping) for item in value) else " ").join(texts)
+    if formatter == "table":
+        text = str(round(value, 1)) if isinstance(value, float) else plain(value)
+        return text if coloured(text) == text else _Coloured(text)
+    if isinstance(value, (Mapping, list, tuple)):
+        return _shown(plain(value) if value else "", formatter)
     if isinstance(value, float):
         value = round(value, 1)
     if formatter == "csv":
         return csv_cell(value) if isinstance(value, str) else value
-    if formatter == "value":
-        return printable(value) if isinstance(value, str) else value
-    if value in _COLOURS and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        return _Coloured(value)
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(str(value))
+    return printable(value) if isinstance(value, str) else value

@@ -35,12 +35,15 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "audit": (
         Example("As root: what does each VM have, and what should it have?", "pmuconf audit"),
         Example("Whose guests use their PMU now, and would notice its loss?", "pmuconf audit --pmu-users"),
-        Example("Two VMs with every column, for a script", "pmuconf audit -f json web1 web2"),
+        Example(
+            "Only the VMs with a finding, with every column, for a script", "pmuconf audit --only findings -f json"
+        ),
         Example("Files of 'virsh dumpxml', where libvirt is out of reach", "pmuconf audit --xml dumps/"),
     ),
     "explain": (
         Example("As root: does this VM have the fast path, and if not, what helps?", "pmuconf explain web1"),
         Example("How much would it save? Count its exits for five seconds", "pmuconf explain web1 --sample 5s"),
+        Example("For a script: the same as one JSON document", "pmuconf explain web1 -f json"),
     ),
     "report": (
         Example(
@@ -91,6 +94,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "policy check": (
         Example("Is the configuration of this host valid, and what does it mean?", "pmuconf policy check"),
         Example("Try a file before it is installed", "pmuconf --config-file new.conf policy check"),
+        Example("For a script", "pmuconf policy check -f json"),
     ),
     "policy explain": (
         Example("Which rule decides about this domain?", "pmuconf policy explain web1"),
@@ -99,6 +103,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
             "What would VMs of this flavor get?",
             "pmuconf policy explain --flavor perf.large --extra-spec hw:pmu=true",
         ),
+        Example("For a script", "pmuconf policy explain web1 -f json"),
     ),
     "host": (
         Example("As root: does the running kernel spare VMs without a PMU?", "pmuconf host"),
@@ -187,6 +192,10 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
             "One rack, five hosts at a time",
             "pmuconf fleet plan reports/ --limit 'rack1-*' --wave-size 5 -o plan.json",
         ),
+    ),
+    "complete": (
+        Example("In this shell only", ". <(pmuconf complete)"),
+        Example("For all users of this host", "pmuconf complete > /etc/bash_completion.d/pmuconf"),
     ),
     "help": (
         Example("All commands", "pmuconf help"),

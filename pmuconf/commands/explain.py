@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import audit
+from pmuconf.audit.look import Pace, audit
 from pmuconf.commands.audit import add_host_facts, add_sample
-from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.base import Action, add_connect, progress, settings
+from pmuconf.commands.outputs import add_format, show
 from pmuconf.errors import PmuconfError
-from pmuconf.report.plain import printable
-from pmuconf.report.story import story
+from pmuconf.report.story import Explanation
 
 __all__ = ["Explain"]
 
@@ -31,6 +31,7 @@ class Explain(Action):
         parser.add_argument("domain", metavar="DOMAIN", help="Name or UUID.")
         add_host_facts(parser)
         add_sample(parser)
+        add_format(parser)
         return parser
 
     def take_action(self, args: argparse.Namespace) -> int:
@@ -43,12 +44,11 @@ class Explain(Action):
                 max_bytes=chosen.max_xml_bytes,
                 survey=surveyor(args.host_facts),
                 always=True,
-                sample=args.sample,
+                pace=Pace(args.sample, progress),
             )
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)
         if not report.vms:
             raise PmuconfError(f"domain {args.domain!r} went away while it was looked at", cause="domain-vanished")
-        for line in story(report, report.vms[0]):
-            self.app.stdout.write(printable(line) + "\n")
+        show(self, args, Explanation(report, report.vms[0], chosen.policy))
         return int(report.severity)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TextIO, TypeVar
 
 from pmuconf.commands.base import Action
+from pmuconf.commands.terminal import width_of
 from pmuconf.commands.values import whole
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_regular
@@ -101,7 +102,7 @@ class FleetReport(Action):
         joined = _join(args)
         record = document(joined, args.top)
         with _output(self, args.output) as file:
-            file.write(_text(args.format, record) if html is None else html.page(record))
+            file.write(_text(args.format, record, width_of(file)) if html is None else html.page(record))
         return joined
 
     def _vm_rows(self, args: argparse.Namespace) -> Fleet:
@@ -153,7 +154,7 @@ class FleetDiff(Action):
         _warn(self, difference.problems)
         record = diff_document(difference, args.top)
         with _output(self, args.output) as file:
-            file.write(_json(record) if args.format == "json" else diff_table(record))
+            file.write(_json(record) if args.format == "json" else diff_table(record, width_of(file)))
         return difference.severity
 
 
@@ -299,10 +300,10 @@ def _json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=1) + "\n"
 
 
-def _text(form: str, record: Mapping[str, Any]) -> str:
+def _text(form: str, record: Mapping[str, Any], width: int | None) -> str:
     if form == "json":
         return _json(record)
-    return host_text(record) if form == "csv" else table(record)
+    return host_text(record) if form == "csv" else table(record, width)
 
 
 def _age(text: str) -> timedelta | None:

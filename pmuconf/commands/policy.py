@@ -3,19 +3,101 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pmuconf.access import connect
 from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.outputs import add_format, show
 from pmuconf.conf import Settings
-from pmuconf.domain.definition import UNKNOWN, Domain
+from pmuconf.domain.definition import UNKNOWN, Domain, PmuState
 from pmuconf.domain.reading import read
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_start
-from pmuconf.policy import Decision, Ruling, Subject, decide
-from pmuconf.report.plain import printable
+from pmuconf.policy import Decision, Policy, Ruling, Subject, decide
 
-__all__ = ["PolicyCheck", "PolicyExplain"]
+__all__ = ["CheckedPolicy", "ExplainedDecision", "PolicyCheck", "PolicyExplain"]
+
+
+@dataclass(frozen=True)
+class CheckedPolicy:
+    """What a valid configuration says."""
+
+    files: Sequence[str]
+    policy: Policy
+    unused: Sequence[str]
+    """The groups of rules that [policy] rules does not list."""
+
+    def lines(self) -> Iterator[str]:
+        """The configuration in sentences."""
+        yield f"valid: {', '.join(self.files) or 'the built-in defaults (no file)'}"
+        for number, rule in enumerate(self.policy.rules, 1):
+            asks = " and ".join(f"{name} is {' or '.join(values)}" for name, values in rule.criteria.items())
+            reason = f"  # {rule.reason}" if rule.reason else ""
+            yield f"{number}. {rule.name}: {rule.decision.value} where {asks}{reason}"
+        yield f"default: {self.policy.default.value}; Nova's domains: {self.policy.nova_domains.value}"
+
+    def record(self) -> dict[str, Any]:
+        """The same as data (docs/policy.md)."""
+        return {
+            "format": "pmuconf-policy",
+            "version": 1,
+            "files": list(self.files),
+            "default": self.policy.default.value,
+            "nova_domains": self.policy.nova_domains.value,
+            "rules": [
+                {
+                    "name": rule.name,
+                    "decision": rule.decision.value,
+                    "criteria": {name: list(values) for name, values in rule.criteria.items()},
+                    "reason": rule.reason,
+                }
+                for rule in self.policy.rules
+            ],
+            "unused_rules": list(self.unused),
+        }
+
+
+@dataclass(frozen=True)
+class ExplainedDecision:
+    """What the policy wants for a domain or a flavor.
+
+    :param name: of the domain; None: the question was about a flavor.
+    :param pmu: the state that the domain's definition has now; None for a flavor.
+    """
+
+    name: str | None
+    uuid: str | None
+    flavor: str | None
+    pmu: PmuState | None
+    ruling: Ruling
+
+    def lines(self) -> Iterator[str]:
+        """The decision in sentences."""
+        if self.pmu is None:
+            yield f"flavor {self.flavor}"
+        else:
+            flavor = f" (flavor {self.flavor})" if self.flavor else ""
+            yield f"domain {self.name}{flavor}, PMU state now {self.pmu.value}"
+        yield f"decision: {self.ruling.decision.value}"
+        yield f"rule: {self.ruling.rule}"
+        yield f"because: {self.ruling.reason}"
+
+    def record(self) -> dict[str, Any]:
+        """The same as data, with the keys that an audit has (docs/policy.md)."""
+        return {
+            "format": "pmuconf-decision",
+            "version": 1,
+            "name": self.name,
+            "uuid": self.uuid,
+            "flavor": self.flavor,
+            "pmu": self.pmu and self.pmu.value,
+            "decision": self.ruling.decision.value,
+            "rule": self.ruling.rule,
+            "reason": self.ruling.reason,
+        }
 
 
 class PolicyCheck(Action):
@@ -24,18 +106,17 @@ class PolicyCheck(Action):
     Exit status: 0 valid, 1 valid but a rule group is not used, 255 refused.
     """
 
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_format(parser)
+        return parser
+
     def given(self, _: argparse.Namespace) -> int:
         return 1
 
-    def take_action(self, _: argparse.Namespace) -> int:
+    def take_action(self, args: argparse.Namespace) -> int:
         chosen = settings(self)
-        policy = chosen.policy
-        self.app.stdout.write(f"valid: {', '.join(chosen.files) or 'the built-in defaults (no file)'}\n")
-        for number, rule in enumerate(policy.rules, 1):
-            asks = " and ".join(f"{name} is {' or '.join(values)}" for name, values in rule.criteria.items())
-            reason = f"  # {rule.reason}" if rule.reason else ""
-            self.app.stdout.write(f"{number}. {rule.name}: {rule.decision.value} where {asks}{reason}\n")
-        self.app.stdout.write(f"default: {policy.default.value}; Nova's domains: {policy.nova_domains.value}\n")
+        show(self, args, CheckedPolicy(chosen.files, chosen.policy, chosen.unused_rules))
         for name in chosen.unused_rules:
             self.app.LOG.warning("[rule:%s] is not used: [policy] rules does not list it", name)
         return 1 if chosen.unused_rules else 0
@@ -53,6 +134,7 @@ class PolicyExplain(Action):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_connect(parser)
+        add_format(parser)
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("domain", nargs="?", metavar="DOMAIN", help="Name or UUID.")
         what.add_argument("--xml", type=Path, metavar="FILE", help="A file of domain XML.")
@@ -83,15 +165,13 @@ class PolicyExplain(Action):
                 name=UNKNOWN,
                 uuid=UNKNOWN,
             )
-            about = f"flavor {args.flavor}"
+            ruling = decide(chosen.policy, subject)
+            show(self, args, ExplainedDecision(None, None, args.flavor, None, ruling))
         else:
-            definition = _definition(args, chosen)
-            subject = Subject.of_domain(definition)
-            flavor = f" (flavor {definition.nova.flavor})" if definition.nova else ""
-            about = f"domain {definition.name}{flavor}, PMU state now {definition.pmu.value}"
-        ruling = decide(chosen.policy, subject)
-        for line in _story(about, ruling):
-            self.app.stdout.write(printable(line) + "\n")
+            domain = _definition(args, chosen)
+            ruling = decide(chosen.policy, Subject.of_domain(domain))
+            flavor = domain.nova.flavor if domain.nova else None
+            show(self, args, ExplainedDecision(domain.name, domain.uuid, flavor, domain.pmu, ruling))
         return 1 if ruling.decision is Decision.UNDECIDED else 0
 
 
@@ -106,10 +186,6 @@ def _definition(args: argparse.Namespace, chosen: Settings) -> Domain:
         (listed,) = hypervisor.domains([args.domain])
         xml = hypervisor.next_boot_xml(listed) if listed.persistent else hypervisor.live_xml(listed)
     return read(xml, source=f"domain {listed.name!r}", max_bytes=chosen.max_xml_bytes)
-
-
-def _story(about: str, ruling: Ruling) -> list[str]:
-    return [about, f"decision: {ruling.decision.value}", f"rule: {ruling.rule}", f"because: {ruling.reason}"]
 
 
 def _pair(text: str) -> tuple[str, str]:

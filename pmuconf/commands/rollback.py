@@ -10,6 +10,7 @@ from pmuconf.change.result import Outcome
 from pmuconf.commands.apply import ResultTable
 from pmuconf.commands.base import add_connect, run_of
 from pmuconf.commands.values import number
+from pmuconf.wording import counted
 
 __all__ = ["Rollback"]
 
@@ -37,9 +38,9 @@ class Rollback(ResultTable):
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         run = run_of(self, args, dry=args.dry_run)
         results = run.roll_back(None if args.all else args.domains, change=args.change)
-        rows = self.rows(results)
+        rows = self.rows(results, args)
         if not args.dry_run:
-            done = sum(result.outcome is Outcome.CHANGED for result in results)
-            domains = "1 domain" if done == 1 else f"{done} domains"
-            self.closing.append(f"{domains} put back" if results else "the journal has nothing to take back")
+            done = counted(sum(result.outcome is Outcome.CHANGED for result in results), "domain")
+            self.closing.append(f"{done} put back" if results else "the journal has nothing to take back")
+        self.closing.extend(self.left(results, dry=args.dry_run))
         return rows

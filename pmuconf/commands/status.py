@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import audit
+from pmuconf.audit.look import Pace, audit
 from pmuconf.commands.audit import add_host_facts
-from pmuconf.commands.base import Action, add_connect, settings
+from pmuconf.commands.base import Action, add_connect, progress, settings
 from pmuconf.commands.exitstatus import CHECK_UNKNOWN
+from pmuconf.commands.outputs import add_format, show
 from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
 from pmuconf.report.status import HostStatus, status_of
@@ -31,7 +31,7 @@ class ShowStatus(Action):
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_connect(parser)
         add_host_facts(parser)
-        parser.add_argument("-f", "--format", choices=("text", "json"), default="text", help="The default is text.")
+        add_format(parser)
         parser.add_argument("--check", action="store_true", help="One line in the format of monitoring plug-ins.")
         parser.add_argument(
             "--no-sample", action="store_true", help="Do not count exits: a second faster, and without per cent."
@@ -41,8 +41,7 @@ class ShowStatus(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         if not args.check:
             status = self._status(args)
-            shown = json.dumps(status.record(), indent=2) if args.format == "json" else "\n".join(status.lines())
-            self.app.stdout.write(shown + "\n")
+            show(self, args, status)
             return int(status.severity)
         try:
             status = self._status(args)
@@ -62,7 +61,7 @@ class ShowStatus(Action):
                 max_bytes=chosen.max_xml_bytes,
                 survey=surveyor(args.host_facts),
                 always=True,
-                sample=0 if args.no_sample else 1,
+                pace=Pace(0 if args.no_sample else 1, progress),
             )
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)

@@ -3,33 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pmuconf.fleet.reported import KINDS
 from pmuconf.report.groups import BY_FAST_PATH
 from pmuconf.report.plain import printable
+from pmuconf.report.screen import Column, cut, lines_of, table_lines
+from pmuconf.wording import counted
 
 __all__ = ["diff_table", "table"]
 
 _ROWS: Final = 12
 _MANY: Final = 50
 _NUMBERS: Final = frozenset({"hosts", "VMs", "fast", "running", "alone", "waiting", "brings", "in all", "cycles/s"})
-_WIDEST: Final = 100
+_NAMES: Final = frozenset({"kernel", "QEMU", "flavor", "project", "host", "file", "name", "cause before"})
+_TEXTS: Final = frozenset({"step", "why", "what it means", "what", "cause now"})
+_WIDEST: Final = 200
+_INDENT: Final = "  "
 
 
-def table(document: Mapping[str, Any]) -> str:
-    """A fleet document as text. Names are shown as printable() has them."""
-    return "\n".join(_lines(document)) + "\n"
+@dataclass(frozen=True)
+class TextSection:
+    """A part of the text: a table with its title, and what stands below it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    below: str = ""
 
 
-def diff_table(document: Mapping[str, Any]) -> str:
+def table(document: Mapping[str, Any], width: int | None = None) -> str:
+    """A fleet document as text. Names are shown as printable() has them.
+
+    :param width: of the screen, in cells, which no line passes; None: no screen.
+    """
+    return _text(_parts(document), width)
+
+
+def diff_table(document: Mapping[str, Any], width: int | None = None) -> str:
     """The document of a difference as text."""
-    return "\n".join(_diff_lines(document)) + "\n"
+    return _text(_diff_parts(document), width)
 
 
-def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+def _text(parts: Iterable[str | TextSection], width: int | None) -> str:
+    return "".join(f"{line}\n" for part in parts for line in _lines(part, width))
+
+
+def _lines(part: str | TextSection, width: int | None) -> Iterator[str]:
+    """The lines of a sentence, or of a section; none of a section without rows."""
+    if isinstance(part, str):
+        yield from lines_of(part, width)
+    elif part.rows:
+        yield ""
+        yield from lines_of(part.title, width)
+        columns = [
+            Column(name, cuts=name in _NAMES, folds=name in _TEXTS, right=name in _NUMBERS) for name in part.columns
+        ]
+        cells = [[_cell(value) for value in row] for row in part.rows]
+        room = None if width is None else width - len(_INDENT)
+        yield from (f"{_INDENT}{line}" for line in table_lines(columns, cells, room, rule=False))
+        if part.below:
+            yield f"{_INDENT}{part.below}"
+
+
+def _parts(document: Mapping[str, Any]) -> Iterator[str | TextSection]:
     yield from _headlines(document)
-    yield from _section(
+    yield TextSection(
         "Hosts by what their kernel does",
         ("verdict", "hosts", "VMs", "fast"),
         [
@@ -38,7 +78,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield from _rounds(document)
-    yield from _section(
+    yield TextSection(
         "To be settled first: what stands in the way is not known, or not decided",
         ("cause", "hosts", "VMs", "why"),
         [(entry["cause"], entry["hosts"], entry["vms"], entry["message"]) for entry in document["to_settle"]],
@@ -52,7 +92,8 @@ def _headlines(document: Mapping[str, Any]) -> Iterator[str]:
     summary = document["summary"]
     fast, running = summary["fast_path"]["yes"], summary["running"]
     yield (
-        f"{fast:,} of {running:,} running VMs have the fast path; {summary['vms']:,} VMs on {summary['hosts']:,} hosts"
+        f"{fast:,} of {counted(running, 'running VM')} {'has' if running == 1 else 'have'} the fast path; "
+        f"{counted(summary['vms'], 'VM')} on {counted(summary['hosts'], 'host')}"
     )
     kinds = [f"{summary[kind]:,} {name}" for kind, name in KINDS.items() if summary[kind]]
     if kinds:
@@ -61,11 +102,11 @@ def _headlines(document: Mapping[str, Any]) -> Iterator[str]:
     if worth is not None:
         yield (
             f"at most {worth['saved_per_second']:,} cycles a second saved and {worth['savable_per_second']:,} could "
-            f"be saved, by the exits of {worth['vms']:,} VMs that were counted on {worth['hosts']:,} hosts"
+            f"be saved, by the exits of {counted(worth['vms'], 'VM')} counted on {counted(worth['hosts'], 'host')}"
         )
 
 
-def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
+def _rounds(document: Mapping[str, Any]) -> Iterator[TextSection]:
     """The rounds, a line a step. The gain of a round stands on the line of its first step."""
     steps = {step["id"]: step for step in document["steps"]["listed"]}
     rows: list[tuple[Any, ...]] = []
@@ -80,28 +121,28 @@ def _rounds(document: Mapping[str, Any]) -> Iterator[str]:
         for name in round_["steps"]:
             rows.append((*gain, steps[name]["hosts"], steps[name]["what"]))
             gain = ("", "", "", "")
-    yield from _section(
+    yield TextSection(
         "What would bring the most VMs onto the fast path, best first; steps of one number are taken together",
         ("", "brings", "in all", "cycles/s", "hosts", "step"),
         rows,
+        _more(len(document["rounds"][_ROWS:])),
     )
-    yield from _more(len(document["rounds"][_ROWS:]))
 
 
-def _vms(document: Mapping[str, Any]) -> Iterator[str]:
+def _vms(document: Mapping[str, Any]) -> Iterator[TextSection]:
     """The VMs by everything that they may have in common."""
     groups = document["summary"]["groups"]
-    yield from _section(
+    yield TextSection(
         "VMs by group",
         ("group", "VMs"),
         [(group.name, groups[group.key]) for group in BY_FAST_PATH if groups[group.key]],
     )
-    yield from _section(
+    yield TextSection(
         "VMs by cause",
         ("cause", "VMs", "what it means"),
         [(share["cause"] or "not asked", share["vms"], share["message"]) for share in document["causes"]],
     )
-    yield from _cut(
+    yield _cut(
         document["kernels"],
         ("kernel", "build ID", "verdict", "hosts", "VMs", "fast"),
         lambda share: (
@@ -109,7 +150,7 @@ def _vms(document: Mapping[str, Any]) -> Iterator[str]:
             *(share["hosts"], share["vms"], _fast(share)),
         ),
     )
-    yield from _cut(
+    yield _cut(
         document["qemus"],
         ("QEMU", "build ID", "disables the PMU", "hosts", "VMs", "fast"),
         lambda share: (
@@ -117,57 +158,58 @@ def _vms(document: Mapping[str, Any]) -> Iterator[str]:
             *(share["hosts"], share["vms"], _fast(share)),
         ),
     )
-    yield from _cut(
+    yield _cut(
         document["flavors"], ("flavor", "VMs", "fast"), lambda share: (share["flavor"], share["vms"], _fast(share))
     )
-    yield from _cut(
+    yield _cut(
         document["projects"], ("project", "VMs", "fast"), lambda share: (share["project"], share["vms"], _fast(share))
     )
 
 
-def _missing(document: Mapping[str, Any]) -> Iterator[str]:
-    yield from _section(
+def _missing(document: Mapping[str, Any]) -> Iterator[TextSection]:
+    yield TextSection(
         "Hosts without a report, or not reached since",
         ("host", "cause", "last report", "why"),
         [(host["host"], host["cause"], host["last_report"], host["message"]) for host in document["absent"]],
     )
-    yield from _section(
+    yield TextSection(
         "Stale reports", ("host", "made"), [(host["host"], host["generated_at"]) for host in document["stale"]]
     )
 
 
-def _files(document: Mapping[str, Any]) -> Iterator[str]:
-    yield from _section(
+def _files(document: Mapping[str, Any]) -> Iterator[TextSection]:
+    yield TextSection(
         "Files",
         ("file", "cause", "why"),
         [(file["path"], file["cause"], file["message"]) for file in document["files"]],
     )
 
 
-def _diff_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def _diff_parts(document: Mapping[str, Any]) -> Iterator[str | TextSection]:
     vms, hosts = document["vms"], document["hosts"]
     yield (
-        f"{vms['gained']:,} VMs gained the fast path, {vms['lost']:,} lost it; {vms['moved']:,} others moved, "
-        f"{vms['same']:,} are as they were; {vms['came']:,} came, {vms['gone']:,} are gone"
+        f"{counted(vms['gained'], 'VM')} gained the fast path, {vms['lost']:,} lost it; of the others moved: "
+        f"{vms['moved']:,}, as they were: {vms['same']:,}; new: {vms['came']:,}, gone: {vms['gone']:,}"
     )
     if hosts["unheard"]:
-        yield f"{len(hosts['unheard']):,} hosts were not heard of in one of the two, with {vms['unheard']:,} VMs"
-    yield from _section(
+        number = len(hosts["unheard"])
+        were = "was" if number == 1 else "were"
+        yield f"{counted(number, 'host')} {were} not heard of in one of the two, with {counted(vms['unheard'], 'VM')}"
+    yield TextSection(
         "VMs that gained or lost the fast path",
         ("change", "VMs", "cause before", "cause now"),
         [(cause["change"], cause["vms"], cause["old"], cause["new"]) for cause in document["causes"]],
     )
     rows = [(change, host, "") for change in ("came", "went", "unheard") for host in hosts[change]]
     rows += [("changed", change["host"], _host_change(change)) for change in hosts["changed"]]
-    yield from _section("Hosts", ("change", "host", "what"), rows[:_MANY])
-    yield from _more(len(rows[_MANY:]))
+    yield TextSection("Hosts", ("change", "host", "what"), rows[:_MANY], _more(len(rows[_MANY:])))
     listed = document["listed"]
-    yield from _section(
+    yield TextSection(
         "VMs",
         ("change", "name", "UUID", "host", "cause before", "cause now"),
         [_vm_change(change) for change in listed[:_MANY]],
+        _more(len(listed[_MANY:]) + document["not_listed"]),
     )
-    yield from _more(len(listed[_MANY:]) + document["not_listed"])
     yield from _files(document)
 
 
@@ -192,34 +234,17 @@ def _sides(change: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _cut(
     shares: Mapping[str, Any], columns: Sequence[str], row: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-) -> Iterator[str]:
+) -> TextSection:
     """A section of the shares with the most VMs, and how many others there are."""
     listed, others = shares["listed"], shares["others"]
-    yield from _section(f"VMs by {columns[0]}", columns, [row(share) for share in listed[:_ROWS]])
     number = others["number"] + len(listed[_ROWS:])
-    if number:
-        vms = others["vms"] + sum(share["vms"] for share in listed[_ROWS:])
-        yield f"  and {number:,} more with {vms:,} VMs: -f json has them"
+    vms = others["vms"] + sum(share["vms"] for share in listed[_ROWS:])
+    more = f"and {number:,} more with {counted(vms, 'VM')}: -f json has them" if number else ""
+    return TextSection(f"VMs by {columns[0]}", columns, [row(share) for share in listed[:_ROWS]], more)
 
 
-def _more(number: int) -> Iterator[str]:
-    if number:
-        yield f"  and {number:,} more: -f json has them"
-
-
-def _section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
-    if rows:
-        yield from ("", title, *_text_table(columns, rows))
-
-
-def _text_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Aligned columns under their names, with numbers to the right."""
-    shown = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *shown)]
-    numeric = [name in _NUMBERS for name in columns]
-    for row in (columns, *shown):
-        cells = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric))
-        yield "  " + "  ".join(cells).rstrip()
+def _more(number: int) -> str:
+    return f"and {number:,} more: -f json has them" if number else ""
 
 
 def _fast(share: Mapping[str, Any]) -> int:
@@ -238,5 +263,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    text = printable(str(value))
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
+    return cut(printable(str(value)), _WIDEST)

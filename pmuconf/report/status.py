@@ -15,6 +15,7 @@ from pmuconf.hostfacts import HostFacts, does_to_pmu
 from pmuconf.report.document import record, worth
 from pmuconf.report.groups import fast_path_group
 from pmuconf.report.plain import printable
+from pmuconf.wording import counted
 
 __all__ = ["CHECK_WORDS", "HostStatus", "Step", "status_of"]
 
@@ -90,11 +91,11 @@ class HostStatus:
             yield from _wrapped(f"  needs {self.kernel_remedy}", "  ", _KERNEL_LINES)
         yield from self.qemus[:_QEMU_LINES]
         groups = f": {self._groups()}" if self.running else ""
-        yield from _wrapped(f"{_counted(self.vms)}, {self.running} running{groups}", "  ", _KERNEL_LINES)
+        yield from _wrapped(f"{counted(self.vms, 'VM')}, {self.running} running{groups}", "  ", _KERNEL_LINES)
         off = ", ".join(f"{number} {word}" for word, number in self.off_policy.items())
         yield f"off policy: {off or 'none'}" + (f"; not judged: {self.not_judged}" if self.not_judged else "")
         for number, step in enumerate(self.steps, 1):
-            yield from _wrapped(f"{number}. {_counted(step.vms)}: {step.text}", "   ", _STEP_LINES)
+            yield from _wrapped(f"{number}. {counted(step.vms, 'VM')}: {step.text}", "   ", _STEP_LINES)
         if not self.steps:
             yield "nothing to do"
         elif self.more_steps:
@@ -108,7 +109,7 @@ class HostStatus:
     def check(self) -> str:
         """The status as one line of a monitoring plug-in: word, text, and performance data."""
         off = sum(self.off_policy.values())
-        text = f"{self.fast} of {_counted(self.running, 'running VM')} on the fast path, {off} off policy"
+        text = f"{self.fast} of {counted(self.running, 'running VM')} on the fast path, {off} off policy"
         numbers = {"fast": self.fast, "could_be": self.could_be, "wanted": self.wanted, "unknown": self.unknown}
         perfdata = [f"{name}={number};;;0;{self.running}" for name, number in numbers.items()]
         perfdata += [f"off_policy={off};;;0;{self.vms}", f"not_judged={self.not_judged};;;0;{self.vms}"]
@@ -177,10 +178,6 @@ def _percent(report: Report, capacity: int | None) -> tuple[float | None, float 
     if value is None or not capacity:
         return None, None
     return 100 * value["saved_per_second"] / capacity, 100 * value["savable_per_second"] / capacity
-
-
-def _counted(number: int, what: str = "VM") -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _wrapped(text: str, indent: str, most: int) -> Sequence[str]:

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pmuconf.audit.remedy import needless
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Status, Vm
 from pmuconf.hostfacts import HostFacts, does_to_pmu
-from pmuconf.report.document import worth
+from pmuconf.policy import Policy
+from pmuconf.report.document import document, record, worth
 
-__all__ = ["story"]
+__all__ = ["Explanation", "story"]
+
+FORMAT: Final = "pmuconf-explanation"
+VERSION: Final = 1
 
 _OFF_POLICY = {
     Status.DRIFT: ": drift, the next boot is not what the policy wants",
     Status.PENDING: ": pending, the next boot is right already",
 }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is known of one VM of a report."""
+
+    report: Report
+    vm: Vm
+    policy: Policy
+
+    def lines(self) -> Iterator[str]:
+        """The story in sentences, one a line."""
+        return story(self.report, self.vm)
+
+    def record(self) -> dict[str, Any]:
+        """The same as a JSON document (docs/commands.md), with the keys of the report."""
+        whole = document(self.report, self.policy)
+        shared = ("generator", "generated_at", "host", "source", "policy", "host_facts", "worth")
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **{key: whole[key] for key in shared},
+            "domain": record(self.report, self.vm),
+            "no_remedy": None if self.report.remedies(self.vm) else needless(self.vm),
+        }
 
 
 def story(report: Report, vm: Vm) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pmuconf.change.domains import Writer
+from pmuconf.change.limits import Limits
 from pmuconf.change.plan import Goal, Plan, Seen, plan
 from pmuconf.change.result import Outcome, Result
 from pmuconf.conf import Mode, Settings
@@ -119,7 +120,7 @@ class Enforcement:
     ) -> None:
         if not plans or self._notes.stopping or self._tripped:
             return
-        for result in writer.carry_out(plans, max_failures=max_failures):
+        for result in writer.carry_out(plans, Limits.of(self._chosen, max_failures=max_failures)):
             self._announcer.alive()
             if result.outcome is not Outcome.NOT_REACHED and result.cause not in _CONNECTION:
                 waiting.discard(result.uuid)

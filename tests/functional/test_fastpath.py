@@ -139,7 +139,7 @@ class TestAudit:
         assert said.status == 0
         first, *_ = said.out.splitlines()
         assert "guarded (observed): it asks" in first
-        assert "fast path: 1 of 1 running VMs" in said.out
+        assert "fast path: 1 of 1 running VM" in said.out
         assert guests.pmuconf("audit", "idle").status == 0
         machine.qemu = False
         assert guests.pmuconf("audit", "off").status == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 from collections import Counter
@@ -14,7 +15,7 @@ import libvirt
 import pytest
 
 from pmuconf.change.journal import writer_lock
-from tests.functional.host import OFF, ON, Defines, Host, until
+from tests.functional.host import OFF, ON, Defines, Host, run, until
 from tests.support.domains import plain_domain
 
 # Made once by libvirt 9.0 while the emulator was there; and what it makes of its own text.
@@ -95,6 +96,53 @@ class TestMaxChanges:
         host.define(*map(plain_domain, names(4)))
         host.pmuconf("apply", "--max-changes", "1")
         assert [row["name"] for row in host.json("journal").rows] == names(1)
+
+
+class TestDryRun:
+    """It shows what the real run with the same limits and canary does, and then how to go on."""
+
+    @pytest.mark.parametrize(
+        "limits",
+        [[], ["--max-changes", "3"], ["--canary", "2"], ["--canary", "2", "--continue", "--max-changes", "4"]],
+    )
+    def test_it_is_what_the_real_run_does(self, host: Host, limits: list[str]) -> None:
+        host.define(*map(plain_domain, names(6)))
+        host.spoil("vm-000")  # the next run tries it last
+        host.pmuconf("apply", "vm-000")
+        host.mend("vm-000")
+        foretold = host.json("apply", "--dry-run", *limits)
+        assert changed(host) == []
+        done = host.json("apply", *limits)
+        as_planned = [
+            (row["name"], row["outcome"].replace("planned", "changed"), row["cause"]) for row in foretold.rows
+        ]
+        assert as_planned == [(row["name"], row["outcome"], row["cause"]) for row in done.rows]
+
+    def test_the_last_lines_lead_through_the_whole_change(self, host: Host) -> None:
+        """Each is run as it stands: from the dry run to the canary, and behind it until all is changed."""
+        host.define(*map(plain_domain, names(6)))
+        ran = host.pmuconf("apply", "--dry-run", "--max-changes", "3", "--canary", "1", *names(5))
+        at = f"--config-file {host.policy}"
+        commands = []
+        while (line := ran.err.splitlines()[-1]).startswith("pmuconf: to go on: pmuconf "):
+            commands.append(line.removeprefix("pmuconf: to go on: pmuconf ").replace(at, "AT"))
+            ran = run(*shlex.split(line.removeprefix("pmuconf: to go on: pmuconf ")))
+        which = " ".join(names(5))
+        assert commands == [
+            f"AT apply --max-changes 3 --canary 1 {which}",
+            f"AT apply --max-changes 3 --continue {which}",
+            f"AT apply --max-changes 3 {which}",
+        ]
+        assert changed(host) == names(5)
+
+    def test_what_is_not_reached_is_counted_and_listed_only_if_asked_for(self, host: Host) -> None:
+        host.define(*map(plain_domain, names(6)))
+        for dry in (["--dry-run"], []):
+            ran = host.pmuconf("apply", *dry, "--max-changes", "2")
+            assert re.search(r"[24] domains (would )?not (be )?reached: the limit is 2 changes a run", ran.err)
+            assert "not-reached" not in ran.out
+        listed = host.pmuconf("apply", "--dry-run", "--max-changes", "2", "--not-reached")
+        assert listed.out.count("not-reached") == 2
 
 
 class TestCanary:

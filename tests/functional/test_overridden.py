@@ -122,6 +122,9 @@ def test_audit_and_explain_name_it_and_no_start_is_asked_for(host: Host, tmp_pat
     assert "its <pmu> does not decide" in told.out
     assert "at its next boot the guest gets on" in told.out
     assert "<qemu:commandline>" in told.out.splitlines()[-1]
+    explained, reported = (host.pmuconf(*command, "on", "-f", "json") for command in (["explain"], ["report"]))
+    assert (explained.status, reported.status) == (2, 2)
+    assert [json.loads(explained.out)["domain"]] == json.loads(reported.out)["domains"]
     assert cycled(host, tmp_path / "reports") == []
 
 

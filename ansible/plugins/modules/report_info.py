@@ -93,7 +93,7 @@ def main():
         module.fail_json(msg=f"sample: {asked['sample']} is no time between 0 and 3600 seconds", cause="usage")
     with telling(module):
         from pmuconf.access import connect, surveyor
-        from pmuconf.audit.look import audit
+        from pmuconf.audit.look import Pace, audit
         from pmuconf.fleet.hostreport import of_document
         from pmuconf.fleet.steps import power_cycles
         from pmuconf.report.document import document
@@ -108,7 +108,7 @@ def main():
                 max_bytes=chosen.max_xml_bytes,
                 survey=surveyor(None if file is None else Path(file)),
                 always=True,
-                sample=asked["sample"],
+                pace=Pace(asked["sample"]),
             )
         record = document(report, chosen.policy)
         waiting = power_cycles(of_document(record))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pmuconf.audit.look import audit, look
+from pmuconf.audit.look import Pace, audit, look
 from pmuconf.domain.definition import PmuState
 from pmuconf.domain.xmltext import root_of
 from pmuconf.hostfacts import GuardFinding, HostFacts, Verdict
+from pmuconf.hypervisor.exits import Exits
 from pmuconf.policy import Policy
 from pmuconf.report.document import document
 from pmuconf.report.html import page
@@ -104,3 +105,19 @@ def test_a_transient_domain_that_stopped_is_gone_and_asked_nothing_more() -> Non
     hypervisor = Hypervisor(SimpleNamespace(**{**vars(ALL), "active": False, "persistent": False}))
     assert look(hypervisor, Policy(), hypervisor.domains(())[0]) is None  # type: ignore[arg-type]
     assert not hypervisor.asked
+
+
+def test_who_watches_is_shown_the_reading_and_the_counting() -> None:
+    shown: list[tuple[int, str, str, int]] = []
+
+    def progress(items: Any, number: int, what: str, unit: str) -> Any:
+        passed = list(items)
+        shown.append((number, what, unit, len(passed)))
+        return passed
+
+    class Counting(Hypervisor):
+        def exits(self) -> Exits:
+            return Exits()
+
+    audit(Counting(RUNNING), Policy(), pace=Pace(0.01, progress))  # type: ignore[arg-type]
+    assert shown == [(1, "reading", "VM", 1), (1, "counting exits", "step", 1)]

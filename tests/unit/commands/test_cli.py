@@ -222,6 +222,48 @@ def test_the_sentence_for_people_stands_beside_the_table_alone(run: Run, on: Pat
     assert run("--quiet", "audit", "--xml", off, on).err == ""
 
 
+def test_only_some_are_shown_and_the_exit_status_is_theirs(run: Run, on: Path, off: Path, live: Path) -> None:
+    files = ("audit", "--xml", off, on, live)
+    for only, names, status in (
+        ("drift", ["on"], 2),
+        ("findings", ["on"], 2),
+        ("pending", ["on"], 1),
+        ("unknown", [], 0),
+        ("slow", [], 0),
+        ("all", ["off", "on", "on"], 2),
+    ):
+        said = run(*files, "--only", only, "-f", "json")
+        assert ([row["name"] for row in json.loads(said.out)], said.status) == (names, status)
+    assert "pmuconf: 1 of 3 domains: 1 drift; " in run(*files, "--only", "drift").err
+    assert run(*files, "--only", "slow").err == "pmuconf: none of 3 domains is one that was asked for\n"
+    both = run(*files, "--only", "drift", "--only", "pending", "-f", "value", "-c", "status")
+    assert both.out.split() == ["drift", "pending"]
+    assert run(*files, "--only", "nosuch").status == 255
+
+
+def test_only_some_flavors_and_projects(run: Run, tmp_path: Path) -> None:
+    for name, flavor in (("a", "m1.small"), ("b", "m1.large"), ("c", "c5.large")):
+        (tmp_path / f"{name}.xml").write_text(nova_domain(name, flavor=flavor, version="32.0.0", project=f"of-{name}"))
+
+    def names(*arguments: str) -> str:
+        return run("audit", "--xml", *tmp_path.glob("?.xml"), *arguments, "-f", "value", "-c", "name").out
+
+    assert sorted(names("--flavor", "m1.*").split()) == ["a", "b"]
+    assert sorted(names("--flavor", "m1.small", "--flavor", "c5.large").split()) == ["a", "c"]
+    project = json.loads(run("report", "--xml", tmp_path / "b.xml").out)["domains"][0]["project"]
+    assert names("--project", project) == "b\n"
+    assert names("--project", project, "--flavor", "c5.*") == ""
+
+
+def test_who_cant_be_judged_is_named_even_where_it_is_not_shown(run: Run, tmp_path: Path, off: Path) -> None:
+    bad = tmp_path / "bad.xml"
+    bad.write_text("<network/>")
+    said = run("audit", "--xml", off, bad, "--only", "drift", "-f", "json")
+    assert (said.status, said.out.strip()) == (0, "[]")
+    assert "(not-a-domain)" in said.err
+    assert run("audit", "--xml", off, bad, "--only", "unknown").status == 2
+
+
 def test_an_empty_folder_is_said_to_be_empty(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -388,6 +430,54 @@ def test_policy_explain_decides_as_audit_does(run: Run, on: Path) -> None:
     said = run("policy", "explain", "--xml", on, config=POLICY)
     audited = json.loads(run("audit", "--xml", on, "-f", "json", config=POLICY).out)[0]
     assert f"decision: {audited['decision']}\nrule: {audited['rule']}\nbecause: {audited['reason']}\n" in said.out
+
+
+def test_policy_explain_as_json_has_the_keys_and_values_of_an_audit(run: Run, on: Path) -> None:
+    said = run("policy", "explain", "--xml", on, "-f", "json", config=POLICY)
+    audited = json.loads(run("audit", "--xml", on, "-f", "json", config=POLICY).out)[0]
+    shared = ("name", "uuid", "flavor", "decision", "rule", "reason")
+    assert said.status == 0
+    assert json.loads(said.out) == {
+        "format": "pmuconf-decision",
+        "version": 1,
+        "pmu": audited["next_boot"],
+        **{key: audited[key] for key in shared},
+    }
+
+
+def test_policy_explain_of_a_flavor_as_json(run: Run) -> None:
+    rule = "[policy]\nrules = web\n[rule:web]\npmu = on\ndomain = web*\n"
+    said = run("policy", "explain", "--flavor", "m1", "-f", "json", config=rule)
+    assert said.status == 1
+    record = json.loads(said.out)
+    assert record.pop("reason")
+    assert record == {
+        **{"format": "pmuconf-decision", "version": 1, "name": None, "uuid": None, "pmu": None},
+        **{"flavor": "m1", "decision": "undecided", "rule": "web"},
+    }
+
+
+def test_policy_check_as_json(run: Run) -> None:
+    said = run("policy", "check", "-f", "json", config=POLICY + "[rule:other]\npmu = on\nflavor = x\n")
+    assert said.status == 1
+    record = json.loads(said.out)
+    assert [Path(path).is_file() for path in record.pop("files")] == [True]
+    assert record == {
+        "format": "pmuconf-policy",
+        "version": 1,
+        "default": "off",
+        "nova_domains": "observe",
+        "rules": [
+            {
+                "name": "perf",
+                "decision": "on",
+                "criteria": {"flavor": ["perf.*", "*.perf"]},
+                "reason": "they run perf",
+            }
+        ],
+        "unused_rules": ["other"],
+    }
+    assert run("policy", "check", "-f", "json", config="[policy]\ndefault = maybe\n")[:2] == (255, "")
 
 
 # ---- journal -------------------------------------------------------------------------------------------------------

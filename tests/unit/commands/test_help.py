@@ -15,7 +15,7 @@ from pmuconf.commands.examples import EXAMPLES
 from pmuconf.commands.names import COMMANDS, GROUPS
 from tests.unit.conftest import Run
 
-NAMES = [*COMMANDS, "help"]
+NAMES = [*COMMANDS, "complete", "help"]
 OTHERS = {"curl", "docker", "systemctl", "virsh"}
 """The programs of other projects that stand in examples."""
 
@@ -38,6 +38,7 @@ def examples_in(text: str) -> list[str]:
 
 def commands_in(line: str) -> Iterator[list[str]]:
     """The commands of a line of the shell, without what leads to a file."""
+    line = re.sub(r"^\. <\((.*)\)$", r"\1", line)
     words = shlex.shlex(line, posix=True, punctuation_chars="|>")
     words.whitespace_split = True
     command: list[str] = []
@@ -115,7 +116,7 @@ def test_help_fits_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch, name:
         assert len(line) < min(columns, 101) or line.strip() in pasted
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("help", "policy check")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("complete", "help", "policy check")])
 def test_our_own_options_come_first(run: Run, name: str) -> None:
     text = run(*name.split(), "--help", config=None).out
     _, described, foreign = text.partition("\noutput:\n")

@@ -15,7 +15,7 @@ from pmuconf.commands.names import COMMANDS
 from pmuconf.commands.usage import spoken
 from tests.unit.conftest import Outcome, Run
 
-NAMES = [*COMMANDS, "help"]
+NAMES = [*COMMANDS, "complete", "help"]
 BAD = ("\x1bno-such", "-1e999", "", "9" * 5000)
 """Values that no option with a type or with choices takes."""
 

@@ -21,6 +21,7 @@ from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, Live
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
 from pmuconf.report.document import document, record, summary, worth
 from pmuconf.report.plain import csv_cell, printable
+from pmuconf.report.story import Explanation
 
 SCHEMA = Path(pmuconf.__file__).resolve().parents[1] / "docs" / "report.schema.json"
 POLICY = Policy(Decision.OFF, (Rule("perf", Decision.ON, flavor=("perf.*",)),), NovaDomains.OBSERVE)
@@ -297,3 +298,27 @@ def test_a_cell_is_never_a_formula(start: str) -> None:
 @pytest.mark.parametrize("start", ["\t=", "\r=", "\n=", "\u200b="])
 def test_nor_is_one_that_begins_with_what_a_spreadsheet_passes_over(start: str) -> None:
     assert csv_cell(f"{start}1+1")[0] == "\\"
+
+
+# ---- one VM of it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vm", JOINED.vms, ids=lambda vm: vm.name)
+def test_an_explanation_has_the_values_of_the_report(validator: Draft202012Validator, vm: Vm) -> None:
+    whole = document(JOINED, POLICY)
+    explained = json.loads(json.dumps(Explanation(JOINED, vm, POLICY).record()))
+    assert explained.pop("format") == "pmuconf-explanation"
+    assert explained.pop("version") == 1
+    assert explained["domain"] in whole["domains"]
+    assert (explained.pop("no_remedy") is None) == bool(explained["domain"]["remedies"])
+    domain = explained.pop("domain")
+    validator.validate(
+        {**{key: whole[key] for key in ("format", "version", "summary")}, **explained, "domains": [domain]}
+    )
+
+
+def test_the_story_of_a_vm_without_a_remedy_says_why() -> None:
+    for vm in JOINED.vms:
+        explanation = Explanation(JOINED, vm, POLICY)
+        why = explanation.record()["no_remedy"]
+        assert why is None or f"what to do: nothing: {why}" in list(explanation.lines())
