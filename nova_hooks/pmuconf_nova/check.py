@@ -104,7 +104,7 @@ class Checks:
             return Result(Code.FAILURE, f"{error}. With this error, {effect}.")
         self._has_policy = True
         files = ", ".join(settings.files) or "no file: the built-in policy"
-        summary = f"default {settings.policy.default.value}, {len(settings.policy.rules)} rules, from {files}"
+        summary = f"default {settings.policy.default.value}, rules: {len(settings.policy.rules)}, from {files}"
         if settings.unused_rules:
             return Result(Code.WARNING, f"{summary}. Not used: {', '.join(settings.unused_rules)}")
         return Result(Code.SUCCESS, summary)

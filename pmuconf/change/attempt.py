@@ -29,6 +29,7 @@ from pmuconf.errors import DefineRefused, DomainVanished, PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.hypervisor.listing import Listed
 from pmuconf.hypervisor.watch import DefineWatch, Mark
+from pmuconf.wording import counted
 
 __all__ = ["Attempt", "Draft", "Ended", "Workshop", "draft"]
 
@@ -177,7 +178,7 @@ class Attempt:
             self._draft = answer
             goal = answer.goal
             self._workshop.journal.replan(self.number, answer.old, goal.state, goal.rule, answer.text.xml)
-        note = f"somebody else edits it all the time: given up after {attempts} attempts"
+        note = f"somebody else edits it all the time: given up after {counted(attempts, 'attempt')}"
         return Ended(result_of(self._draft.plan, Outcome.BUSY, "busy", note, self.number), ChangeStatus.ABANDONED)
 
     def _next_boot(self) -> LibvirtText | None:

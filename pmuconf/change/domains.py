@@ -16,6 +16,7 @@ from pmuconf.change.limits import Limits
 from pmuconf.change.make import apply
 from pmuconf.change.plan import Plan, Seen
 from pmuconf.change.result import Result
+from pmuconf.change.retention import too_old
 from pmuconf.change.settle import tidied
 from pmuconf.change.store import writer_lock
 from pmuconf.conf import Settings
@@ -80,8 +81,7 @@ class Writer:
             with connecting as hypervisor:
                 sentences = tidied(hypervisor, journal)
                 if retired:
-                    changes = "1 change" if retired == 1 else f"{retired} changes"
-                    sentences.insert(0, f"the journal dropped {changes} older than {settings.retention_days} days")
+                    sentences.insert(0, too_old(retired, settings.retention_days))
                 yield cls(hypervisor, journal, settings, sentences)
 
     def carry_out(

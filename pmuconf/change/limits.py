@@ -25,9 +25,9 @@ REFUSED: Final = frozenset({"refused-by-libvirt", "libvirt-permission"})
 _NOT_BEGUN: Final = {
     "stopped-by-failure": "not begun: a failure stopped the run",
     "canary-failed": "not begun: a change of the canary failed, or left more changed than the PMU",
-    "too-many-failures": "not begun: more than {0.max_failures} domains failed, or differ in more than the PMU",
+    "too-many-failures": "not begun: domains failed, or differ in more than the PMU; the limit is {0.max_failures}",
     "canary": "not begun: the canary comes first; --continue goes on",
-    "max-changes": "not begun: the limit is {0.max_changes} changes a run",
+    "max-changes": "not begun: the limit of changes a run is {0.max_changes}",
 }
 
 

@@ -154,4 +154,4 @@ def _waiting(results: Iterable[Result]) -> Iterator[str]:
     if pending == 1:
         yield "1 VM keeps its old PMU state until it is stopped and started"
     elif pending:
-        yield f"{pending} VMs keep their old PMU state until they are stopped and started"
+        yield f"{pending:,} VMs keep their old PMU state until they are stopped and started"

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
-__all__ = ["Aged", "forgettable", "nothing_old", "older"]
+from pmuconf.wording import counted
+
+__all__ = ["Aged", "forgettable", "nothing_old", "older", "too_old"]
 
 NEWEST: Final = 1000
 """So many of the newest changes are kept, however old they look."""
@@ -20,6 +22,11 @@ REVOCABLE: Final = 10_000
 """Among so many of the newest changes, those that can be taken back are kept."""
 
 _NEVER: Final = datetime.min.replace(tzinfo=timezone.utc)
+
+
+def too_old(number: int, days: int) -> str:
+    """The sentence about so many changes that the journal has dropped."""
+    return f"the journal dropped {counted(number, 'change')} older than {counted(days, 'day')}"
 
 
 @dataclass(frozen=True)

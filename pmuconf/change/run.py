@@ -27,6 +27,7 @@ from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor.hypervisor import Hypervisor
 from pmuconf.policy import requesting
+from pmuconf.wording import counted
 
 __all__ = ["Run"]
 
@@ -208,7 +209,7 @@ class Run:
         counts = Counter(entry.uri for entry in elsewhere)
         if counts:
             where = ", ".join(f"{uri} ({count})" for uri, count in sorted(counts.items()))
-            self.warn(f"{len(elsewhere)} changes that could be taken back belong to another host: {where}")
+            self.warn(f"{counted(len(elsewhere), 'change')} of another host could be taken back there: {where}")
 
     def _undone(self, begun: _Begun, entries: Sequence[Entry]) -> list[Result]:
         plans, results = plan_rollback(entries, begun.domains.find)

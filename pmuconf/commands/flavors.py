@@ -15,6 +15,7 @@ from pmuconf.flavors.change import FlavorOutcome, revocable, set_all, take_back,
 from pmuconf.flavors.cloud import Cloud
 from pmuconf.flavors.judge import Judged, Standing, judge
 from pmuconf.flavors.map import FlavorMap
+from pmuconf.wording import counted
 
 __all__ = ["FlavorsApply", "FlavorsAudit", "FlavorsExport", "FlavorsRollback"]
 
@@ -193,4 +194,4 @@ def _judge(cloud: Cloud, chosen: Settings, args: argparse.Namespace) -> list[Jud
 
 
 def _flavors(count: int) -> str:
-    return f"{count} flavor" if count == 1 else f"{count} flavors"
+    return counted(count, "flavor")

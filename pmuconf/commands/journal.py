@@ -12,6 +12,7 @@ from pmuconf.change.whom import changes_of
 from pmuconf.commands.base import Action, Table, add_connect, settings
 from pmuconf.commands.values import number, whole
 from pmuconf.errors import PmuconfError
+from pmuconf.wording import counted
 
 __all__ = ["PurgeJournal", "ShowJournal"]
 
@@ -106,7 +107,7 @@ class PurgeJournal(Action):
         days = chosen.retention_days if args.older_than is None else args.older_than
         with writer_lock(chosen.journal), Journal.open(chosen.journal) as journal:
             purged = journal.purge(days)
-        self.app.LOG.info("%s dropped", "1 change" if purged == 1 else f"{purged} changes")
+        self.app.LOG.info("%s dropped", counted(purged, "change"))
         return 0
 
 

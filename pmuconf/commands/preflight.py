@@ -20,6 +20,7 @@ from pmuconf.fastpath.inkernel import loses_pmu
 from pmuconf.hostfacts import Qemu, does_to_pmu
 from pmuconf.mediated import start_hazard
 from pmuconf.report.document import record
+from pmuconf.wording import counted
 
 __all__ = ["PreflightQemu"]
 
@@ -85,7 +86,7 @@ class PreflightQemu(Table):
             self.opening += [hazard] if hazard else []
         losing = [row for row in rows if row["loses"] == "yes"]
         users = sum(bool(row["pmu_in_use"]) for row in losing)
-        self.closing.append(f"{len(losing)} of {len(rows)} VMs would lose their PMU, {users} of them use it now")
+        self.closing.append(f"{len(losing)} of {counted(len(rows), 'VM')} would lose a PMU; in use now: {users}")
 
     def _row(self, report: Report, vm: Vm, *, running: bool, loses: bool | None) -> dict[str, Any]:
         self.status = max(self.status, {True: 2, None: 1, False: 0}[loses])

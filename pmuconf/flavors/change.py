@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pmuconf.change.journal import ChangeKind, ChangeStatus, Entry, Intent, Journal, writer_lock
+from pmuconf.change.retention import too_old
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
@@ -16,6 +17,7 @@ from pmuconf.flavors.cloud import Cloud
 from pmuconf.flavors.judge import Flavor, Judged, Standing, state_of
 from pmuconf.hypervisor.driver import Driver
 from pmuconf.policy import CHOICE_TEXTS, FLAVOR_CHOICE
+from pmuconf.wording import counted
 
 __all__ = ["FlavorOutcome", "FlavorResult", "revocable", "set_all", "take_back", "without_change", "writing"]
 
@@ -101,7 +103,7 @@ def set_all(cloud: Cloud, journal: Journal, flavors: Sequence[Judged], limit: in
             yield without_change(judged)
             continue
         if limit and changes >= limit:
-            reason_to_stop = reason_to_stop or f"the limit of {limit} changes"
+            reason_to_stop = reason_to_stop or f"the limit of {counted(limit, 'change')}"
         if reason_to_stop:
             yield _result(judged, FlavorOutcome.NOT_REACHED, reason_to_stop)
             continue
@@ -164,7 +166,7 @@ def writing(cloud: Cloud, chosen: Settings, warn: Callable[[str], None]) -> Iter
     with writer_lock(chosen.journal), Journal.open(chosen.journal, create=True) as journal:
         dropped = journal.retire(chosen.retention_days)
         if dropped:
-            warn(f"the journal dropped {dropped} changes older than {chosen.retention_days} days")
+            warn(too_old(dropped, chosen.retention_days))
         for entry in journal.in_flight(Driver(cloud.identity)):
             flavor = cloud.flavor(entry.uuid)
             is_made = flavor is not None and state_of(flavor.extra_specs) is entry.new

@@ -21,6 +21,7 @@ from pmuconf.service.agenda import Allowance
 from pmuconf.service.announcer import Announcer
 from pmuconf.service.failures import FailedChanges
 from pmuconf.service.notes import Notes
+from pmuconf.wording import counted
 
 __all__ = ["Enforcement", "to_be_changed"]
 
@@ -157,8 +158,8 @@ class Enforcement:
         self._announcer.trouble(
             "failures",
             PmuconfError(
-                f"the changes of {failed} domains failed or left more changed than the PMU, and [service] "
-                f"max_failures is {most}: nothing is changed any more until the service is reloaded",
+                f"{counted(failed, 'change')} failed or left more changed than the PMU, and [service] max_failures is "
+                f"{most}: nothing is changed any more until the service is reloaded",
                 cause="too-many-failures",
             ),
         )

@@ -32,6 +32,7 @@ from pmuconf.service.notes import Notes
 from pmuconf.service.outputs import Outputs
 from pmuconf.service.publisher import Publisher
 from pmuconf.service.systemd import Systemd
+from pmuconf.wording import counted
 
 __all__ = ["Service"]
 
@@ -190,7 +191,7 @@ class Service:
         self.health.pass_seconds.set(time.monotonic() - begin)
         self._publisher.hurry()
         counts = summary(Report("", tuple(self._vms.values())))
-        sentence = f"{counts['domains']} domains: {counts['drift']} drift, {counts['pending']} pending"
+        sentence = f"{counted(counts['domains'], 'domain')}: {counts['drift']} drift, {counts['pending']} pending"
         numbers = {key: value for key, value in counts.items() if isinstance(value, int)}
         self._log.info("pass", sentence, seconds=round(time.monotonic() - begin, 3), **numbers)
         self._systemd.status(sentence)

@@ -139,7 +139,7 @@ class TestDryRun:
         host.define(*map(plain_domain, names(6)))
         for dry in (["--dry-run"], []):
             ran = host.pmuconf("apply", *dry, "--max-changes", "2")
-            assert re.search(r"[24] domains (would )?not (be )?reached: the limit is 2 changes a run", ran.err)
+            assert re.search(r"[24] domains (would )?not (be )?reached: the limit of changes a run is 2", ran.err)
             assert "not-reached" not in ran.out
         listed = host.pmuconf("apply", "--dry-run", "--max-changes", "2", "--not-reached")
         assert listed.out.count("not-reached") == 2

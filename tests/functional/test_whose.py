@@ -130,7 +130,7 @@ class TestAHostIsNotItsName:
             numbers = journal.begin([intent("web", "qemu://compute2/system", machine="2" * 32)])
             journal.settle([(numbers[0], ChangeStatus.DONE, "")])
         ran = host.json("rollback", "--all")
-        assert "1 changes that could be taken back belong to another host: qemu://compute2/system (1)" in ran.err
+        assert "1 change of another host could be taken back there: qemu://compute2/system (1)" in ran.err
         assert ran.by_name("cause") == {"web": "another-host"}
         assert (ran.status, host.pmu("web")) == (1, "off")
         ran = host.pmuconf("rollback", "web")
