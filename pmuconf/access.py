@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pmuconf.conf import Settings
-from pmuconf.errors import PmuconfError
+from pmuconf.libraries import needed
 
 if TYPE_CHECKING:
     from pmuconf.hostfacts import HostFacts
@@ -22,14 +22,8 @@ def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> A
 
     :raises PmuconfError: libvirt-missing, or as Hypervisor.open().
     """
-    try:
+    with needed("libvirt-missing", besides="Or use --xml, which needs no libvirt"):
         from pmuconf.hypervisor.hypervisor import Hypervisor
-    except ImportError as error:
-        raise PmuconfError(
-            f"libvirt's Python module can't be loaded: {error}",
-            cause="libvirt-missing",
-            hint="Install it with 'pip install pmuconf[host]', or use --xml, which needs no libvirt",
-        ) from None
     return Hypervisor.open(uri or settings.uri, read_only=read_only, parallel=settings.parallel)
 
 
@@ -52,17 +46,9 @@ def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
     return survey
 
 
-@contextmanager
-def host_modules() -> Iterator[None]:
+def host_modules() -> AbstractContextManager[None]:
     """A block that imports the probes of the host.
 
     :raises PmuconfError: a library that they need is not installed; cause host-missing.
     """
-    try:
-        yield
-    except ImportError as error:
-        raise PmuconfError(
-            f"{error.name} can't be loaded",
-            cause="host-missing",
-            hint="Install it with 'pip install pmuconf[host]'",
-        ) from None
+    return needed("host-missing")

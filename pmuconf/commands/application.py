@@ -21,6 +21,7 @@ from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
 from pmuconf.commands.terminal import UNBROKEN, width_of
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
+from pmuconf.libraries import missing
 from pmuconf.report.plain import printable
 from pmuconf.report.screen import lines_of
 
@@ -33,7 +34,6 @@ _OF_CLIFF: Final = {
     "debug": (None, "Show a traceback with an error."),
 }
 """How values of cliff's own options are called, and what they do."""
-_MISSING = "pip install 'pmuconf[host]' brings all that the commands need"
 
 
 class WholeNames(CommandManager):
@@ -171,7 +171,7 @@ class Application(App):
             self.LOG.error("%s", not_a_command(argv))
             return ERROR
         except ImportError as error:
-            self.LOG.error("%s needs a module that is not installed: %s (module-missing). %s", argv[0], error, _MISSING)
+            self.LOG.error("%s", missing(error))
             return ERROR
         return int(super().run_subcommand(argv))
 

@@ -29,6 +29,7 @@ from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.hosts import cores, gather
 from pmuconf.fleet.report import Fleet, fleet
 from pmuconf.fleet.table import diff_table, table
+from pmuconf.libraries import needed
 from pmuconf.report.csv import COLUMNS, csv_lines
 
 __all__ = ["FORMATS", "FleetDiff", "FleetPlan", "FleetReport"]
@@ -266,14 +267,8 @@ def _warn(command: Action, problems: Sequence[Problem]) -> None:
 
 
 def _html() -> ModuleType:
-    try:
+    with needed(besides="The other formats need none"):
         from pmuconf.fleet import html
-    except ImportError as error:
-        raise PmuconfError(
-            f"-f html needs a module that is not installed: {error.name}",
-            cause="module-missing",
-            hint="Install it with 'pip install pmuconf[host]'; the other formats need none",
-        ) from None
     return html
 
 

@@ -8,10 +8,13 @@ import io
 import os
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pmuconf
 from pmuconf.commands.exitstatus import CHECK_UNKNOWN, ERROR
+
+if TYPE_CHECKING:
+    from pmuconf.commands.application import Application
 
 __all__ = ["main"]
 
@@ -31,16 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments == ["--version"]:  # without the 200 ms that the rest takes to load
         print(f"pmuconf {pmuconf.__version__}")
         return 0 if _flushed() else ERROR
-    gc.disable()  # what loads in the next 200 ms is all kept: collecting it is a tenth of the time
-    for module in ("netaddr", "rfc3986"):
-        sys.modules.setdefault(module, _Later(module))
-    from pmuconf.commands.application import application
-
-    app = application()
     if not arguments:
         from pmuconf.commands.names import overview
 
         sys.stderr.write(overview())
+        return ERROR
+    app = _application()
+    if app is None:
         return ERROR
     try:
         status: int = app.run(arguments)
@@ -51,6 +51,21 @@ def main(argv: list[str] | None = None) -> int:
             status = ERROR
     status = status if _flushed() else ERROR
     return status if status in (0, 1, 2) or (status == CHECK_UNKNOWN and app.completed) else ERROR
+
+
+def _application() -> Application | None:
+    """The application; None, after a message, if a library that all commands need is not installed."""
+    gc.disable()  # what loads in the next 200 ms is all kept: collecting it is a tenth of the time
+    for module in ("netaddr", "rfc3986"):
+        sys.modules.setdefault(module, _Later(module))
+    try:
+        from pmuconf.commands.application import application
+    except ImportError as error:  # a plain 'pip install pmuconf' brings what the Nova plugin needs, and no cliff
+        from pmuconf.libraries import missing
+
+        print(f"pmuconf: {missing(error)}", file=sys.stderr)
+        return None
+    return application()
 
 
 def _flushed() -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 from pmuconf.commands.audit import add_sources, files_given, run_audit
 from pmuconf.commands.base import Action, settings, warning
-from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
+from pmuconf.libraries import needed
 from pmuconf.report.document import document
 
 __all__ = ["FORMATS", "WriteReport"]
@@ -67,7 +67,7 @@ class WriteReport(Action):
 
 def _writer(form: str) -> Callable[[Mapping[str, Any]], str]:
     """What turns a document into text; the libraries of a format are loaded when it is asked for."""
-    try:
+    with needed(besides="-f json and csv need none"):
         if form == "csv":
             from pmuconf.report.csv import csv_text
 
@@ -80,10 +80,4 @@ def _writer(form: str) -> Callable[[Mapping[str, Any]], str]:
             from pmuconf.report.html import page
 
             return page
-    except ImportError as error:
-        raise PmuconfError(
-            f"-f {form} needs a module that is not installed: {error.name}",
-            cause="module-missing",
-            hint="Install it with 'pip install pmuconf[host]'; -f json and csv need none",
-        ) from None
     return lambda report: json.dumps(report, indent=2) + "\n"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pmuconf import conf
 from pmuconf.access import surveyor
 from pmuconf.commands.base import Action, add_connect, settings
-from pmuconf.errors import PmuconfError
+from pmuconf.libraries import needed
 
 if TYPE_CHECKING:
     from pmuconf.hostfacts import HostFacts
@@ -58,16 +58,10 @@ class Serve(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         # Before any thread is there: they all inherit it, and the one that waits for signals gets them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
+        with needed():
             from pmuconf.service.log import Log
             from pmuconf.service.loop import Service
             from pmuconf.service.systemd import Systemd
-        except ImportError as error:
-            raise PmuconfError(
-                f"{error.name} can't be loaded",
-                cause="module-missing",
-                hint="Install it with 'pip install pmuconf[host]'",
-            ) from None
         service_log, systemd = Log(), Systemd()
         service = Service(lambda: self._settings(args), _survey, service_log, systemd)
         threading.Thread(target=_obey, args=(service.reload, service.stop, systemd.stopping), daemon=True).start()

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pmuconf.change.journal import CLOUD
 from pmuconf.errors import PmuconfError
 from pmuconf.flavors.judge import Embedded, ExplicitImage, Flavor
+from pmuconf.libraries import needed
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE, explicit_choice
 
 __all__ = ["Cloud"]
@@ -38,14 +39,8 @@ class Cloud:
         :param name: of the cloud in clouds.yaml; None: the cloud that the OS_* variables name.
         :raises PmuconfError: openstack-missing, openstack-config, openstack-auth, openstack-unreachable.
         """
-        try:
+        with needed("openstack-missing"):
             import openstack
-        except ImportError as error:
-            raise PmuconfError(
-                f"openstacksdk can't be loaded: {error}",
-                cause="openstack-missing",
-                hint="Install it with: pip install 'pmuconf[openstack]'",
-            ) from None
         with _translated():
             connection = openstack.connect(cloud=name, app_name="pmuconf")
         try:

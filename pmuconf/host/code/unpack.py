@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular
 from pmuconf.host.root import MAX_FILE
+from pmuconf.libraries import missing
 
 __all__ = ["Budget", "unpacked"]
 
@@ -151,11 +152,12 @@ def _xz(file: _Opened, name: str) -> Iterator[bytes]:
 def _zstd(file: _Opened, name: str) -> Iterator[bytes]:
     try:
         import zstandard
-    except ImportError:
+    except ImportError as error:
+        hint = missing(error).hint
         raise PmuconfError(
             f"{name} is compressed with zstd, and Python's zstandard is not there",
             cause="cannot-decompress",
-            hint="Install it with 'pip install zstandard'",
+            hint=hint,
         ) from None
     try:
         with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
