@@ -1,7 +1,7 @@
 """Whether the Nova of this environment would load the plugin, and what the plugin would write.
 
-The output and the exit status are those of ``nova-status upgrade check``: 0 no problem, 1 a warning, 2 a failure, 255 an
-error. The checks only read, and use neither libvirt nor the network.
+The output and the exit status are those of ``nova-status upgrade check``: 0 no problem, 1 a warning, 2 a failure, 255
+an error. The checks only read, and use neither libvirt nor the network.
 """
 
 from __future__ import annotations
