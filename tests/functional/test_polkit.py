@@ -13,13 +13,21 @@ from typing import Final
 import pytest
 
 RULES: Final = Path(__file__).resolve().parents[2] / "etc/polkit-1/rules.d"
-ACTIONS: Final = Path("/usr/share/polkit-1/actions/org.libvirt.api.policy")
+_CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+ACTIONS: Final = next(  # those of the machine, or what tests/functional/polkit-actions fetched
+    (
+        folder
+        for folder in (Path("/usr/share/polkit-1/actions"), _CACHE / "pmuconf-polkit")
+        if (folder / "org.libvirt.api.policy").exists()
+    ),
+    None,
+)
 POLKITD: Final = next(filter(None, map(shutil.which, ("/usr/lib/polkit-1/polkitd", "/usr/libexec/polkitd"))), None)
 UID: Final = 64999
 
 pytestmark = pytest.mark.skipif(
-    POLKITD is None or shutil.which("dbus-daemon") is None or not ACTIONS.exists(),
-    reason="needs polkitd, dbus-daemon and libvirt's polkit actions (libvirt-daemon-system)",
+    POLKITD is None or shutil.which("dbus-daemon") is None or ACTIONS is None or os.geteuid() != 0,
+    reason="needs root, polkitd, dbus-daemon and libvirt's polkit actions: .ci/packages test fetches them",
 )
 
 _BUS: Final = """\
@@ -28,8 +36,13 @@ _BUS: Final = """\
 </policy></busconfig>
 """
 
-# polkitd alone sees our rules, and a user pmuconf, in place of the machine's.
-_ENTER: Final = 'mount --bind "$1" /etc/polkit-1/rules.d; mount --bind "$2" /etc/passwd; exec "$3"'
+# polkitd alone sees our rules, a user pmuconf and libvirt's actions, in place of the machine's.
+_ENTER: Final = """\
+mount --bind "$1" /etc/polkit-1/rules.d
+mount --bind "$2" /etc/passwd
+mount --bind "$3" /usr/share/polkit-1/actions
+exec "$4"
+"""
 
 
 class Polkit:
@@ -79,7 +92,7 @@ def polkit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polkit]:
         assert address
         inside = ("unshare", "--mount", "--propagation", "private", "sh", "-euc", _ENTER, "sh")
         polkitd = _process(
-            *(*inside, str(rules), str(passwd), str(POLKITD)),
+            *(*inside, str(rules), str(passwd), str(ACTIONS), str(POLKITD)),
             env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": address},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
