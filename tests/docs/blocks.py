@@ -128,12 +128,15 @@ def _until(fence: str, lines: Iterator[tuple[int, str]], place: str) -> Iterator
 
 
 def differing(expected: Sequence[str], output: str) -> str:
-    """Nothing if the output is what the document shows; otherwise both."""
-    pattern = "".join(_pattern(line.rstrip()) for line in expected)
+    """Nothing if the output is what the page shows; otherwise the first line that is not, and the output."""
     lines = "".join(f"{line.rstrip()}\n" for line in output.splitlines())
-    if not expected or re.fullmatch(pattern, lines):
+    patterns = [_pattern(line.rstrip()) for line in expected]
+    if not expected or re.fullmatch("".join(patterns), lines):
         return ""
-    return "the document shows\n" + "".join(f"    {line}\n" for line in expected) + f"and this came\n{lines}"
+    # A line of the page up to which the output is alike, or the end of the page where more came.
+    alike = max(count for count in range(len(patterns) + 1) if re.match("".join(patterns[:count]), lines))
+    first = expected[alike] if alike < len(expected) else "nothing more"
+    return f"the page shows, where the output is another:\n{first}\nand this came:\n{lines}"
 
 
 def _pattern(line: str) -> str:
