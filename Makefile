@@ -145,11 +145,11 @@ causes: $(VENV)/test
 
 # The sample configuration, made from the options themselves; a test fails when it is stale.
 sample: $(VENV)/test
-	$(BIN)/oslo-config-generator --namespace pmuconf --wrap-width 100 --output-file etc/pmuconf/pmuconf.conf.sample
+	$(BIN)/python -m tests.samples pmuconf etc/pmuconf/pmuconf.conf.sample
 
 sample-nova:
-	python=$$(tests/nova/environment 34.0.0) && cd / && $$python -W ignore -m oslo_config.generator \
-	    --namespace pmuconf.nova --wrap-width 100 --output-file $(CURDIR)/etc/nova/pmuconf-nova.conf.sample
+	python=$$(tests/nova/environment 34.0.0) && \
+	    $$python -W ignore -m tests.samples pmuconf.nova etc/nova/pmuconf-nova.conf.sample
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

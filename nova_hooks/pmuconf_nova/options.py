@@ -13,6 +13,7 @@ GROUP: Final = "pmuconf"
 _OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt(
         "policy_file",
+        sample_default="/etc/pmuconf/pmuconf.conf",
         help="The policy file that every front end of pmuconf reads. The user of nova-compute must be able to read it. "
         "The default is /etc/pmuconf/pmuconf.conf and /etc/pmuconf/pmuconf.conf.d/*.conf; without these files, the "
         "built-in policy: off. A change of the file takes effect without a restart of nova-compute.",
@@ -40,9 +41,28 @@ _OPTS: Final[list[cfg.Opt]] = [
 ]
 
 
-def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+# For the sample: a paragraph is one line, and an indented block stands behind "::".
+_HELP: Final = """\
+Where the policy is, and what happens after an error. Which VMs get a PMU is not said here, but in the policy file.
+
+A worked rule of that file. perf needs the PMU, so servers of the flavors perf.* have it. No other server has one, \
+unless its flavor says hw:pmu=true or its image hw_pmu=true::
+
+    [policy]
+    default = off
+    rules = profiling
+
+    [rule:profiling]
+    pmu = on
+    flavor = perf.*
+    reason = these tenants run perf in their guests
+
+'pmuconf nova check' says whether nova-compute would load the plugin, and whether the policy file is valid."""
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
     """The options by group, for oslo-config-generator."""
-    return [(GROUP, _OPTS)]
+    return [(cfg.OptGroup(GROUP, help=_HELP), _OPTS)]
 
 
 def register(conf: cfg.ConfigOpts) -> None:

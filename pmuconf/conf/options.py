@@ -13,20 +13,21 @@ from pmuconf.policy import VIRT_TYPES
 __all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "list_opts", "options_of"]
 
 RULE_PREFIX: Final = "rule:"
-STATES: Final = ("off", "on", "keep")
 _MODES: Final = [
     ("observe", "report what is off policy, change nothing"),
     ("enforce", "write the PMU state of the next boot"),
 ]
+_DECISIONS: Final = [
+    ("off", "write <pmu state='off'/>"),
+    ("on", "write <pmu state='on'/>"),
+    ("keep", "leave as it is"),
+]
+STATES: Final = tuple(state for state, _ in _DECISIONS)
 _POLICY_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt(
         "default",
         default="off",
-        choices=[
-            ("off", "write <pmu state='off'/>"),
-            ("on", "write <pmu state='on'/>"),
-            ("keep", "leave as it is"),
-        ],
+        choices=_DECISIONS,
         help="The decision for a domain or flavor that no rule matches and that makes no explicit choice (hw:pmu of "
         "the flavor, hw_pmu of the image). Only x86 domains of KVM and QEMU are ever changed.",
     ),
@@ -71,7 +72,7 @@ def _list(name: str, text: str) -> cfg.Opt:
 
 
 RULE_OPTS: Final[list[cfg.Opt]] = [
-    cfg.StrOpt("pmu", choices=STATES, help="The decision of this rule. Required."),
+    cfg.StrOpt("pmu", choices=_DECISIONS, sample_default="off", help="The decision of this rule. Required."),
     cfg.StrOpt("reason", default="", help="The reason, in your words. Every report shows it beside the decision."),
     _list("flavor", "Flavor names, as globs: perf.*, *.dedicated. A comma in a name is written \\,"),
     _list(
@@ -95,6 +96,7 @@ RULE_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt(
         "mode",
         choices=_MODES,
+        sample_default="observe",
         help="What 'pmuconf serve' does about domains that this rule decides. The default is [service] mode. Commands "
         "do not read it.",
     ),
@@ -250,11 +252,39 @@ GROUPS: Final[dict[str, list[cfg.Opt]]] = {
     "journal": _JOURNAL_OPTS,
     "service": _SERVICE_OPTS,
 }
+_RULE: Final = f"{RULE_PREFIX}name"  # oslo-config-generator writes the names of groups in lower case
+# For the sample and the manual page: a paragraph is one line, and an indented block stands behind "::".
+_GROUP_HELP: Final = {
+    "policy": "Which VMs get a PMU. hw:pmu of the flavor and hw_pmu of the image beat all that is written here.",
+    _RULE: """\
+An exception from the default. NAME is yours, and [policy] rules lists it. A rule decides about the VMs that match all \
+of its criteria.
+
+A worked rule. perf needs the PMU, so VMs of the flavors perf.* keep it. No other VM has one::
+
+    [policy]
+    default = off
+    rules = profiling
+
+    [rule:profiling]
+    pmu = on
+    flavor = perf.*
+    reason = these tenants run perf in their guests
+
+Write such lines into a file of your own, such as /etc/pmuconf/pmuconf.conf.d/profiling.conf.
+'pmuconf policy check' says whether they are valid,
+'pmuconf policy explain --flavor perf.large' what they decide.""",
+    "service": "How 'pmuconf serve' works. Commands do not read it.",
+    "change": "How many domains one run may change, and when it gives up. Commands and the service read it.",
+    "libvirt": "How libvirt is asked.",
+    "journal": "Where changes are written down before they are made, and for how long they can be rolled back.",
+}
 
 
-def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """The options by group, for oslo-config-generator; ``rule:NAME`` stands for the group of each rule."""
-    return [*GROUPS.items(), (f"{RULE_PREFIX}NAME", RULE_OPTS)]
+def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator; ``rule:name`` stands for the group of each rule."""
+    options = {**GROUPS, _RULE: RULE_OPTS}
+    return [(cfg.OptGroup(name, help=text), options[name]) for name, text in _GROUP_HELP.items()]
 
 
 def options_of(group: str) -> list[cfg.Opt] | None:

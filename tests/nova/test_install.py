@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import tests
+from tests.samples import sample
 
 ROOT = Path(tests.__file__).parents[1]
 SAMPLE = ROOT / "etc/nova/pmuconf-nova.conf.sample"
@@ -177,8 +179,19 @@ def test_both_distributions_have_one_version() -> None:
 
 
 def test_the_sample_is_what_oslo_config_generator_makes_now() -> None:
-    made = python("-m", "oslo_config.generator", "--namespace", "pmuconf.nova", "--wrap-width", "100")
-    assert SAMPLE.read_text() == made, "make sample-nova"
+    assert SAMPLE.read_text() == sample("pmuconf.nova"), "make sample-nova"
+
+
+def test_nova_takes_every_line_of_the_sample(tmp_path: Path) -> None:
+    (tmp_path / "nova.conf").write_text(re.sub(r"^#(\w+ =)", r"\1", SAMPLE.read_text(), flags=re.MULTILINE))
+    out = python(
+        "-c",
+        "import sys, nova.conf; from pmuconf_nova import options; options.register(nova.conf.CONF)\n"
+        "nova.conf.CONF([], default_config_files=sys.argv[1:])\n"
+        "print(nova.conf.CONF.compute_driver, *nova.conf.CONF.pmuconf.values())",
+        str(tmp_path / "nova.conf"),
+    )
+    assert out.split() == ["pmuconf.LibvirtDriver", "/etc/pmuconf/pmuconf.conf", "False", "no"]
 
 
 def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_unit_allows_more_threads_than_the_service_can_have() -> None:
     from pmuconf import conf
     from pmuconf.hypervisor import connection
 
-    libvirt = dict(conf.list_opts())["libvirt"]
+    (libvirt,) = [opts for group, opts in conf.list_opts() if group.name == "libvirt"]
     (parallel,) = [opt for opt in libvirt if opt.dest == "parallel"]
     others = 4
     most = int(getattr(parallel.type, "max"))  # noqa: B009

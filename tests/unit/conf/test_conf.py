@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
-from oslo_config import cfg, generator
 
 import pmuconf
 from pmuconf import conf
@@ -342,46 +339,6 @@ def test_every_setting_is_used() -> None:
     users = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "conf"]
     names = {field.name for kind in (Settings, ServiceSettings) for field in fields(kind)}
     assert names - attributes(users) == {"mode", "rule_modes"}  # by mode_of() and enforces
-
-
-# ---- the sample ----------------------------------------------------------------------------------------------------
-
-SAMPLE = Path(pmuconf.__file__).resolve().parents[1] / "etc" / "pmuconf" / "pmuconf.conf.sample"
-
-
-def test_the_sample_is_what_oslo_config_generator_makes_now(tmp_path: Path) -> None:
-    """Made anew with: oslo-config-generator --namespace pmuconf --wrap-width 100."""
-    made = tmp_path / "sample"
-    asked: Any = cfg.ConfigOpts()
-    generator.register_cli_opts(asked)
-    asked(["--namespace", "pmuconf", "--wrap-width", "100", "--output-file", str(made)], default_config_files=[])
-    generator.generate(asked)
-    assert SAMPLE.read_text() == made.read_text()
-
-
-def test_the_sample_is_accepted_as_it_is_and_means_the_defaults() -> None:
-    assert conf.load([str(SAMPLE)]).policy == Policy()
-
-
-def test_the_sample_with_every_option_uncommented_means_the_defaults_too(write: Write) -> None:
-    """All but those that have no default, which the generator shows as <None>."""
-    text = re.sub(r"^#(\w+ =(?! <None>))", r"\1", SAMPLE.read_text(), flags=re.MULTILINE)
-    uncommented = re.findall(r"^(\w+) =", text, flags=re.MULTILINE)
-    missing = re.findall(r"^#(\w+) = <None>", text, flags=re.MULTILINE)
-    assert len(uncommented) + len(missing) == sum(len(opts) for _, opts in conf.list_opts())
-    assert missing == ["pmu", "mode"]
-    chosen = conf.load([write(text)])
-    defaults = conf.load([write("", "empty")])
-    assert chosen == replace(defaults, files=chosen.files, unused_rules=("name",))
-
-
-def test_every_option_has_a_help_text_and_is_in_the_sample() -> None:
-    text = SAMPLE.read_text()
-    for group, opts in conf.list_opts():
-        assert f"[{group.lower()}]" in text
-        for opt in opts:
-            assert opt.help
-            assert re.search(rf"^#{opt.name} =", text, flags=re.MULTILINE)
 
 
 def test_reading_leaves_the_working_folder_alone(write: Write, tmp_path: Path) -> None:
