@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -174,6 +175,12 @@ class WriteFacts(Action):
         return parser
 
     def take_action(self, args: argparse.Namespace) -> int:
+        if os.geteuid() != 0:
+            raise PmuconfError(
+                "only root can find out what belongs into a file of host facts",
+                cause="root-required",
+                hint="Run it as root",
+            )
         facts = surveyor()()
         from pmuconf.host.factsfile import dump
 
@@ -209,8 +216,18 @@ def _proof(finding: GuardFinding) -> Proof:
 
 
 def _root(directory: Path) -> Root:
+    """The host below a directory.
+
+    :raises PmuconfError: there is none; cause not-a-host.
+    """
     from pmuconf.host.root import Root
 
+    if not any((directory / name).is_dir() for name in ("proc", "sys")):
+        raise PmuconfError(
+            f"{directory} is no host and no record of one: it has neither proc nor sys",
+            cause="not-a-host",
+            hint="'pmuconf host record DIR' writes a record, as root on the host that it is about",
+        )
     return Root(directory)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def _registered(written: ConfigFiles) -> list[tuple[str, list[cfg.Opt]]]:
 
 
 def _settings(conf: cfg.ConfigOpts, written: ConfigFiles) -> Settings:
-    _refuse_without_value(conf, written)
+    _refuse_useless_texts(conf, written)
     names = _rule_names(conf, written)
     return Settings(
         policy=Policy(
@@ -140,8 +141,11 @@ def _settings(conf: cfg.ConfigOpts, written: ConfigFiles) -> Settings:
     )
 
 
-def _refuse_without_value(conf: cfg.ConfigOpts, written: ConfigFiles) -> None:
-    """Refuse a $reference that leads nowhere, and an empty text where something has to stand."""
+_PATHS: Final = (("journal", "path"), ("service", "textfile"), ("service", "html"), ("service", "host_facts"))
+
+
+def _refuse_useless_texts(conf: cfg.ConfigOpts, written: ConfigFiles) -> None:
+    """Refuse a $reference that leads nowhere, an empty text where something has to stand, and a relative path."""
     for group, opts in _registered(written):
         for opt in opts:
             try:
@@ -151,6 +155,12 @@ def _refuse_without_value(conf: cfg.ConfigOpts, written: ConfigFiles) -> None:
     for group, option in (("libvirt", "uri"), ("journal", "path")):
         if not conf[group][option]:
             written.refuse(group, option, "is empty; leave it out for the default")
+    for group, option in _PATHS:
+        path = conf[group][option]
+        if path and not os.path.isabs(path):
+            written.refuse(
+                group, option, f"{path!r} is relative, and would be another file in each folder"
+            )
 
 
 def _service(conf: cfg.ConfigOpts, names: Sequence[str], written: ConfigFiles) -> ServiceSettings:

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
 from pmuconf.errors import DomainVanished, PmuconfError
 
-__all__ = ["HANGING", "no_threads", "timed_out", "translate", "translate_open"]
+__all__ = ["HANGING", "Transport", "no_threads", "timed_out", "translate", "translate_open", "transport_of"]
 
 HANGING: Final = "Is libvirtd, virtqemud or a QEMU hanging? Their logs tell; 'virsh domcontrol VM' shows which VM"
 """What to do if libvirt does not answer."""
+
+
+class Transport(enum.Enum):
+    """How a connection gets to the daemon (libvirt's "Connection URIs"): each fails in its own way."""
+
+    LOCAL = "local"
+    SOCKET = "socket"
+    SSH = "ssh"
+    TLS = "tls"
+    TCP = "tcp"
+
+
+_REACH: Final = {
+    Transport.LOCAL: "Is libvirtd or virtqemud running? 'systemctl status libvirtd' tells",
+    Transport.SOCKET: "Is that the socket of a libvirtd or virtqemud, and is the daemon running?",
+    Transport.SSH: "Does 'ssh' to that host work without a password, and is libvirtd or virtqemud running there?",
+    Transport.TLS: "Are the certificates in place on both hosts ('virt-pki-validate' tells), and does libvirtd or "
+    "virtproxyd listen there?",
+    Transport.TCP: "Does libvirtd or virtproxyd listen on that host and port?",
+}
+_ALLOW: Final = {
+    True: "Run it as root, or as a member of the group libvirt",
+    False: "Allow the user of this connection on that host, or name another with --connect",
+}
+
+
+def transport_of(uri: str) -> Transport:
+    """How libvirt reaches the daemon of this URI: by what follows the plus, otherwise by whether a host is named."""
+    parts = urlsplit(uri)
+    explicit = parts.scheme.partition("+")[2]
+    if explicit == "unix" or (not explicit and not parts.netloc):
+        return Transport.SOCKET if "socket" in parse_qs(parts.query) else Transport.LOCAL
+    if explicit in ("ssh", "libssh", "libssh2", "ext"):
+        return Transport.SSH
+    return Transport.TCP if explicit == "tcp" else Transport.TLS
 
 
 def no_threads() -> PmuconfError:
@@ -48,7 +85,7 @@ def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
         return PmuconfError(
             f"no permission to use {uri}: {text}",
             cause="libvirt-permission",
-            hint="Run it as root, or as a member of the group libvirt",
+            hint=_ALLOW[transport_of(uri) is Transport.LOCAL],
         )
     if code == libvirt.VIR_ERR_SYSTEM_ERROR and number == errno.EAGAIN:  # the pid file of an embedded driver
         return PmuconfError(
@@ -60,7 +97,7 @@ def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
         return PmuconfError(
             f"can't reach {uri}: {text}",
             cause="libvirt-unreachable",
-            hint="Is libvirtd or virtqemud running? 'systemctl status libvirtd' tells; --connect names another URI",
+            hint=f"{_REACH[transport_of(uri)]}; --connect names another URI",
         )
     return PmuconfError(f"can't open {uri}: {text}", cause="libvirt-error")
 

@@ -22,6 +22,9 @@ from pmuconf.libraries import missing
 __all__ = ["Budget", "unpacked"]
 
 _MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_BOOT: Final = b"HdrS"
+_BOOT_AT: Final = 0x202
+"""Where the header of the x86 boot protocol is in a kernel image for boot loaders (Documentation/arch/x86/boot.rst)."""
 _MAX_PACKED: Final = 64 << 20
 _MAX_UNPACKED: Final = 128 << 20
 """kvm.ko with its debug information has 40 MB."""
@@ -44,7 +47,7 @@ def unpacked(path: str | os.PathLike[str], budget: Budget | None = None) -> Bina
     """The contents of a file, unpacked if it is packed by gzip, xz or zstd. It closes when the last reference goes.
 
     :param budget: the rest for this file and others; a second name of a file that was refused is refused at once.
-    :raises PmuconfError: cause file-unreadable, or cannot-decompress.
+    :raises PmuconfError: cause file-unreadable, cannot-decompress, or compressed-kernel.
     """
     name, budget = os.fspath(path), Budget() if budget is None else budget
     try:
@@ -63,6 +66,13 @@ def unpacked(path: str | os.PathLike[str], budget: Budget | None = None) -> Bina
     try:
         start = os.pread(descriptor, 8, 0)
         kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+        if os.pread(descriptor, len(_BOOT), _BOOT_AT) == _BOOT:
+            raise PmuconfError(
+                f"{name} is a compressed kernel for boot loaders, without symbols",
+                cause="compressed-kernel",
+                hint="Where KVM is a module, give that: /lib/modules/RELEASE/kernel/arch/x86/kvm/kvm.ko (.xz, .zst). "
+                "Otherwise give the vmlinux of the kernel's debug package",
+            )
         if kind is None:
             return io.BufferedReader(file)
         return io.BytesIO(_unpack(file, kind, name, budget))

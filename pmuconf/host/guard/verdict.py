@@ -17,6 +17,7 @@ from pmuconf.host.code.image import Image
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.members import file_offsets
 from pmuconf.host.code.offsets import Offsets
+from pmuconf.host.code.release import refuse_other_kernel
 from pmuconf.host.code.running import Code, CodeSource, find_code, in_file
 from pmuconf.host.guard.cases import (
     NO_OFFSETS,
@@ -74,11 +75,12 @@ def judge_file(module: Path, btf: Path | None = None) -> GuardFinding:
     :raises PmuconfError: a file is broken, or isn't KVM's.
     """
     file = load_file(module)
+    doubt = refuse_other_kernel(file, btf) if btf is not None else ""
     offsets, origin = file_offsets(file, btf)
     code = in_file(file, offsets, origin, CodeSource(str(module), observed=False, build_id=file.build_id))
     absent = sorted(set(VENDORS) - vendors_among(file.symbols))
-    notes = (f"not read, for the file has none of it: {', '.join(absent)}, which may count without a test",)
-    return judge_code(code, notes if absent else ())
+    unread = f"not read, for the file has none of it: {', '.join(absent)}, which may count without a test"
+    return judge_code(code, (*([doubt] if doubt else []), *([unread] if absent else [])))
 
 
 def judge(path: Walk, offsets: Offsets) -> tuple[Verdict, str]:

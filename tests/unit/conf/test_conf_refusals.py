@@ -123,6 +123,15 @@ def test_a_retention_that_is_not_allowed(path: Path, value: str) -> None:
     assert message.startswith(f"[journal] retention_days: {value!r} is not allowed; allowed: 1 ")
 
 
+@pytest.mark.parametrize(
+    ("group", "option"), [("journal", "path"), ("service", "textfile"), ("service", "html"), ("service", "host_facts")]
+)
+def test_a_path_that_depends_on_the_folder_of_whoever_asks(path: Path, group: str, option: str) -> None:
+    """Else the service, a cron job and a shell would each have a journal of their own."""
+    message = refused(path, f"[{group}]\n{option} = pmu/file\n")
+    assert message.startswith(f"[{group}] {option}: 'pmu/file' is relative")
+
+
 def test_a_journal_without_a_place(path: Path) -> None:
     assert refused(path, "[journal]\npath =\n").startswith("[journal] path: ")
 

@@ -102,6 +102,24 @@ def test_usage(arguments: list[str]) -> None:
     assert main(["host", *arguments]) == 255
 
 
+@pytest.mark.parametrize("arguments", [["--root"], ["judge"]])
+def test_a_folder_that_is_no_host(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(["host", *arguments, str(tmp_path)]) == 255
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"pmuconf: {tmp_path} is no host and no record of one: it has neither proc nor sys (not")
+    assert "pmuconf host record DIR" in said.err
+
+
+def test_host_facts_are_for_root_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody else's file would be believed, and it would have nothing that only root can read."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["host", "facts"]) == 255
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "(root-required). Run it as root" in said.err
+
+
 def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, _ = host_with(tmp_path, "unlikely")
     target = tmp_path / "record"
