@@ -158,9 +158,7 @@ def _refuse_useless_texts(conf: cfg.ConfigOpts, written: ConfigFiles) -> None:
     for group, option in _PATHS:
         path = conf[group][option]
         if path and not os.path.isabs(path):
-            written.refuse(
-                group, option, f"{path!r} is relative, and would be another file in each folder"
-            )
+            written.refuse(group, option, f"{path!r} is relative, and would be another file in each folder")
 
 
 def _service(conf: cfg.ConfigOpts, names: Sequence[str], written: ConfigFiles) -> ServiceSettings:
