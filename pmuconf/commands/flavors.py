@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.commands.base import Action, Table, progress, settings, warning
+from pmuconf.commands.plaintable import Brief
 from pmuconf.commands.values import whole
 from pmuconf.conf import Settings
 from pmuconf.files.replacing import replace_file
@@ -46,7 +47,10 @@ class FlavorsAudit(Table):
         *("name", "id", "public", "pmu", "decision", "rule", "reason", "standing"),
         *("conflicts", "servers", "older_copies"),
     )
-    brief: Sequence[str] = ("name", "pmu", "decision", "rule", "standing", "conflicts", "servers", "older_copies")
+    brief: Sequence[str | Brief] = (
+        *("name", "pmu", "decision", Brief.named("rule", spare=True), "standing"),
+        *(Brief.named("conflicts", optional=True), "servers", Brief.named("older_copies", "older")),
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
@@ -82,7 +86,10 @@ class FlavorsApply(Table):
     """
 
     columns: Sequence[str] = ("name", "id", "old", "new", "rule", "outcome", "note", "change")
-    brief: Sequence[str] = ("name", "old", "new", "rule", "outcome", "note")
+    brief: Sequence[str | Brief] = (
+        *("name", "old", "new", Brief.named("rule", spare=True), "outcome"),
+        Brief("note", lambda row: row["note"], folds=True, optional=True),
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
@@ -122,7 +129,7 @@ class FlavorsRollback(Table):
     """
 
     columns: Sequence[str] = FlavorsApply.columns
-    brief: Sequence[str] = FlavorsApply.brief
+    brief: Sequence[str | Brief] = FlavorsApply.brief
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)

@@ -10,6 +10,7 @@ from pmuconf.access import connect
 from pmuconf.change.journal import Entry, Journal, writer_lock
 from pmuconf.change.whom import changes_of
 from pmuconf.commands.base import Action, Table, add_connect, settings
+from pmuconf.commands.plaintable import Brief
 from pmuconf.commands.values import number, whole
 from pmuconf.errors import PmuconfError
 from pmuconf.wording import counted
@@ -42,7 +43,11 @@ class ShowJournal(Table):
         "machine",
         "host_uuid",
     )
-    brief = ("change", "time", "name", "old", "new", "rule", "status", "who")
+    brief = (
+        *("change", Brief("time", lambda row: f"{row['time'][:16].replace('T', ' ')}Z"), "name"),
+        Brief("PMU old->new", lambda row: f"{row['old']} -> {row['new']}"),
+        *(Brief.named("rule", spare=True), "status", Brief.named("who", spare=True)),
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)

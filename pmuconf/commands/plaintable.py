@@ -50,9 +50,10 @@ class Brief:
     spare: bool = False
 
     @classmethod
-    def named(cls, key: str, heading: str = "", *, spare: bool = False) -> Brief:
+    def named(cls, key: str, heading: str = "", *, optional: bool = False, spare: bool = False) -> Brief:
         """The column of a record's key; names may be cut. A spare one is optional too."""
-        return cls(heading or key, lambda record: record[key], cuts=key in _NAMES, optional=spare, spare=spare)
+        optional = optional or spare
+        return cls(heading or key, lambda record: record[key], cuts=key in _NAMES, optional=optional, spare=spare)
 
 
 class PlainTable(ListFormatter):

@@ -14,6 +14,7 @@ from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Vm, guest_of
 from pmuconf.commands.audit import add_host_facts
 from pmuconf.commands.base import Table, add_connect, settings
+from pmuconf.commands.plaintable import Brief
 from pmuconf.domain.definition import PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.inkernel import loses_pmu
@@ -41,7 +42,11 @@ class PreflightQemu(Table):
         *("name", "uuid", "flavor", "loses", "by", "pmu_in_use", "running", "in_kernel_pmu", "effective_pmu"),
         *("live", "next_boot", "qemu", "nova"),
     )
-    brief: Sequence[str] = ("name", "flavor", "loses", "by", "pmu_in_use", "in_kernel_pmu", "effective_pmu")
+    brief: Sequence[str | Brief] = (
+        *("name", Brief.named("flavor", spare=True), "loses", Brief.named("pmu_in_use", "in use")),
+        *(Brief.named("in_kernel_pmu", "in KVM"), Brief.named("effective_pmu", "effective")),
+        Brief("by", lambda row: row["by"], folds=True),
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)

@@ -208,6 +208,17 @@ def test_a_domain_that_is_not_there(host: Host) -> None:
     assert ran.out == ""
 
 
+def test_where_the_fast_path_is_not_judged_a_column_says_why(host: Host) -> None:
+    host.define(plain_domain("stopped", pmu="off"), plain_domain("runs"))
+    host.domain("runs").create()
+    heading, _, *rows = host.pmuconf("audit").out.splitlines()
+    assert heading.split("  ")[-1] == "fast path not judged"
+    assert [row.split("  ")[0] + ":" + row.rpartition("  ")[2] for row in rows] == [
+        "runs:not under KVM",
+        "stopped:not under KVM",
+    ]
+
+
 def test_a_host_without_domains(host: Host) -> None:
     ran = host.pmuconf("audit")
     assert ran.status == 0

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf.change.journal import ChangeKind, ChangeStatus, Intent, Journal
+from pmuconf.domain.definition import PmuState
 from pmuconf.report.screen import cells
 from tests.support import fleet
 from tests.support.madeup import NAMES, guests
@@ -53,6 +55,22 @@ def test_nor_does_one_of_a_fleet(width: int, tmp_path: Path) -> None:
     assert screen.status == 2
     assert screen.wrapped == ()
     assert "VMs by cause" in screen.lines
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nor_does_one_of_the_journal(width: int, tmp_path: Path) -> None:
+    path, config = tmp_path / "journal.sqlite", tmp_path / "pmuconf.conf"
+    config.write_text(f"[journal]\npath = {path}\n")
+    with Journal.open(path, create=True) as journal:
+        for name in NAMES:
+            intent = Intent(
+                ChangeKind.APPLY, "qemu:///system", name, name, PmuState.DEFAULT, PmuState.OFF, "r" * 40, ""
+            )
+            journal.settle([(number, ChangeStatus.DONE, "") for number in journal.begin([intent])])
+    command = [sys.executable, "-m", "pmuconf.commands.main", "--config-file", str(config), "journal"]
+    screen = shown(command, width)
+    assert (screen.status, screen.wrapped) == (0, ())
+    assert len([line for line in screen.lines if "default -> off" in line]) == len(NAMES)
 
 
 def test_a_line_that_wraps_is_seen() -> None:
