@@ -21,6 +21,7 @@ from pmuconf.change.limits import REFUSED, Course, Limits, not_begun
 from pmuconf.change.plan import Plan, not_to_be_changed, plan, plan_rollback, planned
 from pmuconf.change.result import Outcome, Result
 from pmuconf.change.settle import confirm_canary
+from pmuconf.change.store import may_exist
 from pmuconf.change.whom import whom
 from pmuconf.conf import Settings
 from pmuconf.domain.definition import PmuState
@@ -176,11 +177,8 @@ class Run:
 
     def _found(self) -> AbstractContextManager[Journal | None]:
         """The journal, if there is one."""
-        try:
-            there = self.settings.journal.exists()
-        except OSError:  # Journal.open() says what is the matter
-            there = True
-        return Journal.open(self.settings.journal) if there else nullcontext()
+        path = self.settings.journal
+        return Journal.open(path) if may_exist(path) else nullcontext()
 
     @contextmanager
     def _readable(self) -> Iterator[Journal | None]:

@@ -19,7 +19,7 @@ from pmuconf.files.acting import acting_as
 from pmuconf.files.inputs import open_regular
 from pmuconf.files.place import FileOwner, FilePlace, place
 
-__all__ = ["Store", "writer_lock"]
+__all__ = ["Store", "may_exist", "writer_lock"]
 
 _ROOM: Final = "Make room on the file system of {}"
 _LOCK: Final = "writer.lock"
@@ -71,6 +71,14 @@ class Store:
         """
         with _translated(self.path), acting_as(self.owner):
             yield
+
+
+def may_exist(journal: Path) -> bool:
+    """Whether there is a journal, or may be one: in a folder that this user can't look into. Opening it says why."""
+    try:
+        return journal.exists()
+    except OSError:
+        return True
 
 
 @contextmanager

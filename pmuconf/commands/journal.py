@@ -8,6 +8,7 @@ from typing import Any
 
 from pmuconf.access import connect
 from pmuconf.change.journal import Entry, Journal, writer_lock
+from pmuconf.change.store import may_exist
 from pmuconf.change.whom import changes_of
 from pmuconf.commands.base import Action, Table, add_connect, settings
 from pmuconf.commands.plaintable import Brief
@@ -63,7 +64,7 @@ class ShowJournal(Table):
 
     def records(self, args: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
         chosen = settings(self)
-        if not chosen.journal.exists():
+        if not may_exist(chosen.journal):
             self.closing.append(f"nothing was changed yet: there is no journal at {chosen.journal}")
             return []
         with Journal.open(chosen.journal) as journal:
