@@ -81,5 +81,6 @@ def setup(app: Any) -> None:
     for _, options in list_opts():
         for option in options:
             option.help = _escaped(option.help)
+            option.sample_default = None  # the sample's example is no default
     app.add_directive("pmuconf-options", Options)
     app.add_directive("pmuconf-commands", Commands)

@@ -19,9 +19,9 @@ __all__ = ["sample"]
 _HEADS: Final = {
     "pmuconf": """\
 # The configuration of pmuconf: which VMs get a PMU, and how the commands and the service work.
-# Every option is here as a comment, with its default. Without a file, the defaults count: PMU off
-# for all VMs, and a service that only observes. After a change, run 'pmuconf policy check', and
-# 'systemctl reload pmuconf' where the service runs.
+# Every option is here as a comment, with its default, or with an example if it has none. Without
+# this file, the defaults count: PMU off for all VMs, and a service that only observes. After a
+# change, run 'pmuconf policy check', and 'systemctl reload pmuconf' if the service runs.
 """,
     "pmuconf.nova": """\
 # The lines that pmuconf's plugin needs in nova.conf, on each compute host. Write them into the file

@@ -144,6 +144,14 @@ def test_it_is_taken(block: Block, tmp_path: Path) -> None:
     READ[block.language](block, tmp_path)
 
 
+def test_the_example_of_the_manual_page_is_taken(tmp_path: Path) -> None:
+    """It is reStructuredText: an indented block behind "::"."""
+    text = (ROOT / "docs/man/pmuconf.conf.5.rst").read_text()
+    (example,) = re.findall(r"::\n\n((?:    .*\n|\n)+)", text)
+    lines = tuple(line[4:] for line in example.rstrip().splitlines())
+    read_ini(Block("docs/man/pmuconf.conf.5.rst", 1, "ini", lines), tmp_path)
+
+
 REFUSALS: Final = (AssertionError, PmuconfError, cfg.Error, ValueError, jsonschema.ValidationError)
 
 
