@@ -14,6 +14,7 @@ from typing import Final
 __all__ = ["Column", "cells", "cut", "lines_of", "table_lines"]
 
 _GAP: Final = "  "
+_USUAL: Final = 24
 _READABLE: Final = 10
 _LEAST: Final = 3
 _FOLD: Final = 20
@@ -146,13 +147,14 @@ def _kept(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[
 def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
     """The widths, so that all take no more than ``room``.
 
-    The text that folds gives way first, then the widest of the texts that may be cut, of which the first column is the
-    last. On a screen too narrow for that, all columns give way.
+    The text that folds gives way first. Then names of an unusual length are cut, then all that may be cut, the first
+    column last. On a screen too narrow for that, all columns give way.
     """
     fitted = list(widths)
     cuts = [column.cuts for column in columns]
     groups = (
         (_FOLD, [column.folds for column in columns]),
+        (_USUAL, cuts),
         (_READABLE, [False, *cuts[1:]]),
         (_READABLE, cuts),
         (_LEAST, [True] * len(columns)),

@@ -58,7 +58,7 @@ class Guest:
 
 
 NAMES: Final = (
-    "customer-portal-production-database-replica-02.example.or",
+    "customer-portal-production-database-replica-02.example.org-b",
     "日本語の名前を持つ仮想マシン・本番環境のデータベース・二号機",
     "Überwachung-Größe-Straße",
     "☃\ufe0f-🚀-build",

@@ -71,9 +71,10 @@ def test_what_gives_way_first() -> None:
     folded = list(table_lines(COLUMNS, [row], 110))
     assert row[0] in folded[2]
     assert len(folded) == 4
-    cut_too = list(table_lines(COLUMNS, [row], 100))
-    assert row[0] in cut_too[2]
-    assert row[1] not in cut_too[2]
+    unusual = list(table_lines(COLUMNS, [row], 93))[2]
+    assert [len(text) for text in unusual.split("  ")[:2]] == [24, 24]
+    cut_too = list(table_lines(COLUMNS, [row], 88))[2]
+    assert [len(text) for text in cut_too.split("  ")[:2]] == [24, 19]
     assert "pending-power-cycle" in list(table_lines(COLUMNS, [row], 70))[2]
 
 
