@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
-from cliff.complete import CompleteCommand
 from cliff.help import HelpCommand
 
 import pmuconf
+from pmuconf.commands.completion import Complete
 from pmuconf.commands.exitstatus import ERROR
 from pmuconf.commands.helptext import Worded
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
@@ -70,22 +70,6 @@ class Help(Worded, HelpCommand):
             self.app.LOG.error("%s", not_a_command(parsed_args.cmd))
             return ERROR
         return int(super().take_action(parsed_args))
-
-
-class Complete(Worded, CompleteCommand):
-    """Write what makes bash complete commands and options.
-
-    Exit status: 0, or 255 for an error.
-    """
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        for action in parser._actions:
-            if action.dest == "name":
-                action.metavar, action.help = "NAME", "The name by which the command is called, if it is another."
-            elif action.dest == "shell":
-                action.metavar, action.help = "SHELL", "bash (the default), or none for the data alone."
-        return parser
 
 
 class Formatter(logging.Formatter):

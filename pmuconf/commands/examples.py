@@ -194,8 +194,12 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         ),
     ),
     "complete": (
-        Example("In this shell only", ". <(pmuconf complete)"),
-        Example("For all users of this host", "pmuconf complete > /etc/bash_completion.d/pmuconf"),
+        Example("In this bash only", ". <(pmuconf complete)"),
+        Example("bash, for all users of this host", "pmuconf complete > /etc/bash_completion.d/pmuconf"),
+        Example(
+            "zsh, for all users of this host",
+            "pmuconf complete --shell zsh > /usr/local/share/zsh/site-functions/_pmuconf",
+        ),
     ),
     "help": (
         Example("All commands", "pmuconf help"),

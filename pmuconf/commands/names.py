@@ -118,7 +118,7 @@ Options, in front of the command:
 Exit status of every command: 0 as wanted, 1 a warning (something waits for a restart, or can't be known), 2 a finding
 (a domain is off policy, or slow), 255 an error, usage errors included.
 
-'pmuconf COMMAND --help' describes a command. 'pmuconf complete' writes completion for bash.
+'pmuconf COMMAND --help' describes a command. 'pmuconf complete' writes completion for bash and zsh.
 """
 
 

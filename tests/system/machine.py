@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
+
+from tests.support.keyboard import Terminal
 
 __all__ = ["ENVIRONMENT", "TOOLS", "Machine", "Terminal", "root"]
 
@@ -119,7 +120,9 @@ class Machine:
 
     def terminal(self, command: str) -> Terminal:
         """A command that runs on a terminal of its own, until the block ends."""
-        return Terminal([*self._enter(), "script", "--quiet", "--return", "--command", command, "/dev/null"])
+        return Terminal(
+            [*self._enter(), "script", "--quiet", "--return", "--command", command, "/dev/null"], ENVIRONMENT
+        )
 
     def _enter(self) -> list[str]:
         return ["nsenter", "--all", "--target", str(self._leader), "--wdns=/root", "--"]
@@ -135,40 +138,6 @@ class Machine:
             assert time.monotonic() < end, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
             time.sleep(0.1)
         return ran.stdout.strip()
-
-
-class Terminal:
-    """A program on a terminal of a machine."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT, start_new_session=True
-        )
-        os.close(theirs)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._ours)
-
-    def write(self, text: str) -> None:
-        """Type this."""
-        os.write(self._ours, text.encode())
-
-    def until(self, text: str, seconds: float = 20.0) -> None:
-        """Read what the program writes until this text is in it."""
-        seen = ""
-        end = time.monotonic() + seconds
-        while text not in seen:
-            ready, _, _ = select.select([self._ours], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"no {text!r} in {seen!r}"
-            seen += os.read(self._ours, 4096).decode(errors="replace")
 
 
 def _first_process(nspawn: int) -> int:

@@ -124,6 +124,11 @@ def test_upgraded_removed_and_purged_it_leaves_the_machine_as_it_was(machine: Ma
     assert named == ""
 
 
+def test_zsh_finds_what_completes_them(installed: Machine) -> None:
+    """tests/unit/commands/test_completion.py tries it in a zsh."""
+    assert installed.run("head -1 /usr/share/zsh/vendor-completions/_pmuconf") == "#compdef pmuconf"
+
+
 def test_bash_completes_commands_and_options(installed: Machine) -> None:
     for typed, shown in (("pmuconf aud", "pmuconf audit"), ("pmuconf audit --fl", "pmuconf audit --flavors")):
         bash = "bash --noprofile --rcfile /usr/share/bash-completion/bash_completion -i"
