@@ -3,6 +3,8 @@
 # make deb   build the Debian packages, for Debian 12 and 13, into dist/ (root)
 # make docs   the manual as HTML pages with a search, in dist/html
 # make dist   build the sdists and wheels of both distributions into dist/
+# make collection   build the Ansible collection into dist/, and have Galaxy's importer judge it
+#                   (PMUCONF_REPOSITORY=https://... is the address that it gets)
 # make version VERSION=0.2.0   write a new version wherever it stands
 # make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
@@ -28,7 +30,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab deb dist docs records soak test-system version churn contention picture architecture causes sample sample-nova clean
+        bench-lab collection deb dist docs records soak test-system version churn contention picture architecture causes sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +77,10 @@ docs: $(VENV)/test
 dist: $(VENV)/test
 	@$(PIP) install '.[release]'
 	tools/dist $(BIN)/python dist
+
+collection:
+	@mkdir -p dist
+	tests/ansible/importer dist
 
 # The version stands in pmuconf/__init__.py; a test fails when another place has another one.
 version:

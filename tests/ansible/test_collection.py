@@ -45,6 +45,12 @@ def test_built_with_the_units_themselves(bin: Path, tmp_path: Path) -> None:
         assert "plugins/modules/domain.py" in archive.getnames()
 
 
+def test_galaxy_accepts_it(tmp_path: Path) -> None:
+    ran = run(_TREE / "tests/ansible/importer", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert len(list(tmp_path.glob("pmuconf-kvm-*.tar.gz"))) == 1
+
+
 @newest
 def test_linted(bin: Path, tmp_path: Path) -> None:
     there = str(bin.parents[1] / "collections")
