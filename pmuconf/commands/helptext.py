@@ -25,7 +25,6 @@ _OF_FORMATS: Final = {
     "--column": ("COLUMN", "Show this column alone. May be given several times."),
     "--sort-column": ("COLUMN", "Sort by this column. May be given several times, the first counting most."),
     "--sort-descending": (None, "Sort the largest first."),
-    "--fit-width": (None, "Break the cells of a table that is wider than the terminal."),
 }
 """cliff's options that are described: how the value is called, and a sentence. The others work, and are only named."""
 

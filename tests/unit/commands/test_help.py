@@ -123,14 +123,14 @@ def test_our_own_options_come_first(run: Run, name: str) -> None:
     if not described:
         assert "--noindent" not in text
         return
-    assert len(foreign.splitlines()) <= 16
+    assert len(foreign.splitlines()) <= 14
     assert "table (the default)" in " ".join(foreign.split())
     usage = text.partition("\n\n")[0]
     options = re.findall(r"--[a-z-]+", usage.partition("-c COLUMN")[2])
-    assert set(options) <= {"--sort-column", "--sort-descending", "--fit-width"}
+    assert set(options) <= {"--sort-column", "--sort-descending"}
 
 
 def test_options_that_are_not_described_are_named_and_work(run: Run) -> None:
     text = " ".join(run("journal", "--help", config=None).out.split())
-    assert "Also --sort-ascending, --quote, --noindent, --max-width and --print-empty" in text
-    assert run("journal", "-f", "json", "--noindent", "--sort-ascending").status == 0
+    assert "Also --sort-ascending, --quote, --noindent, --max-width, --fit-width and --print-empty" in text
+    assert run("journal", "-f", "json", "--noindent", "--sort-ascending", "--fit-width").status == 0

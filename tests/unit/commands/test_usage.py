@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.commands.application import application
+from pmuconf.commands.base import _Guarded
 from pmuconf.commands.names import COMMANDS
 from pmuconf.commands.usage import spoken
 from tests.unit.conftest import Outcome, Run
@@ -18,6 +19,16 @@ from tests.unit.conftest import Outcome, Run
 NAMES = [*COMMANDS, "complete", "help"]
 BAD = ("\x1bno-such", "-1e999", "", "9" * 5000)
 """Values that no option with a type or with choices takes."""
+
+
+@pytest.fixture(autouse=True)
+def no_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that are taken by mistake must not change a domain of this host, or start a service."""
+
+    def refuse(_command: object, parsed_args: argparse.Namespace) -> int:
+        raise AssertionError(f"it would have run with {parsed_args}")
+
+    monkeypatch.setattr(_Guarded, "run", refuse)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -61,6 +72,33 @@ def test_a_value_that_an_option_does_not_take(run: Run, name: str) -> None:
             said = run(*name.split(), f"{option}={value}" if option.startswith("--") else f"{option}{value or 'x'}")
             is_usage_error(said)
             assert said.err.startswith(f"pmuconf: {action.option_strings[-1]}")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "limits"),
+    [
+        ("apply", "--canary=-1", "from 0 to 2147483647"),
+        ("apply", "--max-changes=2147483648", "from 0 to 2147483647"),
+        ("apply", "--max-failures=1.5", "from 0 to 2147483647"),
+        ("flavors apply", "--max-changes=-1", "from 0 to 2147483647"),
+        ("journal purge", "--older-than=-1", "from 0 to 2147483647"),
+        ("journal", "--limit=2147483648", "up to 2147483647"),
+        ("fleet report", "--jobs=0", "from 1 to 2147483647"),
+        ("bench cpuid", "--pairs=501", "from 1 to 500"),
+        ("bench cpuid", "--exits=0", "from 1 to 1000000"),
+        ("bench cpuid", "--exits=0x10", "from 1 to 1000000"),
+        ("bench cpuid", "--seconds=0", "above 0"),
+        ("bench cpuid", "--seconds=inf", "above 0"),
+        ("bench cpuid", "--confidence=0.5", "between 0.5 and 0.999999"),
+    ],
+)
+def test_a_number_beyond_its_limits_is_refused_and_the_limits_are_named(
+    run: Run, command: str, option: str, limits: str
+) -> None:
+    said = run(*command.split(), option)
+    is_usage_error(said)
+    name, _, value = option.partition("=")
+    assert re.match(rf"pmuconf: {name}: '{re.escape(value)}' is no (whole )?number {limits} \(usage\)\.", said.err)
 
 
 @pytest.mark.parametrize("name", NAMES)
