@@ -99,7 +99,8 @@ class _Path:
             key = self._pending.pop()
             state = self._known[key].copy()
             if not self.walker.step():
-                self._block(key[0], state, Obstacle.TOO_COMPLEX)
+                for left in (key, *self._pending):  # each may be the one that has not found anything set
+                    self._block(left[0], self._known[left], Obstacle.TOO_COMPLEX)
                 break
             self._step(key[0], state)
         return self._exits.values()
