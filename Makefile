@@ -1,7 +1,8 @@
 # make demo   see it work, on libvirt domains of its own
 # make test   linters, types and all tests
 # make deb   build the Debian packages, for Debian 12 and 13, into dist/ (root)
-# make docs   the manual as HTML pages with a search, in dist/html
+# make docs   the manual as HTML pages with a search, in dist/html; a link that leads nowhere fails. Links that lead out of
+#             the tree are listed, and with PMUCONF_ONLINE=1 followed
 # make dist   build the sdists and wheels of both distributions into dist/
 # make collection   build the Ansible collection into dist/, and have Galaxy's importer judge it
 #                   (PMUCONF_REPOSITORY=https://... is the address that it gets)
@@ -72,7 +73,9 @@ bench-ansible: $(VENV)/test
 
 docs: $(VENV)/test
 	@$(PIP) install '.[docs]'
-	$(BIN)/sphinx-build -q -b html docs dist/html
+	$(BIN)/sphinx-build -qW --keep-going -b html docs dist/html
+	$(BIN)/sphinx-build -qW --keep-going -b linkcheck docs dist/links
+	$(BIN)/python -m tests.docs.links
 
 dist: $(VENV)/test
 	@$(PIP) install '.[release]'
