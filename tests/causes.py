@@ -8,7 +8,7 @@ from typing import Final
 
 from pmuconf.causes import CAUSES, Topic
 from pmuconf.fastpath.cases import CASES
-from pmuconf.host.guard.cases import FUNCTION, KERNEL
+from pmuconf.host.guard.cases import FUNCTION, KERNEL, FunctionFindings, GuardCase, KernelFindings
 
 __all__ = ["guard_causes", "markdown"]
 
@@ -46,7 +46,19 @@ def markdown() -> str:
     parts += [
         f"| `{code}` | {case.fast_path.value} | {case.severity} | {case.message} |\n" for code, case in CASES.items()
     ]
+    parts.append(
+        "\n## The verdict on a kernel\n\nMore: [host](host.md).\n\n| code | verdict | meaning |\n|---|---|---|\n"
+    )
+    parts += [f"| `{case.cause}` | {case.verdict.value} | {case.message} |\n" for case in _guard_cases()]
     return "".join(parts)
+
+
+def _guard_cases() -> list[GuardCase[FunctionFindings] | GuardCase[KernelFindings]]:
+    """The first case of each cause, in the order of the tables: it says what the code means."""
+    first: dict[str, GuardCase[FunctionFindings] | GuardCase[KernelFindings]] = {}
+    for case in (*FUNCTION, *KERNEL):
+        first.setdefault(case.cause, case)
+    return list(first.values())
 
 
 def _title(page: str) -> str:

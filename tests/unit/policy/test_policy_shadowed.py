@@ -39,6 +39,9 @@ def rule(name: str, **criteria: tuple[str, ...]) -> Rule:
         ({"project": ("p", "q")}, {"project": ("q",)}),
         ({"domain": ("web*",)}, {"domain": ("web1",)}),
         ({"domain": (UUID,)}, {"domain": (UUID,)}),
+        ({"domain": ("*",)}, {"domain": (UUID,)}),
+        ({"flavor": ("X*",)}, {"flavor": ("X1",)}),
+        ({"extra_spec": ("a=b*",)}, {"extra_spec": ("a=b=c",)}),
         ({"virt_type": ("kvm", "qemu")}, {"virt_type": ("qemu",)}),
     ],
 )
@@ -70,6 +73,10 @@ def test_a_rule_that_can_never_decide_is_found(
         ({"project": ("p*",)}, {"project": ("p1",)}),
         ({"flavor_id": ("?",)}, {"flavor_id": ("1",)}),
         ({"arch": ("*",)}, {"arch": ("x86_64",)}),
+        # A prefix that has a sign of a glob in it is no plain prefix.
+        ({"flavor": ("a[b*",)}, {"flavor": ("a[bc]*",)}),
+        ({"flavor": ("a[*",)}, {"flavor": ("a[b]c*",)}),
+        ({"flavor": ("m1*",)}, {"flavor": ("m2",)}),
         # A glob is matched with the name of a domain, never with its UUID.
         ({"domain": ("1*",)}, {"domain": (UUID,)}),
         ({"domain": ("????????-*",)}, {"domain": (UUID,)}),
