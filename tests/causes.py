@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Union
 
 from pmuconf.causes import CAUSES, Topic
 from pmuconf.fastpath.cases import CASES
@@ -12,6 +12,7 @@ from pmuconf.host.guard.cases import FUNCTION, KERNEL, FunctionFindings, GuardCa
 
 __all__ = ["guard_causes", "markdown"]
 
+_Case = Union[GuardCase[FunctionFindings], GuardCase[KernelFindings]]
 _INTRO: Final = """\
 # Causes: what a code in an error or a report means
 
@@ -53,10 +54,11 @@ def markdown() -> str:
     return "".join(parts)
 
 
-def _guard_cases() -> list[GuardCase[FunctionFindings] | GuardCase[KernelFindings]]:
+def _guard_cases() -> list[_Case]:
     """The first case of each cause, in the order of the tables: it says what the code means."""
-    first: dict[str, GuardCase[FunctionFindings] | GuardCase[KernelFindings]] = {}
-    for case in (*FUNCTION, *KERNEL):
+    first: dict[str, _Case] = {}
+    cases: tuple[_Case, ...] = (*FUNCTION, *KERNEL)
+    for case in cases:
         first.setdefault(case.cause, case)
     return list(first.values())
 
