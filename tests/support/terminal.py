@@ -48,7 +48,7 @@ def shown(command: Sequence[str], width: int, height: int = 24, **environment: s
         settings.write_text(_SETTINGS)
         tmux = [TMUX or "tmux", "-S", f"{folder}/socket", "-u", "-f", str(settings)]
         done = shlex.join([*tmux, "wait-for", "-S", "done"])
-        script.write_text(f"{shlex.join(command)}\necho $? > {status}\n{done}\nexec cat\n")
+        script.write_text(f"{shlex.join(command)}\necho $? > {status}\n{done}\nexec sleep {_SECONDS:.0f}\n")
         size = ("-x", str(width), "-y", str(height))
         surroundings = _environment(environment)
         subprocess.run([*tmux, "new-session", "-d", *size, "sh", str(script)], check=True, cwd=_TREE, env=surroundings)
