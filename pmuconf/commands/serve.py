@@ -35,8 +35,8 @@ class Serve(Action):
       [service] mode = observe   (the default) reports what is off policy; libvirt is opened read-only
       [service] mode = enforce   writes the next boot's PMU state too; no running guest is touched
 
-    It serves /metrics (Prometheus) and /healthz (200 or 503, and why) at [service] listen, 127.0.0.1:9754. It replaces
-    [service] textfile and html if they are named, and logs to standard error.
+    It serves the report page (/), /metrics (Prometheus) and /healthz (200 or 503, and why) at [service] listen,
+    127.0.0.1:9754. It replaces [service] textfile and html if they are named, and logs to standard error.
 
     Signals: HUP reads the configuration anew and looks at all domains. A wrong configuration is refused, and the old
     one stays. TERM ends the service within five seconds, INT within two. Neither changes anything.

@@ -201,8 +201,8 @@ _SERVICE_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt(
         "listen",
         default="127.0.0.1:9754",
-        help="Where /metrics and /healthz are served by HTTP: ADDRESS:PORT, or [ADDRESS]:PORT for IPv6. Empty: "
-        "nowhere. Anybody who can connect can read the names of all VMs.",
+        help="Where the report page (/), /metrics and /healthz are served by HTTP: ADDRESS:PORT, or [ADDRESS]:PORT for "
+        "IPv6. Empty: nowhere. Anybody who can connect can read the names of all VMs.",
     ),
     cfg.BoolOpt(
         "listen_beyond_loopback",
@@ -212,8 +212,8 @@ _SERVICE_OPTS: Final[list[cfg.Opt]] = [
     cfg.ListOpt(
         "host_names",
         default=[],
-        help="Names of this host by which /metrics and /healthz are read, such as compute1.example.org. A request with "
-        "another name in its Host header is refused (421), so that no page in somebody's browser can read the metrics. "
+        help="Names of this host by which its page and metrics are read, such as compute1.example.org. A request with "
+        "another name in its Host header is refused (421), so that no other page in somebody's browser can read them. "
         "Addresses, localhost and the host's own name are always allowed.",
     ),
     cfg.StrOpt(

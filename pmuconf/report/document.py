@@ -16,10 +16,11 @@ from pmuconf.fastpath.cases import FastPath
 from pmuconf.hostfacts import GuardFinding, HostFacts, Qemu
 from pmuconf.policy import Decision, Policy
 
-__all__ = ["FORMAT", "VERSION", "document", "guard_record", "host_record", "record", "summary", "worth"]
+__all__ = ["FORMAT", "GENERATOR", "VERSION", "document", "guard_record", "host_record", "record", "summary", "worth"]
 
 FORMAT: Final = "pmuconf-report"
 VERSION: Final = 2
+GENERATOR: Final = f"pmuconf {pmuconf.__version__}"
 
 
 def document(report: Report, policy: Policy) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def document(report: Report, policy: Policy) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "generator": f"pmuconf {pmuconf.__version__}",
+        "generator": GENERATOR,
         "generated_at": report.at.isoformat(timespec="seconds"),
         "host": report.host,
         "source": report.source,

@@ -11,11 +11,12 @@ from typing import Any, Final
 from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
+from pmuconf.report.document import GENERATOR, VERSION
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
 from pmuconf.report.plain import printable
 from pmuconf.report.template import render
 
-__all__ = ["page"]
+__all__ = ["page", "waiting_page"]
 
 _FLAVORS: Final = 12
 
@@ -44,6 +45,12 @@ class ToDo:
 def page(document: Mapping[str, Any]) -> str:
     """A report document as an HTML page: ASCII alone, so that it reads the same however it is stored or sent."""
     return render("host.html", _view(document))
+
+
+def waiting_page(host: str, problems: Sequence[str]) -> str:
+    """The page that is shown while there is no report yet, with what is wrong, in sentences."""
+    report = {"host": host, "generator": GENERATOR, "version": VERSION}
+    return render("waiting.html", {"report": report, "problems": problems})
 
 
 def _view(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pmuconf.report.plain import printable
 
-__all__ = ["render"]
+__all__ = ["content_policy", "render"]
 
 _EARLY: Final = (
     "document.documentElement.className = 'scripted';"  # so that thousands of rows are not laid out for nothing
@@ -33,18 +33,24 @@ def render(name: str, view: dict[str, Any]) -> str:
         style=Markup(style),
         script=Markup(script),
         early=Markup(_EARLY),
-        policy_of_content="; ".join(
-            (
-                "default-src 'none'",
-                f"style-src '{_hash(style)}'",
-                f"script-src '{_hash(_EARLY)}' '{_hash(script)}'",
-                "img-src data:",  # the icon; without one, a browser asks the server for it
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
+        policy_of_content=content_policy(),
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+@cache
+def content_policy() -> str:
+    """What a page may load and run (CSP): its own style and script, known by their hashes, and nothing else."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src '{_hash(_asset('page.css'))}'",
+            f"script-src '{_hash(_EARLY)}' '{_hash(_asset('page.js'))}'",
+            "img-src data:",  # the icon; without one, a browser asks the server for it
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
 
 
 @cache

@@ -86,7 +86,7 @@ class Service:
         self._log.info(
             "started",
             f"{'enforcing' if self._chosen.service.enforces else 'observing'} the policy at {self._chosen.uri}"
-            + (f"; http://{address}/metrics" if address else ""),
+            + (f"; http://{address}/" if address else ""),
             address=address,
         )
         backoff = Backoff()

@@ -1,6 +1,6 @@
 """Where the service's report goes: HTTP on loopback, the textfile of node_exporter, the HTML page.
 
-All of it is made when the report changes, never for a reader: a scrape costs libvirt nothing.
+No reader makes the service ask libvirt: all answers are made of the report that was published last.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pmuconf.conf import ServiceSettings
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
-from pmuconf.report.html import page
 from pmuconf.report.prometheus import prometheus_text
 from pmuconf.service.health import Health
+from pmuconf.service.reportpage import ReportPage
 from pmuconf.service.web import Response, Server
 
 __all__ = ["Outputs"]
@@ -30,6 +30,7 @@ class Outputs:
         self._health = health
         self._report = b""
         self._document: Mapping[str, Any] | None = None
+        self._page = ReportPage(lambda: [problem["message"] for problem in health.answer()["problems"]])
         self._server: Server | None = None
 
     @property
@@ -75,6 +76,7 @@ class Outputs:
         if document is not None and anew:
             self._report = prometheus_text(document).encode()
             self._document = document
+            self._page.show(document)
         trouble: PmuconfError | None = None
         if chosen.textfile is not None:
             try:
@@ -83,7 +85,7 @@ class Outputs:
                 trouble = error
         if chosen.html is not None and document is not None and anew:
             try:
-                replace_file(chosen.html, page(document))
+                replace_file(chosen.html, self._page.text(document))
             except PmuconfError as error:
                 trouble = error
         if trouble is not None:
@@ -102,9 +104,11 @@ class Outputs:
 
     def answer(self, path: str) -> Response:
         """The answer for a path."""
+        if path == "/":
+            return self._page.answer()
         if path == "/metrics":
             return Response(HTTPStatus.OK, self.metrics(), CONTENT_TYPE_LATEST)
         if path == "/healthz":
             status, body = self.health()
             return Response(status, body, "application/json")
-        return Response(HTTPStatus.NOT_FOUND, b"/metrics and /healthz are here\n")
+        return Response(HTTPStatus.NOT_FOUND, b"/, /metrics and /healthz are here\n")

@@ -1,4 +1,4 @@
-"""HTTP for /metrics and /healthz, in one thread that no reader can keep: whatever they do, the next one is answered.
+"""HTTP for the report page and metrics, in one thread that no reader can keep: whatever they do, the next is answered.
 
 Nothing here waits for one reader. Each has a time limit for its whole request and answer, however it spreads them.
 Where too many are there, the one that has been there longest and has not sent its request yet is closed. So a reader
@@ -42,6 +42,7 @@ class Response:
     status: HTTPStatus
     body: bytes
     kind: str = _PLAIN
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(eq=False)
@@ -199,6 +200,8 @@ class Server:
             f"Content-Type: {answer.kind}",
             f"Content-Length: {len(answer.body)}",
             "X-Content-Type-Options: nosniff",
+            "Cache-Control: no-store",
+            *(f"{name}: {value}" for name, value in answer.headers),
             "Connection: close",
             *(["Allow: GET, HEAD"] if answer.status is HTTPStatus.METHOD_NOT_ALLOWED else []),
         ]

@@ -76,9 +76,15 @@ class Browser:
         os.close(self._reading)
         self._folder.cleanup()
 
-    def open(
+    def open(self, html: str, **how: Any) -> Page:
+        """Show this text, as the file that it would be; see visit()."""
+        path = Path(self._folder.name) / f"page-{self._number}.html"
+        path.write_text(html)
+        return self.visit(path.as_uri(), **how)
+
+    def visit(
         self,
-        html: str,
+        url: str,
         *,
         width: int = 1280,
         height: int = 900,
@@ -87,9 +93,7 @@ class Browser:
         before: str = "",
         **media: str,
     ) -> Page:
-        """Show this text, as the file that it would be; ``before`` is a script that runs before all of the page's."""
-        path = Path(self._folder.name) / f"page-{self._number}.html"
-        path.write_text(html)
+        """Show what is there; ``before`` is a script that runs before all of the page's."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
@@ -101,7 +105,7 @@ class Browser:
             page.call("Emulation.setScriptExecutionDisabled", value=True)
         if before:
             page.call("Page.addScriptToEvaluateOnNewDocument", source=before)
-        page.call("Page.navigate", url=path.as_uri())
+        page.call("Page.navigate", url=url)
         self.until(lambda: page.loaded)
         return page
 

@@ -271,7 +271,7 @@ def test_the_areas_that_the_service_names_are_those_that_are_known() -> None:
 
 
 def test_nothing_else_is_served(outputs: Outputs) -> None:
-    for path in ("/", "/metricsx", "/../etc/passwd"):
+    for path in ("/report.html", "//", "/metricsx", "/../etc/passwd"):
         assert get(outputs, path)[0] == 404
 
 
