@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import jinja2
 import jsonschema
 import pytest
 import yaml
@@ -105,11 +106,55 @@ def read_json(block: Block, folder: Path) -> None:
 
 
 def read_yaml(block: Block, folder: Path) -> None:
-    """The configuration of a Prometheus. A playbook is Ansible's, see tests/ansible/test_docs.py."""
-    assert "scrape_configs" in yaml.safe_load(block.text)
+    """A playbook, or the configuration of a Prometheus."""
+    document = yaml.safe_load(block.text)
+    if isinstance(document, list):
+        for play in document:
+            read_play(play, folder)
+        return
+    assert "scrape_configs" in document
     text = block.text.replace("/etc/prometheus/", f"{ROOT}/etc/prometheus/")
     (folder / "prometheus.yml").write_text(text)
     assert "rules found" in promtool("check", "config", folder / "prometheus.yml")
+
+
+def read_play(play: dict[str, Any], folder: Path) -> None:
+    """The role gets variables that it has, and writes a configuration that is taken; so do modules their options.
+
+    tests/ansible asks Ansible itself.
+    """
+    (specs,) = yaml.safe_load((ROOT / "ansible/roles/pmuconf/meta/argument_specs.yml").read_text()).values()
+    for role in play["roles"]:
+        assert role["role"] == "pmuconf.kvm.pmuconf"
+        given = {**role, **role.get("vars", {})}
+        given = {name: value for name, value in given.items() if name not in ("role", "vars")}
+        known = specs["main"]["options"]
+        assert given.keys() <= known.keys()
+        values = {name: spec["default"] for name, spec in known.items() if "default" in spec}
+        (folder / "pmuconf.conf").write_text(role_configuration({**values, **given}))
+        chosen = conf.load([str(folder / "pmuconf.conf")])
+        assert [rule.name for rule in chosen.policy.rules] == [rule["name"] for rule in given["pmuconf_rules"]]
+    for task in play.get("tasks", []):
+        (name,) = [word for word in task if word != "name"]
+        module = (ROOT / "ansible/plugins/modules" / f"{name.replace('pmuconf.kvm.', '')}.py").read_text()
+        documentation = yaml.safe_load(module.partition('DOCUMENTATION = r"""')[2].partition('"""')[0])
+        assert task[name].keys() <= documentation["options"].keys()
+
+
+def role_configuration(values: dict[str, Any]) -> str:
+    """What the role's template makes of its variables."""
+
+    def combine(settings: dict[str, Any], *others: dict[str, Any], recursive: bool) -> dict[str, Any]:
+        made = {group: dict(listed) for group, listed in settings.items()}
+        for other in others:
+            for group, listed in other.items():
+                made.setdefault(group, {}).update(listed)
+        return made
+
+    environment = jinja2.Environment(trim_blocks=True)
+    environment.filters["combine"] = combine
+    template = environment.from_string((ROOT / "ansible/roles/pmuconf/templates/pmuconf.conf.j2").read_text())
+    return template.render(ansible_managed="", **values)
 
 
 def read_promql(block: Block, folder: Path) -> None:
@@ -144,6 +189,16 @@ def test_it_is_taken(block: Block, tmp_path: Path) -> None:
     READ[block.language](block, tmp_path)
 
 
+_PLAYBOOKS: Final = [
+    block for page in pages() for block in blocks_of(page) if block.language == "yaml" and "- hosts:" in block.text
+]
+
+
+@pytest.mark.parametrize("block", _PLAYBOOKS, ids=lambda block: block.place)
+def test_a_playbook_is_read_here_even_if_ansible_s_tests_run_it(block: Block, tmp_path: Path) -> None:
+    read_yaml(block, tmp_path)
+
+
 def test_the_example_of_the_manual_page_is_taken(tmp_path: Path) -> None:
     """It is reStructuredText: an indented block behind "::"."""
     text = (ROOT / "docs/man/pmuconf.conf.5.rst").read_text()
@@ -166,6 +221,8 @@ REFUSALS: Final = (AssertionError, PmuconfError, cfg.Error, ValueError, jsonsche
         ("ini", "# /etc/systemd/system/pmuconf-a.service\n[Service]\nType=oneshot\nExceStart=/bin/true\n"),
         ("json", '{"format": "pmuconf-unreachable", "version": 1, "host": "a"}\n'),
         ("json", '{"format": "pmuconf-fleet-plan", "version": 1, "steps": [{"id": "a"}]}\n'),
+        ("yaml", "- hosts: a\n  roles:\n    - role: pmuconf.kvm.pmuconf\n      pmuconf_rule: []\n"),
+        ("yaml", "- hosts: a\n  roles: []\n  tasks:\n    - pmuconf.kvm.domain: {canaries: 1}\n"),
         ("yaml", "scrape_configs:\n  - jobname: pmuconf\n"),
         ("promql", "sum(pmuconf_vms\n"),
         ("promql", "sum(pmuconf_vmss)\n"),
