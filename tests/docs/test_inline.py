@@ -43,7 +43,7 @@ def test_they_are_taken(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_wrong_is_noticed() -> None:
     assert inline("docs/host.md")
-    assert wrong("pmuconf host juge kvm.ko")
+    assert wrong("pmuconf host decide kvm.ko")
     assert wrong("pmuconf audit --pmu-user")
     assert wrong("pmuconf report -f pdf")
     assert not wrong("pmuconf fleet")
