@@ -9,7 +9,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -275,19 +274,6 @@ def test_another_format_is_a_usage_error(run: Run, folder: Path) -> None:
     said = run("report", "-f", "xml", "--xml", folder)
     assert (said.status, said.out) == (255, "")
     assert "prometheus" in said.err
-
-
-@pytest.mark.parametrize(("form", "module"), [("prometheus", "prometheus_client"), ("html", "jinja2")])
-def test_without_its_library_a_format_says_what_to_install(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, module: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    for ours in (f"pmuconf.report.{form}", "pmuconf.report.template"):
-        monkeypatch.delitem(sys.modules, ours, raising=False)
-    said = run("report", "-f", form, "--xml", folder)
-    assert (said.status, said.out) == (255, "")
-    assert "(module-missing)" in said.err
-    assert "pmuconf[host]" in said.err
 
 
 def test_the_libraries_are_loaded_by_who_needs_them() -> None:
