@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +45,6 @@ class TableRow:
     verdict: str
     page: str
     slow: int
-    at: str
     stale: bool
     found_by: str
 
@@ -89,9 +87,8 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
     return {
         "report": document,
         "summary": summary,
-        "at": _at(document["generated_at"]),
-        "oldest": _at(min(times)) if times else "",
-        "newest": _at(max(times)) if times else "",
+        "oldest": min(times, default=""),
+        "newest": max(times, default=""),
         "kinds": [(name, summary[key]) for key, name in KINDS.items() if summary[key]],
         "groups": [(group, summary["groups"][group.key]) for group in BY_FAST_PATH],
         "whole": next(bars([Counted("all VMs", "", summary["groups"])], BY_FAST_PATH), None),
@@ -147,7 +144,6 @@ def _row(host: Mapping[str, Any], *, pages: bool, stale: bool) -> TableRow:
         verdict=_verdict(host["verdict"]),
         page=f"{HOSTS}/{page_name(host['host'])}" if pages else "",
         slow=sum(host["groups"][group] for group in _SLOW),
-        at=_at(host["generated_at"]),
         stale=stale,
         found_by=" ".join(words),
     )
@@ -165,7 +161,3 @@ def _kernel(share: Mapping[str, Any]) -> str:
 
 def _hosts(share: Mapping[str, Any]) -> str:
     return f"{share['hosts']:,} {'host' if share['hosts'] == 1 else 'hosts'}"
-
-
-def _at(text: str) -> str:
-    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M UTC")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from pmuconf.fastpath.cases import CASES
@@ -13,7 +12,7 @@ from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.document import GENERATOR, VERSION
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
-from pmuconf.report.plain import printable
+from pmuconf.report.plain import visible
 from pmuconf.report.template import render
 
 __all__ = ["page", "waiting_page"]
@@ -66,7 +65,6 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     running = [vm for vm in vms if vm["running"]]
     return {
         "report": document,
-        "at": datetime.fromisoformat(document["generated_at"]).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": document["host_facts"],
         "worth": document["worth"],
         "shares": _shares(document["worth"]),
@@ -122,7 +120,7 @@ def _flavors(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
         by_flavor.setdefault(row.vm["flavor"] or "", []).append(row)
     ranked = sorted(by_flavor.items(), key=lambda item: (-len(item[1]), item[0]))
     shown = [
-        _counted(flavor or "no flavor", f"flavor={printable(flavor)}", of_flavor)
+        _counted(flavor or "no flavor", f"flavor={visible(flavor)}", of_flavor)
         for flavor, of_flavor in ranked[:_FLAVORS]
     ]
     rest = [row for _, of_flavor in ranked[_FLAVORS:] for row in of_flavor]

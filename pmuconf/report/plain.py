@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["csv_cell", "joined", "printable"]
+__all__ = ["csv_cell", "joined", "printable", "visible"]
 
 _FORMULA: Final = frozenset("=+-@\u2212")
 """The signs that begin a formula, and the minus sign of mathematics, which normalization does not make ASCII."""
@@ -23,6 +23,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
+def visible(text: str) -> str:
+    r"""The same for a page, where a name of blanks alone would be a link that nobody sees: it is written out, too.
+
+    >>> visible("  ")
+    '\\x20\\x20'
+    """
+    return printable(text) if text.strip(" ") else r"\x20" * len(text)
 
 
 def csv_cell(text: str) -> str:

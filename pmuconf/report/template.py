@@ -1,7 +1,7 @@
 """Pages that need nothing but a browser: no network, no other file, and no script to be read.
 
 Names and metadata are tenants' text. Three things keep it text: every expression of a template goes through
-printable() and is escaped, whatever it is; the page's policy (CSP) lets only its own script and style run, by their
+visible() and is escaped, whatever it is; the page's policy (CSP) lets only its own script and style run, by their
 hashes; and the script puts nothing into the page that it did not find there as text.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from datetime import datetime, timezone
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from pmuconf.report.plain import printable
+from pmuconf.report.plain import visible
 
 __all__ = ["content_policy", "render"]
 
@@ -68,7 +69,7 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, short=_short)
+    environment.filters.update(number=_number, short=_short, utc=_utc)
     return environment.get_template(name)
 
 
@@ -76,12 +77,17 @@ def _shown(value: Any) -> Any:
     """What an expression of the template becomes before it is escaped."""
     if value is None:
         return ""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _utc(text: str) -> str:
+    """A time of a document, to the minute: 2031-02-03 04:05 UTC."""
+    return datetime.fromisoformat(text).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _number(value: float) -> str:

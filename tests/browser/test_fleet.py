@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pmuconf.fleet.html import page
-from pmuconf.report.plain import printable
-from tests.browser.test_page import CLICK, FAINT, NAMES, OPEN_ALL, WIDE, column, status, type_in
+from pmuconf.report.plain import visible
+from tests.browser.test_page import CLICK, FAINT, NAMES, OPEN_ALL, OVERLAPS, WIDE, column, status, type_in
 from tests.support.chromium import BINARY, Browser, Page
 from tests.support.fleet import fleet, hostile, joined
 from tests.support.hostile import PAYLOADS
@@ -104,7 +104,7 @@ def test_hostile_text_is_shown_and_does_nothing(show: Open) -> None:
     shown.run("chip.click()")
     assert shown.run("window.hacked") is None
     assert shown.run("document.scripts.length") == 2
-    assert sorted(shown.run(NAMES)) == sorted(printable(name[:255]) for name in PAYLOADS)
+    assert sorted(shown.run(NAMES)) == sorted(visible(name[:255]) for name in PAYLOADS)
 
 
 def test_no_host_page_is_outside_the_folder(show: Open) -> None:
@@ -122,6 +122,17 @@ def test_no_host_page_is_outside_the_folder(show: Open) -> None:
 def test_light_and_dark_are_both_easy_to_read(show: Open, record: dict[str, Any], dark: bool) -> None:
     shown = show(record, dark=dark)
     assert shown.run(FAINT) == []
+
+
+@pytest.mark.parametrize("width", [768, 1024, 1280])
+def test_dates_and_numbers_are_in_one_line_and_in_their_columns(show: Open, record: dict[str, Any], width: int) -> None:
+    shown = show(record, width=width)
+    for _ in range(2):
+        assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") != "block"
+        assert shown.run(OVERLAPS) == []
+        lines = "Array.from(document.querySelectorAll('time'), (one) => one.offsetHeight)"
+        assert max(shown.run(lines)) < 22
+        shown.run("document.getElementById('all').click()")  # laid out in parts
 
 
 def test_nothing_is_wider_than_the_window(show: Open, record: dict[str, Any]) -> None:

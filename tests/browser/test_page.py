@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmuconf.report.html import page
-from pmuconf.report.plain import printable
+from pmuconf.report.plain import visible
 from tests.support.chromium import BINARY, Browser, Page
 from tests.support.hostile import PAYLOADS, everywhere
 from tests.support.sample import many, of_names, sample
@@ -21,6 +21,15 @@ NAMES = "Array.from(document.querySelectorAll('tbody th'), (cell) => cell.textCo
 CLICK = "Array.from(document.querySelectorAll('thead button')).find((one) => one.textContent === {!r}).click()"
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 WIDE = "document.documentElement.scrollWidth > innerWidth"
+# Cells of the table whose text is wider than they are.
+OVERLAPS = """
+Array.from(document.querySelectorAll("#table tr:not(.more) > *")).filter((one) => {
+    if (!one.offsetWidth) return false;
+    const text = document.createRange();
+    text.selectNodeContents(one);
+    return text.getBoundingClientRect().right > one.getBoundingClientRect().right + 1;
+}).map((one) => one.textContent)
+"""
 OPEN_ALL = "document.querySelectorAll('details').forEach((one) => { one.open = true })"
 
 
@@ -85,7 +94,7 @@ def test_hostile_text_is_shown_and_does_nothing(show: Open) -> None:
 
 def test_names_are_shown_as_they_are(show: Open) -> None:
     shown = show(of_names(PAYLOADS, flavor=PAYLOADS[0]))
-    assert shown.run(NAMES) == [printable(name) for name in PAYLOADS]
+    assert shown.run(NAMES) == [visible(name) for name in PAYLOADS]
     assert set(column(shown, 1)) == {PAYLOADS[0]}
     assert shown.run("document.querySelector('.bars a').textContent") == PAYLOADS[0]
 
@@ -295,6 +304,18 @@ def test_on_a_phone_a_row_is_a_card_and_can_be_sorted(show: Open) -> None:
     shown.run(CLICK.format("Exits/s"))
     assert shown.run("document.querySelector('tbody th').textContent") == "fw-edge"
     assert shown.run("Math.min(...Array.from(document.querySelectorAll('thead th'), (one) => one.offsetHeight)) >= 24")
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+def test_on_a_tablet_it_is_a_table_whose_columns_do_not_run_into_each_other(show: Open, width: int) -> None:
+    shown = show(sample(), width=width)
+    assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") == "table-row"
+    assert shown.run(OVERLAPS) == []
+    assert shown.run("document.querySelector('tbody td:nth-child(8)').offsetWidth") == 0
+    shown.run(OPEN_ALL)
+    assert "observed" in shown.run("document.querySelector('tbody .more').innerText")
+    shown.run("document.getElementById('all').click(); table.classList.add('long')")
+    assert shown.run(OVERLAPS) == []
 
 
 def test_print(show: Open) -> None:

@@ -11,7 +11,7 @@ from lxml import html
 
 from pmuconf.fleet.absent import AbsentHost
 from pmuconf.fleet.html import page, page_name
-from pmuconf.report.plain import printable
+from pmuconf.report.plain import visible
 from tests.support.fleet import fleet, hostile, joined
 from tests.support.hostile import PAYLOADS
 from tests.support.sample import AT
@@ -81,12 +81,12 @@ def test_hostile_text_is_text() -> None:
     made = hostile()
     tree = parsed(made, pages=True)
     names = [bdi.text_content() for bdi in tree.xpath("//tbody//bdi")]
-    assert names == [printable(one["host"]) for one in made["hosts"]]
+    assert names == [visible(one["host"]) for one in made["hosts"]]
     assert len(tree.xpath("//script")) == 2
     assert not tree.xpath("//img | //base | //iframe | //b[not(node())] | //*[@onerror or @onfocus or @onload]")
     every = tree.text_content()
     for payload in PAYLOADS:
-        assert printable(payload) in every
+        assert visible(payload) in every
     page(made).encode("ascii")
 
 

@@ -18,7 +18,7 @@ import pmuconf
 from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import Evidence, Verdict
 from pmuconf.report.html import page
-from pmuconf.report.plain import printable
+from pmuconf.report.plain import visible
 from tests.support.hostile import PAYLOADS, everywhere
 from tests.support.sample import FACTS, many, of_names, sample
 
@@ -260,14 +260,20 @@ def test_hostile_text_is_text_wherever_it_is() -> None:
     assert len(hostile.xpath("//script")) == len(harmless.xpath("//script")) == 2
     shown = " ".join(hostile.text_content().split())
     for payload in PAYLOADS:
-        assert " ".join(printable(payload).split()) in shown
+        assert " ".join(visible(payload).split()) in shown
 
 
 @given(st.text(min_size=1))
 def test_any_name_is_shown_as_it_is(name: str) -> None:
     tree = parsed(of_names([name], flavor=name))
-    assert tree.xpath("string(//tbody//summary)") == printable(name)
-    assert tree.xpath("string(//tbody/tr[1]/td[1])") == printable(name)
+    assert tree.xpath("string(//tbody//summary)") == visible(name)
+    assert tree.xpath("string(//tbody/tr[1]/td[1])") == visible(name)
+
+
+def test_a_name_of_blanks_can_be_seen() -> None:
+    tree = parsed(of_names(["  "], flavor=" "))
+    assert tree.xpath("string(//tbody//summary)") == r"\x20\x20"
+    assert tree.xpath("//ul[@class='bars']//a/@data-find") == [r"flavor=\x20"]
 
 
 def test_charts_and_controls_have_names() -> None:
