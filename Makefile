@@ -176,5 +176,7 @@ $(VENV)/host: $(VENV)/system $(SOURCES)
 $(VENV)/test: $(VENV)/host
 	@.ci/packages test
 	@echo "Installing what the tests need into $(VENV)"
+	@mkdir -p $(VENV)/npm && cp tests/browser/package.json tests/browser/package-lock.json $(VENV)/npm
+	@npm ci --silent --ignore-scripts --prefix $(VENV)/npm
 	@$(PIP) install '.[host,openstack,test]'
 	@touch $@
