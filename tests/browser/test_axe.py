@@ -10,11 +10,12 @@ import pytest
 
 from pmuconf.fleet.html import page as fleet_page
 from pmuconf.report.html import page as host_page
+from pmuconf.report.html import waiting_page
 from tests.browser.test_page import FRAMES, OPEN_ALL
 from tests.support.axe import AXE, violations
 from tests.support.chromium import BINARY, Browser
 from tests.support.fleet import fleet, hostile, joined
-from tests.support.hostile import everywhere
+from tests.support.hostile import PAYLOADS, everywhere
 from tests.support.sample import many, of_names, sample
 
 pytestmark = [
@@ -29,6 +30,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "host-of-files": lambda: host_page(sample(None, asked=False)),
     "host-hostile": lambda: host_page(everywhere()),
     "host-large": lambda: host_page(many(410)),
+    "waiting": lambda: waiting_page("compute-17", PAYLOADS),
     "fleet": lambda: fleet_page(joined(fleet(40, 20)), pages=True),
     "fleet-empty": lambda: fleet_page(joined([])),
     "fleet-hostile": lambda: fleet_page(hostile(), pages=True),
