@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["BY_FAST_PATH", "BY_POLICY", "KINDS", "Group", "fast_path_group", "policy_group"]
+__all__ = ["BY_FAST_PATH", "BY_POLICY", "KINDS", "OF_RUNNING", "Group", "fast_path_group", "policy_group"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ BY_FAST_PATH: Final = (
     Group("outside", "not running or not KVM", "no exits, or none of KVM on x86"),
     Group("error", "not judged", "they could not be read, or the host was not asked"),
 )
+OF_RUNNING: Final = tuple(
+    Group("outside", "not KVM on x86", "no exits of KVM on x86") if group.key == "outside" else group
+    for group in BY_FAST_PATH
+)
+"""The same where only running VMs are counted."""
+
 BY_POLICY: Final = (
     Group("fast", "as wanted", "the policy has nothing to change"),
     Group("change", "pending", "their next boot is right, the running guest or the saved image not yet"),

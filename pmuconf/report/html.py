@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +12,30 @@ from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.document import GENERATOR, VERSION
-from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, Group, fast_path_group, policy_group
+from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, OF_RUNNING, Group, fast_path_group, policy_group
 from pmuconf.report.plain import visible
 from pmuconf.report.template import render
 
 __all__ = ["page", "waiting_page"]
 
 _FLAVORS: Final = 12
+_APART: Final = {"stopped": "not running", "unread": "not judged"}
+"""Why a VM is not among the running ones, with its name on the page."""
 
 
 @dataclass(frozen=True)
 class VmRow:
-    """One VM of the table: its record, its group, and the words by which the links above the table find it."""
+    """One VM of the table: its record, its group, and the words by which the links above the table find it.
+
+    :param in_headline: it is counted in the headline and in the bar below that: the running VMs, or all if none runs.
+    """
 
     vm: Mapping[str, Any]
     group: Group
     found_by: str
     pmu: str
     tags: Sequence[str]
+    in_headline: bool
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,21 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     by_key = {group.key: group for group in groups}
     steps = _steps(vms)
     step_of = {step.text: step.key for step in steps}
-    rows = [_row(vm, by_key[group_of(vm)], [step_of[remedy["text"]] for remedy in vm["remedies"]]) for vm in vms]
-    counts = Counter(row.group.key for row in rows)
-    running = [vm for vm in vms if vm["running"]]
+    running = sum(vm["running"] for vm in vms)
+    of_running = judged and running > 0
+    whole = OF_RUNNING if of_running else groups
+    rows = [
+        _row(
+            vm,
+            by_key[group_of(vm)],
+            [step_of[remedy["text"]] for remedy in vm["remedies"]],
+            in_headline=vm["running"] or not of_running,
+        )
+        for vm in vms
+    ]
+    in_headline = [row for row in rows if row.in_headline]
+    counts = Counter(row.group.key for row in in_headline)
+    apart = Counter(_why_apart(row.vm) for row in rows if not row.in_headline)
     return {
         "report": document,
         "facts": document["host_facts"],
@@ -70,12 +89,13 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
         "shares": _shares(document["worth"]),
         "summary": document["summary"],
         "judged": judged,
-        "fast": document["summary"]["fast_path"]["yes"],
-        "running": len(running),
+        "of_running": of_running,
+        "running": running,
+        "apart": [(word, name, apart[word]) for word, name in _APART.items() if apart[word]],
         "in_use": sum(vm["pmu_in_use"] is True for vm in vms),
         "kinds": [(key, name, document["summary"][key]) for key, name in KINDS.items() if document["summary"][key]],
-        "groups": [(group, counts[group.key]) for group in groups],
-        "whole": next(iter(bars([_counted("all VMs", "", rows)], groups)), None),
+        "groups": [(group, counts[group.key]) for group in whole],
+        "whole": next(bars([_counted("running VMs" if of_running else "all VMs", "", in_headline)], whole), None),
         "flavors": _flavors(rows, groups),
         "causes": _causes(rows, groups),
         "qemus": _qemus(rows, groups),
@@ -85,9 +105,9 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> VmRow:
+def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str], *, in_headline: bool) -> VmRow:
     kinds = [kind for kind in ("drift", "pending", "transient") if vm[kind]]
-    found_by = [f"is-{group.key}", *kinds, *steps]
+    found_by = [f"is-{group.key}" if in_headline else _why_apart(vm), *kinds, *steps]
     if vm["decision"] == "undecided":
         found_by.append("undecided")
     if vm["error"] is not None:
@@ -96,7 +116,13 @@ def _row(vm: Mapping[str, Any], group: Group, steps: Sequence[str]) -> VmRow:
         found_by.append("in-use")
     live, next_boot = vm["live"] or "\N{EN DASH}", vm["next_boot"] or "\N{EN DASH}"
     pmu = live if live == next_boot else f"{live} \N{RIGHTWARDS ARROW} {next_boot}"
-    return VmRow(vm, group, " ".join(found_by), "" if vm["error"] and live == next_boot else pmu, kinds)
+    pmu = "" if vm["error"] and live == next_boot else pmu
+    return VmRow(vm, group, " ".join(found_by), pmu, kinds, in_headline)
+
+
+def _why_apart(vm: Mapping[str, Any]) -> str:
+    """The key in _APART of a VM that is not in the headline."""
+    return "unread" if vm["error"] is not None else "stopped"
 
 
 def _steps(vms: Iterable[Mapping[str, Any]]) -> list[ToDo]:
@@ -108,9 +134,12 @@ def _steps(vms: Iterable[Mapping[str, Any]]) -> list[ToDo]:
             text = remedy["text"]
             waiting[text] += 1
             causes.setdefault(text, {}).update(dict.fromkeys(remedy["causes"]))
-    return [
-        ToDo(f"step-{at}", text, count, list(causes[text])) for at, (text, count) in enumerate(waiting.most_common())
-    ]
+    return [ToDo(f"step-{_digest(text)}", text, count, list(causes[text])) for text, count in waiting.most_common()]
+
+
+def _digest(text: str) -> str:
+    """Short, and the same in every report: an address that is kept never leads to the VMs of another step."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _flavors(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:

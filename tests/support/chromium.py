@@ -176,6 +176,10 @@ class Page:
         elif event == "Page.javascriptDialogOpening":
             self.said.append(f"dialog: {params['message']}")
 
+    def wait(self) -> None:
+        """Wait until what it was asked to load is there."""
+        self._browser.until(lambda: self.loaded)
+
     def size(self, width: int, height: int, scale: float = 1) -> None:
         """Give the page this much room, in CSS pixels."""
         self.call(

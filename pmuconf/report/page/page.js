@@ -9,6 +9,8 @@
   const heads = Array.from(table.tHead.rows[0].cells);
   const keys = heads.map((head) => head.dataset.key);
   const { one, many } = table.dataset;
+  const section = table.closest("section");
+  const links = Array.from(document.querySelectorAll("[data-find]"));
   const fixed = Array.from(table.children).filter((child) => child.localName !== "tbody");
   const text = (cell) => cell.textContent.trim();
   const bodies = Array.from(table.tBodies);
@@ -23,7 +25,7 @@
   function found(row) {
     if (!token) return true;
     const at = token.indexOf("=");
-    if (at > 0) return cells(row)[keys.indexOf(token.slice(0, at))] === token.slice(at + 1);
+    if (at > 0) return cells(row)[keys.indexOf(token.slice(0, at))] === token.slice(at + 1).trim();
     return row.body.dataset.is.split(" ").includes(token);
   }
 
@@ -39,18 +41,42 @@
   }
 
   function filter() {
+    chip.hidden = !token;
+    chip.textContent = token ? named() : "";
+    chip.setAttribute("aria-label", `Show all again, not only: ${chip.textContent}`);
     const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
     matching = order.filter((row) => found(row) && wanted.every((word) => all(row).includes(word)));
     limit = PAGE;
     show();
   }
 
-  function find(value, name) {
+  // The filter is in the address, behind the #: #find=drift&words=web. So it can be kept, sent, and gone back from.
+  function address() {
+    const parts = new URLSearchParams();
+    if (token) parts.set("find", token);
+    if (words.value) parts.set("words", words.value);
+    return `#${parts.toString() || section.id}`;
+  }
+
+  function goTo(value, text, anew) {
     token = value;
-    chip.hidden = !value;
-    chip.textContent = name;
-    chip.setAttribute("aria-label", `Show all again, not only: ${name}`);
+    if (words.value !== text) words.value = text;  // where it is typed, the cursor stays
     filter();
+    if ((location.hash || `#${section.id}`) !== address())
+      history[anew ? "pushState" : "replaceState"](null, "", address());
+  }
+
+  function fromAddress() {
+    const parts = new URLSearchParams(location.hash.slice(1));
+    token = parts.get("find") || null;
+    words.value = parts.get("words") || "";
+    filter();
+    return token !== null || words.value !== "";
+  }
+
+  function named() {
+    const link = links.find((one) => one.dataset.find === token);
+    return link ? link.dataset.name || link.getAttribute("aria-label") || link.textContent.replace(/^\d[\d,]* /, "") : token;
   }
 
   function sort(column) {
@@ -82,22 +108,32 @@
     head.append(button);
     button.addEventListener("click", () => sort(column));
   });
-  for (const link of document.querySelectorAll("[data-find]")) {
-    link.addEventListener("click", () => {
-      words.value = "";
-      find(link.dataset.find, link.getAttribute("aria-label") || link.textContent.replace(/^\d[\d,]* /, ""));
+  for (const link of links) {
+    link.href = `#${new URLSearchParams({ find: link.dataset.find })}`;
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;  // it is to open elsewhere
+      event.preventDefault();
+      goTo(link.dataset.find, "", true);
+      section.scrollIntoView();
     });
   }
   chip.addEventListener("click", () => {
-    find(null, "");
+    goTo(null, words.value, true);
     words.focus();
   });
-  words.addEventListener("input", filter);
+  // What is typed at one time is one place to come back from.
+  let typing = false;
+  words.addEventListener("input", () => {
+    goTo(token, words.value, !typing);
+    typing = true;
+  });
+  for (const end of ["change", "blur"]) words.addEventListener(end, () => { typing = false; });
   words.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") {
-      words.value = "";
-      find(null, "");
-    }
+    if (event.key === "Escape") goTo(null, "", true);
+  });
+  addEventListener("popstate", () => {
+    typing = false;
+    fromAddress();
   });
   element("next").addEventListener("click", () => {
     limit += PAGE;
@@ -119,6 +155,6 @@
   });
   table.classList.add("sortable");
   element("tools").hidden = false;
-  filter();
+  if (fromAddress()) section.scrollIntoView();
   document.documentElement.classList.remove("scripted");
 })();

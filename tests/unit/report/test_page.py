@@ -15,12 +15,18 @@ from hypothesis import strategies as st
 from lxml import html
 
 import pmuconf
+from pmuconf.audit.remedy import EXPLAIN
+from pmuconf.audit.report import Report, join
+from pmuconf.audit.vm import judge
+from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
 from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import Evidence, Verdict
+from pmuconf.policy import Decision, Policy, Rule
+from pmuconf.report.document import document as document_of
 from pmuconf.report.html import page
 from pmuconf.report.plain import visible
 from tests.support.hostile import PAYLOADS, everywhere
-from tests.support.sample import FACTS, many, of_names, sample
+from tests.support.sample import AT, FACTS, many, of_names, sample
 
 DOCS = Path(pmuconf.__file__).resolve().parents[1] / "docs"
 
@@ -49,16 +55,16 @@ def test_the_summary_comes_first_and_counts_what_the_document_counts() -> None:
     document = sample()
     lead, summary = said(document, LEAD), document["summary"]
     assert lead.startswith(f"{summary['fast_path']['yes']} of {summary['running']} running VMs have the fast path")
-    assert f"{summary['domains']} VMs in all" in lead
+    assert "Also on this host: 3 not running, 1 not judged." in lead
     for text in (f"{summary['drift']} drift", f"{summary['pending']} pending", "1 transient", "1 not judged"):
         assert text in lead
     legend = [words(item) for item in parsed(document).xpath("//ul[@class='legend']/li")]
     counts = {name: int(count) for count, name in (item.split(" ", 1) for item in legend)}
     assert counts == {
         **{"fast path": summary["fast_path"]["yes"], "partly": 0, "to be changed": 11, "blocked by QEMU": 5},
-        **{"blocked by the kernel": 0, "unknown": 1, "PMU wanted": 4, "not running or not KVM": 4, "not judged": 1},
+        **{"blocked by the kernel": 0, "unknown": 1, "PMU wanted": 4, "not KVM on x86": 1, "not judged": 0},
     }
-    assert sum(counts.values()) == summary["domains"]
+    assert sum(counts.values()) == summary["running"]
 
 
 def test_charts_add_up() -> None:
@@ -105,6 +111,17 @@ def test_what_to_do_is_said_once_with_how_many_wait_for_it() -> None:
     counts = [int(words(step.xpath(".//b")[0])) for step in steps]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) == len(remedies)
+
+
+def test_what_to_do_has_stopped_vms_off_policy_and_those_that_the_policy_can_not_decide() -> None:
+    policy = Policy(Decision.OFF, (Rule("by-image", Decision.ON, image_property=("os=.*",)),))
+    nova = Nova("m1.small", UNKNOWN, None, UNKNOWN, UNKNOWN)
+    stopped = Domain("stopped", "1" * 8, "kvm", "x86_64", PmuState.ON, "host-model", None)
+    undecided = Domain("undecided", "2" * 8, "kvm", "x86_64", PmuState.DEFAULT, "host-model", nova)
+    vms = (judge(policy, next_boot=stopped), judge(policy, next_boot=undecided))
+    todo = said(document_of(Report("qemu:///system", join(vms, FACTS), FACTS, host="h", at=AT), policy), TODO)
+    assert "1 VM pmuconf apply drift" in todo
+    assert f"1 VM {EXPLAIN} undecided" in todo
 
 
 def test_what_the_kernel_needs_is_one_step_whatever_else_is_to_be_done() -> None:
@@ -281,7 +298,7 @@ def test_charts_and_controls_have_names() -> None:
     for picture in tree.xpath("//svg[not(@aria-hidden)]"):
         assert picture.get("role") == "img"
         assert len(picture.xpath("string(title)")) > 5
-    assert tree.xpath("string(//desc)").startswith("all VMs: 22 fast path, 11 to be changed")
+    assert tree.xpath("string(//desc)").startswith("running VMs: 22 fast path, 11 to be changed")
     assert {th.get("scope") for th in tree.xpath("//th")} == {"col", "row"}
     assert tree.xpath("//label//input")
     assert tree.xpath("//html/@lang") == ["en"]
