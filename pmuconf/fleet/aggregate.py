@@ -45,6 +45,7 @@ class HostRow:
 
     :param verdict: of its kernel; None if the host was not looked at.
     :param qemus: the QEMUs that run its VMs.
+    :param steps: the ids of the steps that some VM of it waits for, those included that have to be settled first.
     :param groups: the number of its VMs in each group of report.groups.BY_FAST_PATH.
     """
 
@@ -62,14 +63,19 @@ class HostRow:
     fast: int
     severity: int
     exits: CountedExits | None
+    steps: tuple[str, ...] = ()
 
 
 @dataclass
 class Aggregate:
-    """Counts over hosts. ``causes``, ``flavors``, ``projects`` and ``qemus`` count VMs by (name, group)."""
+    """Counts over hosts. ``causes``, ``flavors``, ``projects`` and ``qemus`` count VMs by (name, group).
+
+    ``running_groups`` counts the running VMs by group.
+    """
 
     hosts: dict[str, HostRow] = field(default_factory=dict)
     fast_path: Counter[str] = field(default_factory=Counter)
+    running_groups: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     causes: Counter[tuple[str, str]] = field(default_factory=Counter)
     flavors: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -104,6 +110,8 @@ class Aggregate:
         for outlook, number in outlooks.items():
             if outlook.fast_path is not None:
                 self.fast_path[outlook.fast_path] += number
+            if outlook.running:
+                self.running_groups[outlook.group] += number
             for kind in outlook.kinds:
                 self.kinds[kind] += number
         self.causes.update((vm.outlook.cause or vm.error, vm.outlook.group) for vm in vms)
@@ -111,11 +119,12 @@ class Aggregate:
         self.projects.update((vm.project, vm.outlook.group) for vm in vms)
         qemus = Counter((vm.qemu, vm.outlook.group) for vm in vms if vm.qemu is not None and vm.outlook.running)
         self.qemus.update(qemus)
-        row = _row(report, outlooks, {qemu for qemu, _ in qemus})
-        self.qemu_hosts.update(row.qemus)
         waiting = _waiting(report)
+        steps_here = {step for steps in waiting for step in steps}
+        row = _row(report, outlooks, {qemu for qemu, _ in qemus}, steps_here)
+        self.qemu_hosts.update(row.qemus)
         self._add_waiting(waiting)
-        self.step_hosts.update({step for steps in waiting for step in steps})
+        self.step_hosts.update(steps_here)
         self.hosts[report.name] = row
 
     def _add_waiting(self, waiting: Mapping[tuple[CampaignStep, ...], Gain]) -> None:
@@ -128,7 +137,17 @@ class Aggregate:
         return max((row.severity for row in self.hosts.values()), default=0)
 
 
-_COUNTERS = ("fast_path", "kinds", "causes", "flavors", "projects", "qemus", "qemu_hosts", "step_hosts")
+_COUNTERS = (
+    "fast_path",
+    "running_groups",
+    "kinds",
+    "causes",
+    "flavors",
+    "projects",
+    "qemus",
+    "qemu_hosts",
+    "step_hosts",
+)
 
 
 def of_host(report: HostReport) -> Aggregate:
@@ -138,7 +157,9 @@ def of_host(report: HostReport) -> Aggregate:
     return aggregate
 
 
-def _row(report: HostReport, outlooks: Mapping[Outlook, int], qemus: set[ReportedQemu]) -> HostRow:
+def _row(
+    report: HostReport, outlooks: Mapping[Outlook, int], qemus: set[ReportedQemu], steps: set[CampaignStep]
+) -> HostRow:
     groups: Counter[str] = Counter()
     for outlook, number in outlooks.items():
         groups[outlook.group] += number
@@ -158,6 +179,7 @@ def _row(report: HostReport, outlooks: Mapping[Outlook, int], qemus: set[Reporte
         fast=sum(number for outlook, number in outlooks.items() if outlook.fast_path == "yes"),
         severity=max((outlook.severity for outlook in outlooks), default=0),
         exits=report.exits,
+        steps=tuple(sorted(step.id for step in steps)),
     )
 
 

@@ -15,7 +15,7 @@ from pmuconf.fleet.aggregate import Aggregate, Gain, HostRow
 from pmuconf.fleet.ranking import Round, by_step, rounds, to_settle
 from pmuconf.fleet.report import Fleet
 from pmuconf.fleet.reported import KINDS, CountedExits, ReportedQemu
-from pmuconf.fleet.steps import CampaignStep
+from pmuconf.fleet.steps import CampaignStep, settle_step
 from pmuconf.hostfacts import Verdict
 from pmuconf.report.groups import BY_FAST_PATH
 
@@ -54,10 +54,7 @@ def document(fleet: Fleet, top: int = 0) -> dict[str, Any]:
         "projects": _cut(projects, top, lambda name: {"project": name or None}),
         "steps": _steps(aggregate, chosen, top),
         "rounds": [_round(round_) for round_ in chosen],
-        "to_settle": [
-            {"cause": cause, "message": CASES[cause].message, "hosts": gain.hosts, "vms": gain.vms}
-            for cause, gain in to_settle(aggregate.waiting).items()
-        ],
+        "to_settle": [_to_settle(cause, gain, aggregate) for cause, gain in to_settle(aggregate.waiting).items()],
         "absent": [_absent(host) for host in fleet.absent],
         "stale": [{"host": row.name, "generated_at": _time(row.at)} for row in fleet.stale],
         "files": [problem.record() for problem in sorted(fleet.problems)],
@@ -81,6 +78,7 @@ def _host(row: HostRow) -> dict[str, Any]:
         "running": row.running,
         "fast": row.fast,
         "groups": {group.key: groups.get(group.key, 0) for group in BY_FAST_PATH},
+        "steps": list(row.steps),
         "worth": None if row.exits is None else _exits(row.exits),
     }
 
@@ -98,6 +96,7 @@ def _summary(fleet: Fleet, rows: Sequence[HostRow]) -> dict[str, Any]:
         "running": sum(row.running for row in rows),
         "fast_path": {path.value: aggregate.fast_path[path.value] for path in FastPath},
         "groups": {group.key: groups[group.key] for group in BY_FAST_PATH},
+        "running_groups": {group.key: aggregate.running_groups[group.key] for group in BY_FAST_PATH},
         **{kind: aggregate.kinds[kind] for kind in KINDS},
     }
 
@@ -216,6 +215,17 @@ def _step(step: CampaignStep, hosts: int, alone: Gain, together: Gain) -> dict[s
         "hosts": hosts,
         "vms_alone": alone.vms,
         "vms_waiting": together.vms,
+    }
+
+
+def _to_settle(cause: str, gain: Gain, aggregate: Aggregate) -> dict[str, Any]:
+    step = settle_step(cause)
+    return {
+        "id": step.id,
+        "cause": cause,
+        "message": CASES[cause].message,
+        "hosts": aggregate.step_hosts[step],
+        "vms": gain.vms,
     }
 
 

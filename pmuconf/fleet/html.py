@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.reported import KINDS
 from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
-from pmuconf.report.groups import BY_FAST_PATH
+from pmuconf.report.groups import BY_FAST_PATH, OF_RUNNING
 from pmuconf.report.html import page as host_page
 from pmuconf.report.template import render
 
@@ -84,14 +84,16 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
     times = [host["generated_at"] for host in document["hosts"]]
     steps = {step["id"]: step for step in document["steps"]["listed"]}
     rounds = document["rounds"]
+    linked = {name for round_ in rounds[:_ROUNDS] for name in round_["steps"]}
+    linked.update(one["id"] for one in document["to_settle"])
     return {
         "report": document,
         "summary": summary,
         "oldest": min(times, default=""),
         "newest": max(times, default=""),
         "kinds": [(name, summary[key]) for key, name in KINDS.items() if summary[key]],
-        "groups": [(group, summary["groups"][group.key]) for group in BY_FAST_PATH],
-        "whole": next(bars([Counted("all VMs", "", summary["groups"])], BY_FAST_PATH), None),
+        "groups": [(group, summary["running_groups"][group.key]) for group in OF_RUNNING],
+        "whole": next(bars([Counted("running VMs", "", summary["running_groups"])], OF_RUNNING), None),
         "rounds": [{**round_, "steps": [steps[name] for name in round_["steps"]]} for round_ in rounds[:_ROUNDS]],
         "more_rounds": len(rounds[_ROUNDS:]),
         "verdicts": _bars(map(_by_verdict, document["verdicts"])),
@@ -102,7 +104,7 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
         ),
         "causes": _bars(map(_by_cause, document["causes"]), most=_CAUSES),
         "qemus": _bars(map(_by_qemu, document["qemus"]["listed"])),
-        "rows": [_row(host, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
+        "rows": [_row(host, linked, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
         "pages": pages,
         "listed": _LISTED,
     }
@@ -135,8 +137,9 @@ def _by_qemu(share: Mapping[str, Any]) -> Counted:
     return _counted(share, share["path"] or "not known", note=note)
 
 
-def _row(host: Mapping[str, Any], *, pages: bool, stale: bool) -> TableRow:
-    words = [_kernel(host)]
+def _row(host: Mapping[str, Any], linked: Collection[str], *, pages: bool, stale: bool) -> TableRow:
+    """:param linked: the ids of the steps that lead to their hosts."""
+    words = [_kernel(host), *(step for step in host["steps"] if step in linked)]
     if stale:
         words.append("stale")
     return TableRow(

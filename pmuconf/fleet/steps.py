@@ -11,7 +11,7 @@ from pmuconf.fleet.hostreport import HostReport
 from pmuconf.fleet.outlook import Change, Needs
 from pmuconf.fleet.reported import ReportedVm
 
-__all__ = ["CampaignStep", "Verb", "policy_step", "power_cycles", "steps_of"]
+__all__ = ["CampaignStep", "Verb", "policy_step", "power_cycles", "settle_step", "steps_of"]
 
 _DIGITS: Final = 12
 
@@ -70,6 +70,11 @@ _VERBS: Final = {
     Verb.NOVA_HARD: "power cycle: hard reboot by Nova (openstack server reboot --hard)",
     Verb.NOVA: "power cycle: reboot by Nova, hard where its plugin writes off, soft where pmuconf apply did",
 }
+
+
+def settle_step(cause: str) -> CampaignStep:
+    """To find out or decide what this cause is about, before anything can be promised."""
+    return CampaignStep(Change.SETTLE, (cause,))
 
 
 def steps_of(report: HostReport, vm: ReportedVm) -> tuple[CampaignStep, ...]:

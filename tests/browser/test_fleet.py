@@ -82,6 +82,24 @@ def test_every_bar_leads_to_its_hosts(show: Open, record: dict[str, Any]) -> Non
         assert int(text.split()[0]) == hosts
 
 
+def test_every_step_leads_to_its_hosts(show: Open, record: dict[str, Any]) -> None:
+    shown = show(record)
+    links = shown.run("Array.from(document.querySelectorAll('.rounds [data-find]'), (one) => one.href)")
+    assert len(links) > 5
+    for at, link in enumerate(links):
+        hosts, found, mark = shown.run(
+            f"""(() => {{
+                const link = document.querySelectorAll('.rounds [data-find]')[{at}];
+                link.click();
+                document.getElementById('all').click();
+                return [link.textContent, document.querySelectorAll('tbody').length, chip.textContent];
+            }})()"""
+        )
+        assert int(hosts.split()[0]) == found
+        assert len(mark) > 3
+        assert shown.run("location.href") == link
+
+
 def test_a_host_leads_to_its_page(show: Open, record: dict[str, Any]) -> None:
     shown = show(record)
     link = shown.run("document.querySelector('tbody a').getAttribute('href')")

@@ -37,7 +37,11 @@ def test_counts_come_first(record: dict[str, Any]) -> None:
     assert "600 VMs on 30 hosts" in lead
     assert "Not whole: 1 host absent" in lead
     legend = [words(item) for item in parsed(record).xpath("//ul[@class='legend']/li")]
-    assert [int(item.split()[0]) for item in legend] == list(summary["groups"].values())
+    counts = [int(item.split()[0]) for item in legend]
+    assert counts == list(summary["running_groups"].values())
+    assert counts[0] == summary["fast_path"]["yes"]
+    assert sum(counts) == summary["running"]
+    assert f"The other {600 - summary['running']} VMs do not run" in lead
 
 
 def test_every_host_has_its_row(record: dict[str, Any]) -> None:
@@ -51,6 +55,15 @@ def test_every_host_has_its_row(record: dict[str, Any]) -> None:
             one["vms"], one["running"], one["fast"], slow, one["groups"]["unknown"],
         ]  # fmt: skip
         assert bool(cells[8]) == (one["worth"] is not None)  # what is not known is not zero
+
+
+def test_a_step_is_on_the_hosts_that_the_table_finds_by_it(record: dict[str, Any]) -> None:
+    tree = parsed(record)
+    links = tree.xpath("//a[@data-name]")
+    assert len(links) > len(record["to_settle"]) > 0
+    for link in links:
+        found = [body for body in tree.xpath("//tbody") if link.get("data-find") in body.get("data-is").split()]
+        assert int(words(link).split()[0]) == len(found) > 0
 
 
 def test_rounds_say_what_each_brings(record: dict[str, Any]) -> None:
