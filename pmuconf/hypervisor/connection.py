@@ -276,8 +276,10 @@ class Connection:
             self._error = translate_open(error, self._uri)
         except PmuconfError as error:
             self._error = error.bare()
-        except ValueError as error:  # a text that can't be given to C
-            self._error = PmuconfError(f"can't open {self._uri!r}: {error}", cause="libvirt-error")
+        except ValueError:  # a text that can't be given to C
+            self._error = PmuconfError(
+                f"can't open {self._uri!r}: it has characters that no URI has", cause="libvirt-error"
+            )
         finally:
             self._opened.set()
         if self._line is not None and not self._superfluous():
