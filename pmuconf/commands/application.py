@@ -18,6 +18,7 @@ from pmuconf.commands.completion import Complete
 from pmuconf.commands.exitstatus import ERROR
 from pmuconf.commands.helptext import Worded
 from pmuconf.commands.names import COMMANDS, not_a_command, overview, words_of
+from pmuconf.commands.refusal import refusal
 from pmuconf.commands.terminal import UNBROKEN, width_of
 from pmuconf.commands.usage import spoken
 from pmuconf.errors import PmuconfError
@@ -83,17 +84,23 @@ class Formatter(logging.Formatter):
         self._width = width
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, OSError):  # cliff's own writing, of a help or of rows
+            record.message = str(refusal(record.msg))
         record.message = printable(record.message)
         whole = UNBROKEN.keys() <= vars(record).keys()
         return "\n".join(lines_of(super().formatMessage(record), None if whole else self._width))
 
 
 class Application(App):
-    """``completed`` says that the command ended by itself, without an exception."""
+    """The application. At its end ``completed`` is True if the command ended by itself, without an exception.
+
+    ``error_shown`` is True if it ended with one, which was shown.
+    """
 
     NAME = "pmuconf"  # cliff's own is what the process was called when cliff was loaded
     CONSOLE_MESSAGE_FORMAT = "pmuconf: %(message)s"
     completed = False
+    error_shown = False
 
     def build_option_parser(
         self, description: str | None, version: str | None, argparse_kwargs: dict[str, Any] | None = None
@@ -169,7 +176,7 @@ class Application(App):
         gc.enable()
 
     def clean_up(self, _cmd: object, _result: int, err: BaseException | None) -> None:
-        self.completed = err is None
+        self.completed, self.error_shown = err is None, err is not None
 
 
 def application() -> Application:

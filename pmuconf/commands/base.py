@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import shutil
 import sys
 import time
@@ -21,6 +19,7 @@ from pmuconf import conf
 from pmuconf.commands.fence import fence
 from pmuconf.commands.helptext import Worded
 from pmuconf.commands.plaintable import Brief, PlainTable, coloured, plain
+from pmuconf.commands.refusal import refusal
 from pmuconf.commands.terminal import UNBROKEN, height_of, width_of
 from pmuconf.errors import PmuconfError
 from pmuconf.libraries import missing
@@ -104,7 +103,7 @@ class _Guarded(Worded):
         except (PmuconfError, BrokenPipeError):
             raise
         except OSError as error:
-            raise _refused(error) from error
+            raise refusal(error) from error
         except ImportError as error:
             raise missing(error) from None
         except MemoryError:
@@ -221,20 +220,6 @@ class Record(_Guarded, ShowOne):
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
         return self.status
-
-
-_OUTPUT: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EBADF})
-
-
-def _refused(error: OSError) -> PmuconfError:
-    """What the operating system refused, as a sentence: where a call has no error of its own."""
-    reason = error.strerror or str(error)
-    hint = "Run it as root" if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() else ""
-    if error.filename is not None:
-        return PmuconfError(f"{os.fsdecode(error.filename)}: {reason}", cause="system-error", hint=hint)
-    if error.errno in _OUTPUT:
-        return PmuconfError(f"the output can't be written: {reason}", cause="output-unwritable")
-    return PmuconfError(f"the operating system refuses something: {reason}", cause="system-error", hint=hint)
 
 
 def _refuse_unknown(asked: Sequence[str], known: Iterable[str]) -> None:

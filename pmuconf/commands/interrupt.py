@@ -31,7 +31,10 @@ def watch() -> None:
         return
     if threading.current_thread() is not threading.main_thread():
         return
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError:  # no descriptor is left: the same as without a thread
+        return
     os.set_blocking(writing, False)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they are for the main thread, and for serve's own
     try:

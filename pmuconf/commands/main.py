@@ -8,7 +8,8 @@ import io
 import os
 import sys
 import types
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pmuconf
 from pmuconf.commands.exitstatus import CHECK_UNKNOWN, ERROR
@@ -25,9 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         from pmuconf.commands import interrupt
 
+        _occupy_streams()
         interrupt.watch()
     if sys.stdout is None:  # closed by whoever started us
-        print("pmuconf: standard output is closed (output-unwritable)", file=sys.stderr)
+        _tell("pmuconf: standard output is closed (output-unwritable)\n")
         return ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have signs that the terminal has not
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments:
         from pmuconf.commands.names import overview
 
-        sys.stderr.write(overview())
+        _tell(overview())
         return ERROR
     app = _application()
     if app is None:
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         if status != 0 and not app.completed:  # cliff's own 1 for an exception
             status = ERROR
-    status = status if _flushed() else ERROR
+    status = status if _flushed(error_shown=app.error_shown) else ERROR
     return status if status in (0, 1, 2) or (status == CHECK_UNKNOWN and app.completed) else ERROR
 
 
@@ -63,21 +65,59 @@ def _application() -> Application | None:
     except ImportError as error:  # a plain 'pip install pmuconf' brings what the Nova plugin needs, and no cliff
         from pmuconf.libraries import missing
 
-        print(f"pmuconf: {missing(error)}", file=sys.stderr)
+        _tell(f"pmuconf: {missing(error)}\n")
         return None
     return application()
 
 
-def _flushed() -> bool:
-    """Whether our output went out whole; if not, what is left of it goes nowhere, without a traceback at exit."""
+def _flushed(*, error_shown: bool = False) -> bool:
+    """Whether our output went out whole; if not, what is left of it goes nowhere, without a traceback at exit.
+
+    :param error_shown: an error was shown already, so this one is not.
+    """
+    whole = True
     try:
         sys.stdout.flush()
+    except ValueError:  # closed by cliff's pager, when the reader of a help went away
+        whole = False
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # whose reader has gone away: nobody is left to tell
-            print(f"pmuconf: the output can't be written: {error.strerror} (output-unwritable)", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+        whole = False
+        if not error_shown and not isinstance(
+            error, BrokenPipeError
+        ):  # whose reader has gone away: nobody is left to tell
+            _tell(f"pmuconf: the output can't be written: {error.strerror} (output-unwritable)\n")
+        _drop(sys.stdout)
+    _tell("")
+    return whole
+
+
+def _tell(text: str) -> None:
+    """Write to standard error. If that can't be written, the status has to do: Python would end with one of its own."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what is left in a stream go nowhere."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _occupy_streams() -> None:
+    """Open what was closed by whoever started us: else the next file has its number, and gets messages."""
+    with suppress(OSError):  # there is no /dev/null, or no descriptor is left
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if sys.stderr is None:
+            sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 class _Later(types.ModuleType):

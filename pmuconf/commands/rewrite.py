@@ -40,11 +40,13 @@ class Rewrite(Action):
     def take_action(self, args: argparse.Namespace) -> int:
         limit = settings(self).max_xml_bytes
         source = "standard input" if args.file == "-" else args.file
+        if args.file == "-" and sys.stdin is None:
+            raise PmuconfError("standard input is closed", cause="file-unreadable", hint="Name a file, or pipe it in")
         try:
             data = sys.stdin.buffer.read(limit + 1) if args.file == "-" else read_start(args.file, limit + 1)
         except OSError as error:
             hint = "Pipe it into 'pmuconf rewrite -'" if error.errno == errno.EINVAL else ""
-            raise PmuconfError(f"{args.file}: {error.strerror}", cause="file-unreadable", hint=hint) from None
+            raise PmuconfError(f"{source}: {error.strerror}", cause="file-unreadable", hint=hint) from None
         text = rewrite_bytes(data, PmuState(args.pmu), source=source, max_bytes=limit)
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
