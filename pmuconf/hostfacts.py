@@ -252,6 +252,7 @@ class HostFacts:
         leaves its inner loop; None: unknown.
     :param nmi_watchdog: it runs, and holds a counter of each CPU; None: unknown.
     :param cycles: what the guard saves per exit on a CPU like this, and whether that was measured here.
+    :param cpus: how many CPUs it has, and their cycles a second together (``capacity``); None: unknown.
     :param parameters: all of KVM's modules, as kvm.enable_pmu.
     :param loads: each module of KVM and each livepatch, with an identity of this load of it.
     :param taken: when they were taken, in seconds after boot.
@@ -271,6 +272,8 @@ class HostFacts:
     mitigations: Mapping[str, str] = field(default_factory=dict)
     cycles: int | None = None
     measured: bool = False
+    cpus: int | None = None
+    capacity: int | None = None
     livepatches: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     loads: Mapping[str, str] = field(default_factory=dict)

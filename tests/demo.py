@@ -115,7 +115,7 @@ def show_records(root: Path, run: Runner) -> None:
     )
     for report in reports:
         print()
-        _print(status_of(report, None).lines())
+        _print(status_of(report).lines())
     _say("One VM on both hosts. Its PMU is off and its QEMU disables it in KVM: is it fast?")
     for report in reports:
         (vm,) = (vm for vm in report.vms if vm.name == "web1")

@@ -54,7 +54,6 @@ class ShowStatus(Action):
     def _status(self, args: argparse.Namespace) -> HostStatus:
         chosen = settings(self)
         with connect(chosen, args.connect, read_only=True) as hypervisor:
-            local = hypervisor.local
             report = audit(
                 hypervisor,
                 chosen.policy,
@@ -65,11 +64,4 @@ class ShowStatus(Action):
             )
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)
-        return status_of(report, _capacity() if local else None)
-
-
-def _capacity() -> int | None:
-    from pmuconf.host.cpu import capacity
-    from pmuconf.host.root import Root
-
-    return capacity(Root())
+        return status_of(report)

@@ -107,8 +107,14 @@ def _worth(rows: Iterable[HostRow]) -> dict[str, Any] | None:
     return {"hosts": len(counted), **_exits(sum(counted, CountedExits()))} if counted else None
 
 
-def _exits(exits: CountedExits) -> dict[str, int]:
-    return {"vms": exits.vms, "saved_per_second": exits.saved, "savable_per_second": exits.savable}
+def _exits(exits: CountedExits) -> dict[str, int | None]:
+    return {
+        "vms": exits.vms,
+        "saved_per_second": exits.saved,
+        "savable_per_second": exits.savable,
+        "cpus": exits.cpus,
+        "cycles_per_second": exits.capacity,
+    }
 
 
 @dataclass(frozen=True)

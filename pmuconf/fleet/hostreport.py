@@ -76,7 +76,7 @@ def _checked(head: Head, document: Mapping[str, Any]) -> HostReport:
     members = JsonObject(document)
     facts, worth = members.opt_object("host_facts"), members.opt_object("worth")
     host = None if facts is None else _host(facts)
-    exits = None if worth is None else _exits(worth)
+    exits = None if worth is None else _exits(worth, facts)
     records = document["domains"]
     if not isinstance(records, list):
         raise ValueError("domains is no list")
@@ -104,8 +104,20 @@ def _host(facts: JsonObject) -> ReportedHost:
     )
 
 
-def _exits(worth: JsonObject) -> CountedExits:
-    return CountedExits(_count(worth, "vms"), _count(worth, "saved_per_second"), _count(worth, "savable_per_second"))
+def _exits(worth: JsonObject, facts: JsonObject | None) -> CountedExits:
+    cpus, capacity = (None, None) if facts is None else (_size(facts, "cpus"), _size(facts, "cycles_per_second"))
+    return CountedExits(
+        _count(worth, "vms"),
+        _count(worth, "saved_per_second"),
+        _count(worth, "savable_per_second"),
+        cpus,
+        capacity,
+    )
+
+
+def _size(facts: JsonObject, key: str) -> int | None:
+    """A number that older reports lack, and that is not known of every host."""
+    return None if key not in facts or facts.opt_int(key) is None else _count(facts, key)
 
 
 def _count(members: JsonObject, key: str) -> int:

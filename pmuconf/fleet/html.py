@@ -19,6 +19,7 @@ from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.groups import BY_FAST_PATH, OF_RUNNING
 from pmuconf.report.html import page as host_page
+from pmuconf.report.saving import Capacity
 from pmuconf.report.template import render
 
 __all__ = ["HOSTS", "page", "page_name", "write_host"]
@@ -85,7 +86,7 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
     steps = {step["id"]: step for step in document["steps"]["listed"]}
     rounds = document["rounds"]
     linked = {name for round_ in rounds[:_ROUNDS] for name in round_["steps"]}
-    linked.update(one["id"] for one in document["to_settle"])
+    linked.update(cause["id"] for cause in document["to_settle"])
     return {
         "report": document,
         "summary": summary,
@@ -105,9 +106,16 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
         "causes": _bars(map(_by_cause, document["causes"]), most=_CAUSES),
         "qemus": _bars(map(_by_qemu, document["qemus"]["listed"])),
         "rows": [_row(host, linked, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
+        "capacity": _capacity(document["worth"] or {}),
         "pages": pages,
         "listed": _LISTED,
     }
+
+
+def _capacity(worth: Mapping[str, Any]) -> Capacity | None:
+    """The CPUs of all hosts whose exits were counted; None if those of one of them are unknown."""
+    cpus, cycles = worth.get("cpus"), worth.get("cycles_per_second")
+    return Capacity(cpus, cycles) if cpus and cycles else None
 
 
 def _bars(shares: Iterable[Counted], most: int = _BARS) -> Sequence[Bar]:

@@ -82,11 +82,27 @@ class ReportedHost:
 
 @dataclass(frozen=True)
 class CountedExits:
-    """Upper bounds of the cost of exits, in CPU cycles a second, over the VMs whose exits were counted."""
+    """Upper bounds of the cost of exits, in CPU cycles a second, over the VMs whose exits were counted.
+
+    :param cpus: of their hosts; None: unknown, and so it is of a sum with such a host.
+    :param capacity: the cycles a second of all these CPUs; None as ``cpus``.
+    """
 
     vms: int = 0
     saved: int = 0
     savable: int = 0
+    cpus: int | None = 0
+    capacity: int | None = 0
 
     def __add__(self, other: CountedExits) -> CountedExits:
-        return CountedExits(self.vms + other.vms, self.saved + other.saved, self.savable + other.savable)
+        return CountedExits(
+            self.vms + other.vms,
+            self.saved + other.saved,
+            self.savable + other.savable,
+            _sum(self.cpus, other.cpus),
+            _sum(self.capacity, other.capacity),
+        )
+
+
+def _sum(number: int | None, other: int | None) -> int | None:
+    return None if number is None or other is None else number + other

@@ -76,7 +76,8 @@ def read_cpu(root: Root) -> Cpu:
     )
 
 
-def capacity(root: Root) -> int | None:
-    """The cycles per second of all CPUs together, by the clocks in /proc/cpuinfo; None if it has none."""
+def capacity(root: Root) -> tuple[int, int] | None:
+    """The number of CPUs, and their cycles per second together by the clocks in /proc/cpuinfo; None if it has none."""
     clocks = re.findall(r"^cpu MHz\t*: (\d{1,6}\.\d+)$", root.text("/proc/cpuinfo") or "", re.MULTILINE)
-    return round(sum(map(float, clocks)) * 1e6) or None
+    cycles = round(sum(map(float, clocks)) * 1e6)
+    return (len(clocks), cycles) if cycles else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from pmuconf.host.code.kernel import RunningKernel
-from pmuconf.host.cpu import read_cpu
+from pmuconf.host.cpu import capacity, read_cpu
 from pmuconf.host.guard.verdict import judge_kernel
 from pmuconf.host.identity import Identity, read_identity, uptime
 from pmuconf.host.kvm import Kvm, nmi_watchdog, read_kvm
@@ -52,6 +52,7 @@ def _look(kernel: RunningKernel, identity: Identity, settings: Kvm) -> HostFacts
     taken = uptime(root)
     guard = judge_kernel(kernel)
     cpu, measured = read_cpu(root), measured_cycles(root)
+    cpus, cycles_a_second = capacity(root) or (None, None)
     vms, cause = live_vms(root, kernel=kernel)
     known = proofs(root)
     of_daemons = searches(root)
@@ -67,6 +68,8 @@ def _look(kernel: RunningKernel, identity: Identity, settings: Kvm) -> HostFacts
         mitigations=dict(cpu.mitigations),
         cycles=cpu.resembles.cycles if measured is None else measured,
         measured=measured is not None,
+        cpus=cpus,
+        capacity=cycles_a_second,
         livepatches=identity.livepatches,
         parameters=identity.parameters,
         loads=identity.loads,

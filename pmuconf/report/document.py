@@ -106,6 +106,8 @@ def host_record(facts: HostFacts) -> dict[str, Any]:
         "mitigations": dict(facts.mitigations),
         "cycles_per_exit": facts.cycles,
         "cycles_measured": facts.measured,
+        "cpus": facts.cpus,
+        "cycles_per_second": facts.capacity,
         "qemus": [{**_qemu(qemu), "cause": qemu.cause} for qemu in facts.qemus],
         "vms_cause": facts.vms_cause,
     }

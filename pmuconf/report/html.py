@@ -14,6 +14,7 @@ from pmuconf.report.bars import Bar, Counted, bars
 from pmuconf.report.document import GENERATOR, VERSION
 from pmuconf.report.groups import BY_FAST_PATH, BY_POLICY, KINDS, OF_RUNNING, Group, fast_path_group, policy_group
 from pmuconf.report.plain import visible
+from pmuconf.report.saving import Capacity
 from pmuconf.report.template import render
 
 __all__ = ["page", "waiting_page"]
@@ -87,6 +88,7 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
         "facts": document["host_facts"],
         "worth": document["worth"],
         "shares": _shares(document["worth"]),
+        "capacity": _capacity(document["host_facts"] or {}),
         "summary": document["summary"],
         "judged": judged,
         "of_running": of_running,
@@ -188,6 +190,12 @@ def _qemus(rows: Sequence[VmRow], groups: Sequence[Group]) -> list[Bar]:
 
 def _counted(label: str, value: str, rows: Sequence[VmRow], note: str = "") -> Counted:
     return Counted(label, value, Counter(row.group.key for row in rows), note)
+
+
+def _capacity(facts: Mapping[str, Any]) -> Capacity | None:
+    """The host's CPUs; None where they are not known, as in older reports."""
+    cpus, cycles = facts.get("cpus"), facts.get("cycles_per_second")
+    return Capacity(cpus, cycles) if cpus and cycles else None
 
 
 def _shares(worth: Mapping[str, Any] | None) -> float:

@@ -128,16 +128,13 @@ class HostStatus:
         return ", ".join(f"{number} {word}" for word, number in named.items() if number or word == "fast")
 
 
-def status_of(report: Report, capacity: int | None = None) -> HostStatus:
-    """How the host of a report stands.
-
-    :param capacity: the cycles a second of all its CPUs together; None: unknown.
-    """
+def status_of(report: Report) -> HostStatus:
+    """How the host of a report stands."""
     facts = report.facts
     groups = Counter(fast_path_group(record(report, vm)) for vm in report.vms if vm.live is not None and vm.answer)
     words = Counter(vm.status for vm in report.vms)
     waiting = Counter(remedy.text for vm in report.vms for remedy in report.remedies(vm))
-    saved, savable = _percent(report, capacity)
+    saved, savable = _percent(report)
     return HostStatus(
         host=printable(report.host),
         severity=report.severity,
@@ -173,8 +170,8 @@ def _qemu(path: str, *, disables: bool | None) -> str:
     return f"  {shown} {does_to_pmu(disables=disables)}"
 
 
-def _percent(report: Report, capacity: int | None) -> tuple[float | None, float | None]:
-    value = worth(report)
+def _percent(report: Report) -> tuple[float | None, float | None]:
+    value, capacity = worth(report), None if report.facts is None else report.facts.capacity
     if value is None or not capacity:
         return None, None
     return 100 * value["saved_per_second"] / capacity, 100 * value["savable_per_second"] / capacity

@@ -60,6 +60,8 @@ FACTS: Final = HostFacts(
         "spectre_v2": "Mitigation: Retpolines; IBPB: conditional; STIBP: always-on; RSB filling",
     },
     cycles=57,
+    cpus=32,
+    capacity=32 * 2_800_000_000,
 )
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
 

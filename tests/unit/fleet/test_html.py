@@ -73,6 +73,21 @@ def test_rounds_say_what_each_brings(record: dict[str, Any]) -> None:
         assert words(item).startswith(f"+{one['brings']['vms']:,} {one['cumulative']['vms']:,} in all")
 
 
+def test_savings_are_in_cores_where_all_hosts_say_how_fast_they_are(record: dict[str, Any]) -> None:
+    worth = record["worth"]
+    assert worth["cpus"] == 32 * worth["hosts"]
+    text = words(parsed(record))
+    assert f"{100 * worth['savable_per_second'] / worth['cycles_per_second']:.2g} % of these hosts' CPU time" in text
+    assert " of a core), by the exits of" in text
+    reports = list(fleet(3, 20))
+    for known in reports:
+        if known["host_facts"] is not None:
+            del known["host_facts"]["cpus"]
+    older = joined(reports)
+    assert older["worth"]["cpus"] is None
+    assert "cycles a second saved, at most" in words(parsed(older))
+
+
 def test_what_is_not_there_is_said(record: dict[str, Any]) -> None:
     assert "gone unreachable: no route" in words(parsed(record).xpath("//*[@id='missing']")[0])
     assert not parsed(joined(fleet(2, 3))).xpath("//*[@id='missing']")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pmuconf.host.cpu import Resemblance, read_cpu
+from pmuconf.host.cpu import Resemblance, capacity, read_cpu
 from pmuconf.host.root import Root
 from tests.unit.host.sysroot import write
 
@@ -43,3 +43,11 @@ def test_resemblance(
 def test_nothing_to_read(tmp_path: Path) -> None:
     cpu = read_cpu(Root(tmp_path))
     assert (cpu.family, cpu.resembles, cpu.resembles.cycles) == (None, Resemblance.NONE, None)
+
+
+def test_capacity_is_that_of_all_cpus(tmp_path: Path) -> None:
+    assert capacity(Root(tmp_path)) is None
+    write(tmp_path, "/proc/cpuinfo", b"processor\t: 0\n\nprocessor\t: 1\n")
+    assert capacity(Root(tmp_path)) is None  # without clocks, as in a VM of another architecture
+    write(tmp_path, "/proc/cpuinfo", b"cpu MHz\t\t: 2794.750\n\ncpu MHz\t\t: 1500.000\n")
+    assert capacity(Root(tmp_path)) == (2, 4_294_750_000)

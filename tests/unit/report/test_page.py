@@ -150,7 +150,17 @@ def test_the_host_and_what_the_verdict_stands_on() -> None:
 def test_what_it_is_worth_is_an_upper_bound_with_its_source() -> None:
     document = sample()
     text = said(document, HOST)
-    assert f"{document['worth']['saved_per_second'] / 1e6:.1f} million cycles a second saved, at most" in text
+    worth, facts = document["worth"], document["host_facts"]
+    for number, what in ((worth["saved_per_second"], "is saved"), (worth["savable_per_second"], "more could be saved")):
+        part = number / facts["cycles_per_second"]
+        assert (
+            f"{100 * part * 32:.2g} % of a core {what}, at most: {100 * part:.2g} % of this host's CPU time, "
+            f"{number / 1e6:.1f} million cycles a second"
+        ) in text
+    assert "one of the 32 CPUs that Linux counts here" in text
+    for unknown in ("cpus", "cycles_per_second"):
+        without = {**document, "host_facts": {key: facts[key] for key in facts if key != unknown}}
+        assert "36.4 million cycles a second saved, at most" in said(without, HOST)  # as an older report has it
     assert "Upper bounds: all exits of 43 VMs at 57 cycles (expected on a CPU like this)" in text
     assert "measured on this host" in said(sample(replace(FACTS, measured=True)), HOST)
 
