@@ -114,7 +114,15 @@ def writer_lock(journal: Path) -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder and those on the way to it, each with the rights of whose folder it is in."""
+    """Make the folder and those on the way to it, each with the rights of whose folder it is in.
+
+    :raises OSError: as open() and mkdir(); ENAMETOOLONG before any folder is made.
+    """
+    try:
+        os.lstat(folder)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
     for path in reversed([folder, *folder.parents]):
         with place(path) as at:
             if at.status is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import logging
+import os
 import sys
 from importlib.metadata import EntryPoint
 from typing import Any, Final
@@ -144,11 +146,14 @@ class Application(App):
     def _open_log(self) -> PmuconfError | None:
         """Have cliff open the log; the error if its file can't be opened. Then the log goes to the terminal alone."""
         try:
+            if self.options.log_file:  # logging itself would wait until somebody reads from a FIFO
+                os.close(os.open(self.options.log_file, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o666))
             super().configure_logging()
         except OSError as error:
             file, self.options.log_file = self.options.log_file, None
             super().configure_logging()
-            return PmuconfError(f"--log-file {file}: {error.strerror}", cause="output-unwritable")
+            reason = "nobody reads from it" if error.errno == errno.ENXIO else error.strerror
+            return PmuconfError(f"--log-file {file}: {reason}", cause="output-unwritable")
         return None
 
     def interact(self) -> None:

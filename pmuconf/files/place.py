@@ -23,6 +23,7 @@ from pmuconf.files.inputs import open_regular
 __all__ = ["FileOwner", "FilePlace", "open_placed", "place"]
 
 _MAX_LINKS: Final = 40  # as many as the kernel follows
+_PATH_MAX: Final = 4096  # in one call the kernel takes no more, and folder by folder it would
 _DESCRIPTORS: Final = re.compile(r"/proc/[1-9][0-9]*(/task/[1-9][0-9]*)?/fd")
 
 
@@ -101,6 +102,8 @@ class _Walk:
         self._stack = stack
         text = os.fspath(path)
         whole = text if text.startswith("/") else os.path.join(os.getcwd(), text)
+        if len(os.fsencode(whole)) >= _PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), text)
         self._left = deque(whole.split("/"))
         self._links = 0
         root = self._opened("/", None)

@@ -105,7 +105,10 @@ def find(paths: Iterable[Path]) -> tuple[list[str], list[Problem]]:
         if not path.exists():
             raise PmuconfError(f"{path}: no such file or directory", cause="file-missing")
         if path.is_dir():
-            files.update(dict.fromkeys(_below(path, problems)))
+            try:
+                files.update(dict.fromkeys(_below(path, problems)))
+            except RecursionError:  # os.walk of Python before 3.12
+                problems.append(Problem(os.fspath(path), "report-unreadable", "has folders within folders without end"))
         else:
             files[os.fspath(path)] = None
     return sorted(files), problems

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -127,7 +128,7 @@ FILES: Final = {
     "a link to itself": "{place}/loop",
     "a link to nothing": "{place}/dangling",
     "a name that is too long": "{place}/" + "x" * 300,
-    "a path that is too long": "/" + "x/" * 3000,
+    "a path that is too long": "{place}/nothing/" + "x/" * 3000,
     "a pipe": "{place}/pipe",
     "a socket": "{place}/socket",
     "a full device": "/dev/full",
@@ -316,6 +317,30 @@ def test_streams_of_which_one_fails(place: Place, name: str, line: str, status: 
     assert (ended.status, ended.err.count("pmuconf: ")) == (status, 1 if message else 0)
     assert message in ended.err
     assert "no-such" not in ended.out
+
+
+def test_a_log_that_nobody_reads_is_not_waited_for(place: Place) -> None:
+    ended = place.run(["--log-file", f"{place.folder}/pipe", "policy", "check"], Surroundings())
+    assert (ended.status, ended.err.count("nobody reads from it (output-unwritable)")) == (255, 1)
+
+
+def test_a_journal_whose_path_is_too_long_makes_no_folders(place: Place) -> None:
+    journal = f"{{place}}/too/{'long/' * 1000}"
+    ended = place.run(["--journal", journal, "journal", "purge"], Surroundings())
+    assert ended.status == 255
+    assert "File name too long (journal-" in ended.err
+    assert not (place.folder / "too").exists()
+
+
+def test_folders_within_folders_without_end(place: Place) -> None:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        opened.callback(subprocess.run, ["rm", "-rf", f"{folder}/deep"], check=True)  # Python's own can't
+        os.mkdir(f"{folder}/deep")
+        program = "import os\nfor _ in range(1500):\n    os.mkdir('deep', 0o755)\n    os.chdir('deep')\n"
+        subprocess.run([sys.executable, "-c", program], cwd=f"{folder}/deep", check=True)
+        ended = place.run(["fleet", "report", folder], Surroundings())
+    assert odd(ended, Surroundings(), ["fleet", "report"]) == []
+    assert ended.status == 255
 
 
 def test_a_closed_stream_is_no_number_for_a_file() -> None:
