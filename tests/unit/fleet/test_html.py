@@ -41,7 +41,7 @@ def test_counts_come_first(record: dict[str, Any]) -> None:
     assert counts == list(summary["running_groups"].values())
     assert counts[0] == summary["fast_path"]["yes"]
     assert sum(counts) == summary["running"]
-    assert f"The other {600 - summary['running']} VMs do not run" in lead
+    assert f"600 VMs on 30 hosts; {600 - summary['running']} of them do not run" in lead
 
 
 def test_every_host_has_its_row(record: dict[str, Any]) -> None:
