@@ -16,7 +16,7 @@ from capstone import x86_const as x86
 
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.operands import Operands
-from pmuconf.host.guard.registers import MASK, added, is_part, low, move_stack_pointer, part, set_part
+from pmuconf.host.guard.registers import MASK, added, is_frame, is_part, low, move_stack_pointer, part, set_part
 from pmuconf.host.guard.state import MURKY, Base, Fact, Flags, Number, Pointer, Question, State, Truth, Value
 
 __all__ = ["CONDITIONS", "Effects"]
@@ -25,6 +25,15 @@ CONDITIONS: Final = ("e", "ne", "a", "ae", "b", "be", "g", "ge", "l", "le", "s",
 _MOVES: Final = frozenset({"mov", "movabs", "movzx", "movsx", "movsxd"})
 _NOTHING: Final = frozenset({"nop", "endbr64", "lfence", "pause", "mfence", "sfence", "prefetcht0", "prefetchw"})
 _KEEPS_FLAGS: Final = frozenset({"not", "bswap", "xchg", "cdq", "cqo", "cdqe", "cwde", "cwd", "cbw"})
+# What moves the stack pointer.
+_OF_STACK: Final = frozenset({"push", "pop", "pushf", "popf", "pushfq", "popfq", "leave", "enter"})
+_OPERAND_SIZE: Final = 0x66
+"""The prefix that makes an operand one of 2 bytes."""
+# What makes another address of an address, or none.
+_EXACT: Final = frozenset({*_MOVES, "push", "pop", "leave", "add", "sub", "lea", "cmp", "test"})
+# What the decoder does not say: registers that are written too.
+_WRITES_TOO: Final = {"cmpxchg": ("rax",), "xlatb": ("rax",), "enter": ("rsp", "rbp")}
+_BIT_STRINGS: Final = frozenset({"bts", "btr", "btc"})
 # What has its operand in memory first and only reads it.
 _READS: Final = re.compile(r"bt|i?mul|i?div|ver[rw]|prefetch\w+|fi?ld\w*|invlpg|clflush\w*|ldmxcsr")
 
@@ -42,6 +51,11 @@ class Effects:
         name = insn.mnemonic.split()[-1]
         if name in _NOTHING:
             return False
+        if insn.prefix[2] == _OPERAND_SIZE and name in _OF_STACK:
+            set_part("rsp", None, state)  # 2 bytes: no compiler does that, and so nobody has to follow it
+            return False
+        if name not in _EXACT:
+            self.operands.expose(insn, state)
         handler = _HANDLERS.get(name)
         if handler is None or name.startswith("rep") or " " in insn.mnemonic:
             return self._other(insn, state)
@@ -85,6 +99,8 @@ class Effects:
         registers = [insn.reg_name(number) for number in (source.mem.base, source.mem.index) if number]
         if value is None and any(isinstance(state.registers.get(name), Truth) for name in registers):
             value = MURKY
+        if not isinstance(value, Pointer) and any(is_frame(name, state) for name in registers):
+            state.exposed = True
         return self.operands.write(insn, target, value if target.size == 8 or value == MURKY else None, state)
 
     # ---- the stack ------------------------------------------------------------------------------------------------
@@ -106,8 +122,8 @@ class Effects:
         return False
 
     def _leave(self, _insn: capstone.CsInsn, state: State) -> bool:
-        state.registers["rsp"] = state.registers.get("rbp")
-        state.registers["rbp"] = _top(state)
+        set_part("rsp", state.registers.get("rbp"), state)
+        set_part("rbp", _top(state), state)
         move_stack_pointer(state, 8)
         return False
 
@@ -158,8 +174,9 @@ class Effects:
         """Zero, if both are zero: so a zero tells what a zero of either tells, and anything else tells nothing."""
         target = insn.operands[0]
         mine, theirs = self._both_values(insn, state)
-        if _is_same_register(insn) and isinstance(mine, Truth):
-            return self._test(insn, state)
+        if _is_same_register(insn) and isinstance(mine, Truth) and mine.width >= target.size and mine != MURKY:
+            self._test(insn, state)
+            return self.operands.write(insn, target, mine, state)
         truths = [value for value in (mine, theirs) if isinstance(value, Truth)]
         if not truths or MURKY in truths or any(value.width < target.size for value in truths):
             return self._other(insn, state)
@@ -227,20 +244,24 @@ class Effects:
 
     def _other(self, insn: capstone.CsInsn, state: State) -> bool:
         """Any instruction of which nothing is known but the registers that it reads and writes."""
+        self.operands.expose(insn, state)
         numbers_read, numbers_written = insn.regs_access()
         read = {insn.reg_name(number) for number in numbers_read}
         written = {insn.reg_name(number) for number in numbers_written}
         telling = self._reads_telling(insn, read, state)
         value: Value = MURKY if telling else None
-        outside = False
+        outside = "maskmov" in insn.mnemonic  # to where rdi points, which is no operand
+        if outside:
+            state.forget_stack()
         for operand in insn.operands:
             if operand.type == x86.X86_OP_MEM and _writes(insn, operand):
                 place = self.operands.address(insn, operand, state)
-                if insn.mnemonic.startswith("rep") and isinstance(place, Pointer) and place.base is Base.STACK:
-                    state.forget_stack(place.offset)
+                far = insn.mnemonic.startswith("rep") or _is_bit_string(insn)
+                if far and isinstance(place, Pointer) and place.base is Base.STACK:
+                    state.forget_stack()
                 outside = self.operands.write(insn, operand, value, state) or outside
-        changed_too = {"rax"} if "cmpxchg" in insn.mnemonic else set()  # the decoder does not say so
-        for name in filter(is_part, written | changed_too):
+        written.update(_WRITES_TOO.get(insn.mnemonic.split()[-1], ()))
+        for name in filter(is_part, written):
             set_part(name, value, state)
         if insn.mnemonic not in _KEEPS_FLAGS and not insn.mnemonic.startswith("mov"):
             # The decoder need not know of every instruction that it changes the flags.
@@ -271,6 +292,11 @@ def _is_telling(flags: Flags | None) -> bool:
 def _is_same_register(insn: capstone.CsInsn) -> bool:
     first, second = insn.operands
     return bool(first.type == second.type == x86.X86_OP_REG and first.reg == second.reg)
+
+
+def _is_bit_string(insn: capstone.CsInsn) -> bool:
+    """Whether an operand in memory is bits that begin there: the one that a register says may lie far away."""
+    return insn.mnemonic.split()[-1] in _BIT_STRINGS and insn.operands[1].type == x86.X86_OP_REG
 
 
 def _moved(value: Truth, name: str, size: int) -> Truth:

@@ -8,8 +8,20 @@ import capstone
 from capstone import x86_const as x86
 
 from pmuconf.host.code.offsets import Offsets
-from pmuconf.host.guard.registers import MASK, added, part, set_part
-from pmuconf.host.guard.state import MURKY, Base, Fact, Loaded, Number, Pointer, Question, State, Truth, Value
+from pmuconf.host.guard.registers import MASK, added, is_frame, part, set_part
+from pmuconf.host.guard.state import (
+    MURKY,
+    Base,
+    Fact,
+    Loaded,
+    Number,
+    Pointer,
+    Question,
+    State,
+    Truth,
+    Value,
+    is_of_stack,
+)
 
 __all__ = ["Operands"]
 
@@ -30,7 +42,7 @@ class Operands:
     def address(self, insn: capstone.CsInsn, operand: Any, state: State) -> Value:
         """The address of an operand in memory: a Pointer, a Number, or None."""
         memory = operand.mem
-        if memory.segment in _SEGMENTS:
+        if memory.segment in _SEGMENTS or insn.addr_size != 8:
             return None
         total: Value = Number(memory.disp & MASK)
         if memory.base:
@@ -75,13 +87,36 @@ class Operands:
         if isinstance(place, Pointer) and place.base is Base.STACK:
             state.store(place.offset, value, operand.size)
             return False
-        base = self._base(insn, operand, state)
-        if isinstance(base, Pointer) and base.base is Base.STACK:  # an array on the stack, at an unknown index
-            state.forget_stack(base.offset + operand.mem.disp)
+        if is_of_stack(value):
+            state.exposed = True
+        if place is None and self.is_array_of_stack(insn, operand, state):
+            state.forget_stack()
             return False
-        if not isinstance(place, Pointer):  # the place may be on the stack, if an address of it is known outside
-            state.forget_stack(state.exposed)
+        if not isinstance(place, Pointer) and state.exposed:
+            state.forget_stack()
         return True
+
+    @staticmethod
+    def is_array_of_stack(insn: capstone.CsInsn, operand: Any, state: State) -> bool:
+        """Whether an operand is on the stack, at an unknown index: either register of it may be the stack's."""
+        return any(
+            is_of_stack(state.registers.get(insn.reg_name(number)))
+            for number in (operand.mem.base, operand.mem.index)
+            if number and operand.mem.segment not in _SEGMENTS
+        )
+
+    def expose(self, insn: capstone.CsInsn, state: State) -> None:
+        """Take note of an instruction that makes something unknown of its operands: of an address of the stack too."""
+        for operand in insn.operands:
+            if operand.type == x86.X86_OP_REG:
+                state.exposed = state.exposed or is_frame(insn.reg_name(operand.reg), state)
+            elif operand.type == x86.X86_OP_MEM:
+                place = self.address(insn, operand, state)
+                if isinstance(place, Pointer):
+                    on_stack = place.base is Base.STACK
+                    state.exposed = state.exposed or (on_stack and state.has_address(place.offset, operand.size))
+                elif self.is_array_of_stack(insn, operand, state):
+                    state.exposed = state.exposed or state.has_address(None, 0)
 
     def _load_of_vcpu(self, insn: capstone.CsInsn, offset: int, size: int) -> Value:
         if offset == self._offsets.kvm and size == 8:
@@ -110,6 +145,10 @@ class Operands:
             return None
         if operand.mem.disp and self._has_enable_pmu(operand.mem.disp, operand.size):
             return MURKY
+        if self.is_array_of_stack(insn, operand, state):
+            state.exposed = state.exposed or state.has_address(None, 0)
+            if any(isinstance(value, Truth) for value, _ in state.stack.values()):
+                return MURKY
         base = self._base(insn, operand, state)
         inside_vm = isinstance(base, Pointer) and base.base is Base.KVM
         return MURKY if inside_vm or isinstance(base, Truth) else None

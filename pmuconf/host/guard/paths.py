@@ -23,7 +23,8 @@ from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.effects import CONDITIONS
 from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
-from pmuconf.host.guard.state import SCRATCH, Base, Fact, Loaded, Pointer, State, Value
+from pmuconf.host.guard.registers import move_stack_pointer, set_part
+from pmuconf.host.guard.state import MURKY, SCRATCH, Base, Fact, Loaded, Pointer, State, Truth, Value
 from pmuconf.host.guard.walker import Options, Walker
 from pmuconf.host.names import (
     HOOKS,
@@ -46,6 +47,14 @@ _STACK: Final = 4096  # a quarter of the kernel's stack: nothing on this path ta
 _KEPT: Final = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 """The registers that a function leaves as they were, by the System V ABI; and rsp."""
 _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
+
+_ELSEWHERE: Final = frozenset(
+    {
+        *(capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL, capstone.CS_GRP_RET, capstone.CS_GRP_INT, capstone.CS_GRP_IRET),
+        capstone.CS_GRP_BRANCH_RELATIVE,
+    }
+)
+"""The decoder's groups of instructions that go on elsewhere."""
 
 # What the states of a path are kept apart by, at each instruction and at the end: what they learned, and rsp.
 _Key = tuple[int, Optional[bool], Optional[bool], bool, Optional[int]]
@@ -133,7 +142,8 @@ class _Path:
             self._go(address, self.walker.switches[address], state.copy())
             self._fall(_behind(insn), state)
         else:
-            _CONTROL.get(insn.mnemonic.split()[-1], _Path._plain)(self, insn, state)
+            other = _Path._elsewhere if not _ELSEWHERE.isdisjoint(insn.groups) else _Path._plain
+            _CONTROL.get(insn.mnemonic.split()[-1], other)(self, insn, state)
 
     def _plain(self, insn: Any, state: State) -> None:
         """An instruction that goes on to the next one."""
@@ -186,7 +196,9 @@ class _Path:
         self._fall(_behind(insn), _learned(state, unmet, murky=murky))
 
     def _either(self, insn: Any, state: State) -> None:
-        """A jump on rcx, of which nothing is learned."""
+        """A jump on rcx, of which nothing is learned. LOOP counts it down."""
+        if insn.mnemonic.startswith("loop"):
+            set_part("rcx", MURKY if isinstance(state.registers.get("rcx"), Truth) else None, state)
         for target in (_target(insn), _behind(insn)):
             self._arrive(target, state.copy())
 
@@ -207,11 +219,14 @@ class _Path:
         elif not names or target == self.entry or all(map(is_cold, names)):
             self._arrive(target, state)
         else:
-            for after in self._enter(at, target, names, state):
+            for after in self._enter(at, target, names, state, jump=True):
                 self._leave(at, after)
 
     def _return(self, insn: Any, state: State) -> None:
-        self._leave(insn.address, state)
+        if insn.operands:  # it takes arguments from the stack: the caller goes on with another stack pointer
+            self._block(insn.address, state, Obstacle.STACK_LOST)
+        else:
+            self._leave(insn.address, state)
 
     def _leave(self, at: int, state: State) -> None:
         """Return to the caller; the stack has to be as it was."""
@@ -229,6 +244,10 @@ class _Path:
     def _warn(self, insn: Any, state: State) -> None:
         """WARN() goes on behind it, BUG() doesn't: nothing is sure from here on."""
         self._fall(_behind(insn), replace(state.copy(), murky=True), silently=True)
+
+    def _elsewhere(self, insn: Any, state: State) -> None:
+        """A far call or jump, a return from an interrupt, a transaction ...: no compiler makes one here."""
+        self._block(insn.address, state, Obstacle.INDIRECT_JUMP)
 
     def _stop(self, insn: Any, state: State) -> None:
         """The path ends."""
@@ -258,33 +277,36 @@ class _Path:
         behind = self.entry + 4 if first.mnemonic in ("endbr64", "nop") and first.size == 4 else self.entry
         return at in (self.entry, behind) and (not names or any(map(HOOKS.fullmatch, names)))
 
-    def _enter(self, at: int, target: int, names: tuple[str, ...], state: State) -> list[State]:
-        """A call of another function: the states in which it comes back.
+    def _enter(self, at: int, target: int, names: tuple[str, ...], state: State, *, jump: bool = False) -> list[State]:
+        """A call of another function, or a jump to it: the states in which it comes back.
 
         The order matters: what compilers call by themselves is nothing, wherever it stands; what counts is judged by
         what was learned; anything else that the callee calls is work.
         """
         self.walker.path.called.update(names)
         if any(map(INSTRUMENTATION.fullmatch, names)):
-            return [state]
+            after = state.copy()
+            for name in () if names[0] in ("__fentry__", "mcount") else SCRATCH:
+                after.registers.pop(name, None)
+            return [after]
         if is_callee(names):
-            return self._callee(at, target, state)
+            return self._callee(at, target, state, jump=jump)
         thunk = next(filter(None, map(THUNK.fullmatch, names)), None)
         if thunk is not None:
             self._through(at, state.registers.get(thunk.group(1)), state)
         elif self.inside:
             self._note(Kind.WORK, at, state)
         elif not self.walker.options.copy:
-            return self._other(at, target, names, state)
+            return self._other(at, target, names, state, jump=jump)
         return [_called(state)]
 
-    def _other(self, at: int, target: int, names: tuple[str, ...], state: State) -> list[State]:
+    def _other(self, at: int, target: int, names: tuple[str, ...], state: State, *, jump: bool) -> list[State]:
         """A call by the function itself, or by a helper, of something else than the callee."""
         if any(map(is_of_pmu, names)):
             # It may have a test of its own, or the callee inlined.
             if not any(name.startswith(STATIC_CALL) for name in names) and self._is_enterable(target):
                 self._note(Kind.HELPER, at, state)
-                return self._follow(target, state, inside=True)
+                return self._follow(target, state, inside=True, jump=jump)
             self._note(Kind.WORK, at, state)
         elif any(map(is_known, names)):
             pass
@@ -293,10 +315,10 @@ class _Path:
         elif not self._is_enterable(target):
             self._block(at, state, Obstacle.UNKNOWN_CALLEE)
         else:
-            return self._follow(target, state, inside=False)
+            return self._follow(target, state, inside=False, jump=jump)
         return [_called(state)]
 
-    def _callee(self, at: int, target: int, state: State) -> list[State]:
+    def _callee(self, at: int, target: int, state: State, *, jump: bool) -> list[State]:
         """A call of what counts: it is entered, unless enable_pmu was found non-zero, or nothing new is to be seen."""
         options = self.walker.options
         if state.registers.get("rdi") != Pointer(Base.VCPU, 0) and options.copy:
@@ -312,7 +334,7 @@ class _Path:
             self._note(Kind.ENTRY, at, state)
             if not self.inside and state.enabled is None and state.counting is None and not state.murky:
                 self.walker.path.entered.add(target)
-            return self._follow(target, state, inside=True)
+            return self._follow(target, state, inside=True, jump=jump)
         return [_called(state)]
 
     def _through(self, at: int, target: Value, state: State) -> None:
@@ -332,14 +354,11 @@ class _Path:
     def _is_enterable(self, target: int) -> bool:
         return self.depth + 1 < _DEPTH and bool(self.walker.image.read(target, 1))
 
-    def _follow(self, target: int, state: State, *, inside: bool) -> list[State]:
-        """The states in which a function returns to this one."""
+    def _follow(self, target: int, state: State, *, inside: bool, jump: bool) -> list[State]:
+        """The states in which a function returns to this one. A call puts the place to return to on the stack."""
         inner = state.copy()
-        depth = inner.depth
-        if depth is None:
-            return []
-        inner.registers["rsp"] = Pointer(Base.STACK, depth - 8)
-        inner.store(depth - 8, None, 8)
+        if not jump:
+            move_stack_pointer(inner, -8)
         after = []
         for left in _Path(self.walker, target, inner, self.depth + 1, inside=inside).run():
             back = _called(left)
@@ -347,6 +366,7 @@ class _Path:
             back.registers["rax"] = left.registers.get("rax")
             for name in (*_KEPT, "rsp"):
                 back.registers[name] = state.registers.get(name)
+            back.trim()
             after.append(back)
         return after
 
@@ -385,7 +405,8 @@ def _learned(state: State, fact: Fact | None, *, murky: bool) -> State:
 def _called(state: State) -> State:
     """The state behind a call that was not followed."""
     after = state.copy()
-    after.forget_stack(after.exposed)
+    if after.exposed:
+        after.forget_stack()
     for name in SCRATCH:
         after.registers.pop(name, None)
     after.flags = None

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from pmuconf.host.guard.state import MURKY, Base, Loaded, Number, Pointer, State, Truth, Value
+from pmuconf.host.guard.state import MURKY, Loaded, Number, Pointer, State, Truth, Value, is_of_stack
 
-__all__ = ["MASK", "added", "is_part", "low", "move_stack_pointer", "part", "set_part"]
+__all__ = ["MASK", "added", "is_frame", "is_part", "low", "move_stack_pointer", "part", "set_part"]
 
 MASK: Final = (1 << 64) - 1
 
@@ -24,7 +24,8 @@ for _long, _names in {
     for _name, _size in zip(_names, (4, 2, 1)):
         _LOW[_name] = _long, _size
 _HIGH: Final = {f"{c}h": f"r{c}x" for c in "abcd"}
-_ANYWHERE: Final = -(1 << 62)
+_FRAME: Final = ("rsp", "rbp")
+"""No function finds anything in these, and what is made of them is noted."""
 
 
 def is_part(name: str) -> bool:
@@ -62,17 +63,25 @@ def set_part(name: str, value: Value, state: State) -> None:
         value = _extended(value)
     elif size < 4:
         value = _merged(value, state.registers.get(whole), size)
-    if isinstance(value, Pointer) and value.base is Base.STACK and whole != "rsp":
-        _expose(whole, value, state)
+    if is_of_stack(value) and whole not in _FRAME:
+        state.exposed = True
     if value is None:
         state.registers.pop(whole, None)
     else:
         state.registers[whole] = value
+    if whole == "rsp":
+        state.trim()
 
 
 def move_stack_pointer(state: State, amount: int) -> None:
     """Move rsp by so many bytes."""
-    state.registers["rsp"] = added(state.registers.get("rsp"), amount)
+    set_part("rsp", added(state.registers.get("rsp"), amount), state)
+
+
+def is_frame(name: str, state: State) -> bool:
+    """Whether a register is the stack pointer or a frame's, or a part of one, and has an address of the stack."""
+    whole = _LOW.get(name, ("", 0))[0]
+    return whole in _FRAME and is_of_stack(state.registers.get(whole))
 
 
 def added(value: Value, amount: int) -> Value:
@@ -109,16 +118,6 @@ def _merged(value: Value, before: Value, size: int) -> Value:
 def _is_covered(before: Truth, size: int) -> bool:
     """Whether writing so many low bytes leaves nothing telling behind."""
     return before != MURKY and (before.small or before.width <= size)
-
-
-def _expose(register: str, place: Pointer, state: State) -> None:
-    """Take note that a register holds an address of the stack, through which others may write.
-
-    Behind a frame pointer lies nothing of this function's. Any other address may be gone from in both ways.
-    """
-    is_frame = register == "rbp" and place == state.registers.get("rsp")
-    lowest = place.offset if is_frame else _ANYWHERE
-    state.exposed = lowest if state.exposed is None else min(state.exposed, lowest)
 
 
 def _signed(number: int) -> int:

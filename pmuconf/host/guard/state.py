@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "Truth",
     "Value",
+    "is_of_stack",
 ]
 
 ARGUMENTS: Final = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
@@ -146,7 +147,8 @@ class State:
     :param enabled: whether enable_pmu was found non-zero; None: it was not tested.
     :param counting: the same of the bitmap of counters that count instructions.
     :param murky: there may have been a test that is not understood.
-    :param exposed: the lowest place of the stack whose address is in a register: others may write there and above.
+    :param exposed: an address of the stack may be where it is not known: what writes to an unknown address, and each
+        function that is called, may write to the stack.
     """
 
     registers: dict[str, Value] = field(default_factory=dict)
@@ -155,7 +157,7 @@ class State:
     enabled: bool | None = None
     counting: bool | None = None
     murky: bool = False
-    exposed: int | None = None
+    exposed: bool = False
 
     def copy(self) -> State:
         """A copy that can be changed without changing this state."""
@@ -179,30 +181,33 @@ class State:
     def join(self, other: State) -> State:
         """The state that has what both have in common."""
         stack: dict[int, tuple[Value, int]] = {}
+        exposed = self.exposed or other.exposed
         for slot in self.stack.keys() | other.stack.keys():
             mine, theirs = self.stack.get(slot, (None, 8)), other.stack.get(slot, (None, 8))
             met = mine[0] if mine == theirs else _meet(mine[0], theirs[0])
+            exposed = exposed or _is_lost(met, mine[0], theirs[0])
             if met is not None:
                 stack[slot] = met, min(mine[1], theirs[1])
         registers: dict[str, Value] = {}
         for name in self.registers.keys() | other.registers.keys():
-            value = _meet(self.registers.get(name), other.registers.get(name))
+            first, second = self.registers.get(name), other.registers.get(name)
+            value = _meet(first, second)
+            exposed = exposed or _is_lost(value, first, second)
             if value is not None:
                 registers[name] = value
         flags = self.flags
         if flags != other.flags:
             telling = any(f is not None and (f.zero or f.nonzero or f.murky) for f in (flags, other.flags))
             flags = Flags(murky=True) if telling else None
-        places = [place for place in (self.exposed, other.exposed) if place is not None]
-        exposed = min(places) if places else None
         return State(registers, stack, flags, self.enabled, self.counting, self.murky, exposed)
 
     def store(self, offset: int, value: Value, size: int) -> None:
-        """Write to the stack."""
+        """Write to the stack. Nothing stays below its pointer: interrupts write there."""
+        depth = self.depth
         for slot, (_, length) in list(self.stack.items()):
             if slot < offset + size and offset < slot + length:
                 del self.stack[slot]
-        if value is not None:
+        if value is not None and (depth is None or offset >= depth):
             self.stack[offset] = value, size
 
     def load(self, offset: int, size: int) -> Value:
@@ -214,19 +219,41 @@ class State:
             isinstance(v, Truth) and slot < offset + size and offset < slot + n for slot, (v, n) in self.stack.items()
         )
         if isinstance(value, Truth) and value.small and size < length:
-            return replace(value, width=size)
+            return replace(value, width=min(value.width, size))
         return MURKY if telling else None
 
-    def forget_stack(self, offset: int | None) -> None:
-        """Forget a place of the stack and all above it: others may have written there. None: there is no such place."""
-        if offset is None:
-            return
+    def forget_stack(self) -> None:
+        """Forget the stack: something may have written anywhere there."""
         for slot, (value, size) in list(self.stack.items()):
-            if slot + size > offset:
-                if isinstance(value, Truth):
-                    self.stack[slot] = MURKY, size
-                else:
-                    del self.stack[slot]
+            if isinstance(value, Truth):
+                self.stack[slot] = MURKY, size
+            else:
+                del self.stack[slot]
+            self.exposed = self.exposed or is_of_stack(value)
+
+    def has_address(self, offset: int | None, size: int) -> bool:
+        """Whether some of these bytes of the stack are of an address of it; None: any of its bytes."""
+        return any(
+            is_of_stack(value) and (offset is None or (slot < offset + size and offset < slot + length))
+            for slot, (value, length) in self.stack.items()
+        )
+
+    def trim(self) -> None:
+        """Forget what lies below the stack pointer."""
+        depth = self.depth
+        if depth is not None:
+            for slot in [slot for slot in self.stack if slot < depth]:
+                del self.stack[slot]
+
+
+def is_of_stack(value: Value) -> bool:
+    """Whether a value is known to be an address of the stack."""
+    return isinstance(value, Pointer) and value.base is Base.STACK
+
+
+def _is_lost(met: Value, *values: Value) -> bool:
+    """Whether an address of the stack was among values, and is not known where they have met."""
+    return not is_of_stack(met) and any(map(is_of_stack, values))
 
 
 def _meet(mine: Value, theirs: Value) -> Value:

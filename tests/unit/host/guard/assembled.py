@@ -73,9 +73,9 @@ def _assembled(source: str) -> tuple[Assembled | None, str]:
     assert file.get_section_by_name(".rela.text") is None, "the code calls what is not in it"
     code, table = file.get_section_by_name(".text"), file.get_section_by_name(".symtab")
     assert code is not None
-    assert isinstance(table, SymbolTableSection)
-    symbols = Symbols((TEXT + s["st_value"], s.name) for s in table.iter_symbols() if s["st_shndx"] == 1 and s.name)
-    return Assembled(code.data(), symbols), ""
+    entries = table.iter_symbols() if isinstance(table, SymbolTableSection) else ()
+    names = [(TEXT + entry["st_value"], entry.name) for entry in entries if entry["st_shndx"] == 1 and entry.name]
+    return Assembled(code.data(), Symbols(names)), ""
 
 
 def verdict_on(source: str) -> tuple[Verdict, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pmuconf.host.names import FUNCTION
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.guard.assembled import CALLEE, verdict_on
@@ -28,3 +30,52 @@ def test_nor_in_a_function_that_is_entered() -> None:
         f"{FUNCTION}: {GUARD}; je .Lother; call {CALLEE}; call helper; ret\n.Lother: jmp {CALLEE}"
     )
     assert verdict_on(source) == (Verdict.UNKNOWN, "too-complex")
+
+
+LOAD = "mov rbx, [rdi+0x10]; movzx ebx, byte ptr [rbx+0x203]"
+COUNT = f"je .Lout; call {CALLEE}; .Lout:"
+# What looks like a guard, and with enable_pmu 0 comes to the callee: the value that is tested may have been changed,
+# or is only in a part of what is tested.
+NO_GUARDS = {
+    "through an address on the stack at an unknown index": f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx
+        lea rcx, [rsp+rsi*8]; mov qword ptr [rcx], 1; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; ret""",
+    "through a sum with the stack pointer": f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx
+        mov rcx, rsi; add rcx, rsp; mov qword ptr [rcx], 1; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; ret""",
+    "at a negative index": f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx
+        mov qword ptr [rsp+rsi*8+24], 1; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; ret""",
+    "at an index from the frame": f"""push rbp; mov rbp, rsp; sub rsp, 32; {LOAD}; mov [rbp-8], rbx
+        mov qword ptr [rsi+rbp-16], 1; cmp qword ptr [rbp-8], 0; {COUNT} leave; ret""",
+    "through an address that was chosen": f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx; add rsp, 8; test rsi, rsi
+        cmovne rcx, rsp; mov qword ptr [rcx], 1; cmp qword ptr [rsp], 0; {COUNT} add rsp, 24; ret""",
+    "by another function, which finds the address in the vCPU": f"""sub rsp, 40; {LOAD}; mov [rsp], rbx
+        mov [rdi+0x50], rsp; call kvm_make_request; cmp qword ptr [rsp], 0; {COUNT} add rsp, 40; ret""",
+    "by another function below the stack pointer": f"""{LOAD}; push rbx; add rsp, 8; call kvm_make_request
+        sub rsp, 8; cmp qword ptr [rsp], 0; {COUNT} add rsp, 8; ret""",
+    "one bit of many, at an unknown index": f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx
+        bts qword ptr [rsp], rsi; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; ret""",
+    "one byte was loaded, four are tested": f"""mov rax, [rdi+0x10]; mov rbx, rsi; mov bl, [rax+0x203]
+        push rbx; mov ecx, [rsp]; add rsp, 8; test ecx, ecx; {COUNT} ret""",
+    "the place is counted down by a loop": f"""sub rsp, 48; {LOAD}; mov ecx, 2; .Ltop: mov [rsp+rcx*8], rbx
+        mov ebx, 1; loop .Ltop; cmp qword ptr [rsp+16], 0; {COUNT} add rsp, 48; ret""",
+    "a function that is jumped to has its arguments elsewhere": f"""sub rsp, 24; {LOAD}; mov [rsp+8], rbx
+        call jumps; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 24; ret
+        jumps: jmp writes
+        writes: mov qword ptr [rsp+16], 1; ret""",
+    "a word of the stack": f"""sub rsp, 8; {LOAD}; push rbx; mov cx, 1; push cx; mov ebx, [rsp]; add rsp, 2
+        add rsp, 16; test ebx, ebx; {COUNT} ret""",
+    "the address of a frame that is lost where paths meet": f"""push rbp; sub rsp, 32; {LOAD}; mov [rsp+8], rbx
+        mov rbp, rsp; test rsi, rsi; je .Lmeet; lea rbp, [rsp+8]; .Lmeet: mov qword ptr [rbp], 1
+        cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; pop rbp; ret""",
+    "an interrupt returns": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: iretq",
+    "a far return": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: retf",
+    "a transaction": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: xbegin .Lto; ret; .Lto: ret",
+    "a function that takes its arguments away": f"""{LOAD}; push rbx; push 1; call takes; cmp qword ptr [rsp], 0
+        {COUNT} add rsp, 16; ret
+        takes: ret 8""",
+}
+
+
+@pytest.mark.parametrize("body", NO_GUARDS.values(), ids=NO_GUARDS)
+def test_is_no_guard(body: str) -> None:
+    verdict, _ = verdict_on(f"{STUBS}kvm_make_request: ret\n{FUNCTION}: {body}")
+    assert verdict in (Verdict.UNGUARDED, Verdict.UNKNOWN)
