@@ -20,6 +20,7 @@
 # make bench-ansible   measure the Ansible module against community.libvirt, into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
 # make contention   other tools edit, undefine and redefine the domains that pmuconf changes: what gets lost? (root)
+# make mutants   break the code on purpose, a thing at a time, and count what the unit tests notice (hours; ONLY=policy: minutes)
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
 # make records   boot the lab's kernels and record them anew for tests/records (root, 4 GB, half an hour)
 # Each sets up what it needs: system packages (as root, through apt), .venv, the package.
@@ -31,7 +32,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab collection deb dist docs records soak test-system version churn contention picture architecture causes sample sample-nova clean
+        bench-lab collection deb dist docs records soak test-system version churn contention picture architecture causes mutants sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -147,6 +148,11 @@ contention: $(VENV)/test
 # The pictures of docs/architecture.md, drawn from the imports; a test fails when they are stale.
 architecture: $(VENV)/test
 	$(BIN)/python -m tests.house docs
+
+# Survivors are explained in tests/mutants.txt. ONLY="policy plan" takes these parts alone.
+mutants: $(VENV)/test
+	@$(PIP) install '.[mutants]'
+	$(BIN)/python -m tests.mutants $(if $(ONLY),--only $(ONLY))
 
 # The page of cause codes, made from what the code declares; a test fails when it is stale.
 causes: $(VENV)/test

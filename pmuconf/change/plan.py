@@ -119,7 +119,7 @@ def plan(policy: Policy, seen: Iterable[Seen], *, allowed: Callable[[Goal], bool
 
 def _plan(domain: Seen, old: PmuState, goal: Goal, aim: Callable[[Domain], Goal | None]) -> Plan:
     vm = domain.vm
-    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim)
+    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm), aim)
 
 
 def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
@@ -230,16 +230,14 @@ def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", cha
     return result
 
 
-def _caveat(vm: Vm, state: PmuState) -> Caveat | None:
-    """Why writing that state may do nothing for the guest; None if nothing speaks against it."""
+def _caveat(vm: Vm) -> Caveat | None:
+    """Why writing a state may do nothing for the guest; None if nothing speaks against it."""
     now = vm.next_domain
     if now is None or not now.x86:
         return None
     if now.obeyed is None:
         return _UNKNOWN
-    before, after = now.effective_pmu, now.with_pmu(state).effective_pmu
-    same = bool(now.arguments) and before is after is not None
-    return _OVERRIDDEN if same or not now.obeyed else None
+    return None if now.obeyed else _OVERRIDDEN
 
 
 def _only_observed(policy: Policy, vm: Vm) -> bool:
