@@ -80,7 +80,13 @@ def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
     """Libvirt's error, when this URI can't be opened, as one of ours."""
     code, number = error.get_error_code(), error.get_int1()
     text = _one_line(error)
-    denied = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE)
+    denied = (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_ACCESS_DENIED,  # by libvirt's own access control
+        libvirt.VIR_ERR_OPERATION_DENIED,
+    )
     if code in denied or (code == libvirt.VIR_ERR_SYSTEM_ERROR and number in (errno.EACCES, errno.EPERM)):
         return PmuconfError(
             f"no permission to use {uri}: {text}",

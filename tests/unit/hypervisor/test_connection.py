@@ -12,6 +12,7 @@ import pytest
 from pmuconf.errors import PmuconfError
 from pmuconf.hypervisor import connection, events
 from pmuconf.hypervisor.connection import Connection
+from pmuconf.hypervisor.errors import translate_open
 from pmuconf.hypervisor.line import Line
 from pmuconf.hypervisor.workers import Workers
 
@@ -327,3 +328,11 @@ def test_a_daemon_that_ends_right_behind_the_opening_is_a_connection_that_was_lo
 
     monkeypatch.setattr(libvirt.virConnect, "setKeepAlive", ended)
     assert cause(lambda: Connection.open(URI, read_only=True)) == "libvirt-lost"
+
+
+def test_what_libvirt_s_own_access_control_refuses_at_the_opening_is_a_permission() -> None:
+    """With access_drivers = ["polkit"], a daemon opens no driver for a user who lacks connect.getattr."""
+    for code in (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_OPERATION_DENIED):
+        error = libvirt.libvirtError("access denied: 'QEMU' denied access")
+        error.err = (code, libvirt.VIR_FROM_ACCESS, str(error), libvirt.VIR_ERR_ERROR, "", "", "", -1, -1)
+        assert translate_open(error, "qemu:///system").cause == "libvirt-permission"
