@@ -105,6 +105,10 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         ),
         Example("For a script", "pmuconf policy explain web1 -f json"),
     ),
+    "selftest": (
+        Example("Are units, files, rights and the service on this host as they should be?", "pmuconf selftest"),
+        Example("For a program", "pmuconf selftest -f json"),
+    ),
     "host": (
         Example("As root: does the running kernel spare VMs without a PMU?", "pmuconf host"),
         Example("Do not take our word for it: count the calls in the kernel", "pmuconf host --prove"),

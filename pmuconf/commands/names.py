@@ -60,6 +60,7 @@ GROUPS: Final = (
             "serve": CommandEntry("serve:Serve", "the service that watches every domain"),
             "policy check": CommandEntry("policy:PolicyCheck", "is the configuration valid?"),
             "policy explain": CommandEntry("policy:PolicyExplain", "which rule decides, and why"),
+            "selftest": CommandEntry("selftest:Selftest", "is pmuconf installed as it should be?"),
         },
         ("pmuconf serve --observe", "pmuconf policy check", "pmuconf policy explain web1"),
     ),
