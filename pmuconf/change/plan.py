@@ -119,7 +119,7 @@ def plan(policy: Policy, seen: Iterable[Seen], *, allowed: Callable[[Goal], bool
 
 def _plan(domain: Seen, old: PmuState, goal: Goal, aim: Callable[[Domain], Goal | None]) -> Plan:
     vm = domain.vm
-    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm), aim)
+    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim)
 
 
 def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
@@ -230,14 +230,17 @@ def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", cha
     return result
 
 
-def _caveat(vm: Vm) -> Caveat | None:
-    """Why writing a state may do nothing for the guest; None if nothing speaks against it."""
+def _caveat(vm: Vm, state: PmuState) -> Caveat | None:
+    """Why writing that state may do nothing for the guest; None if nothing speaks against it."""
     now = vm.next_domain
     if now is None or not now.x86:
         return None
     if now.obeyed is None:
         return _UNKNOWN
-    return None if now.obeyed else _OVERRIDDEN
+    plain = replace(now, arguments=())
+    same = now.effective_pmu is now.with_pmu(state).effective_pmu
+    without = plain.effective_pmu is plain.with_pmu(state).effective_pmu
+    return _OVERRIDDEN if not now.obeyed or (same and not without) else None
 
 
 def _only_observed(policy: Policy, vm: Vm) -> bool:

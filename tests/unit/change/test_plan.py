@@ -31,6 +31,7 @@ from tests.support.domains import nova_domain, plain_domain
 ON, OFF, DEFAULT = PmuState.ON, PmuState.OFF, PmuState.DEFAULT
 WANT_OFF = Policy()
 OBSERVE = Policy(nova_domains=NovaDomains.OBSERVE)
+OFF_BY_GLOBAL = ("-global", "host-x86_64-cpu.pmu=off")
 AT = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
 OVERRIDDEN = Caveat(
@@ -277,8 +278,12 @@ def test_a_caveat_is_that_of_a_state_that_was_written_without_a_graver_cause(out
         (definition(ON, arguments=("-set", "cpu.pmu=off")), NEXT_UNKNOWN),
         (definition(ON, emulator="/usr/local/bin/wrapper"), NEXT_UNKNOWN),
         (definition(ON, arguments=("-name", "x")), None),
+        (
+            definition(DEFAULT, cpu_mode="host-passthrough", arguments=("-global", "host-x86_64-cpu.pmu=off")),
+            OVERRIDDEN,
+        ),
     ],
-    ids=["plain", "last -cpu on", "last -cpu off", "set", "script", "other options"],
+    ids=["plain", "last -cpu on", "last -cpu off", "set", "script", "other options", "off by options already"],
 )
 def test_why_a_state_may_do_nothing(domain: Domain, caveat: Caveat | None) -> None:
     """What QEMU makes of its options is tested against QEMU itself, in tests/functional."""
