@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ _ROUNDS: Final = 8
 _BARS: Final = 12
 _CAUSES: Final = 100
 _LISTED: Final = 200
+_DIGITS: Final = 8
 _SLOW: Final = ("partial", "change", "qemu", "kernel")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -85,8 +86,9 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
     times = [host["generated_at"] for host in document["hosts"]]
     steps = {step["id"]: step for step in document["steps"]["listed"]}
     rounds = document["rounds"]
-    linked = {name for round_ in rounds[:_ROUNDS] for name in round_["steps"]}
-    linked.update(cause["id"] for cause in document["to_settle"])
+    linked = [name for round_ in rounds[:_ROUNDS] for name in round_["steps"]]
+    linked += [cause["id"] for cause in document["to_settle"]]
+    word_of = {name: f"step-{name.rpartition('-')[2][:_DIGITS]}" for name in linked}
     return {
         "report": document,
         "summary": summary,
@@ -105,7 +107,8 @@ def _view(document: Mapping[str, Any], *, pages: bool) -> dict[str, Any]:
         ),
         "causes": _bars(map(_by_cause, document["causes"]), most=_CAUSES),
         "qemus": _bars(map(_by_qemu, document["qemus"]["listed"])),
-        "rows": [_row(host, linked, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
+        "word_of": word_of,
+        "rows": [_row(host, word_of, pages=pages, stale=host["host"] in stale) for host in document["hosts"]],
         "capacity": _capacity(document["worth"] or {}),
         "pages": pages,
         "listed": _LISTED,
@@ -145,9 +148,9 @@ def _by_qemu(share: Mapping[str, Any]) -> Counted:
     return _counted(share, share["path"] or "not known", note=note)
 
 
-def _row(host: Mapping[str, Any], linked: Collection[str], *, pages: bool, stale: bool) -> TableRow:
-    """:param linked: the ids of the steps that lead to their hosts."""
-    words = [_kernel(host), *(step for step in host["steps"] if step in linked)]
+def _row(host: Mapping[str, Any], word_of: Mapping[str, str], *, pages: bool, stale: bool) -> TableRow:
+    """:param word_of: the steps that lead to their hosts, by id: the word by which the table finds these hosts."""
+    words = [_kernel(host), *(word_of[step] for step in host["steps"] if step in word_of)]
     if stale:
         words.append("stale")
     return TableRow(

@@ -148,7 +148,7 @@ def test_dates_and_numbers_are_in_one_line_and_in_their_columns(show: Open, reco
     for _ in range(2):
         assert shown.run("getComputedStyle(document.querySelector('tbody tr')).display") != "block"
         assert shown.run(OVERLAPS) == []
-        lines = "Array.from(document.querySelectorAll('time'), (one) => one.offsetHeight)"
+        lines = "Array.from(document.querySelectorAll('time, .at'), (one) => one.offsetHeight)"
         assert max(shown.run(lines)) < 22
         shown.run("document.getElementById('all').click()")  # laid out in parts
 
