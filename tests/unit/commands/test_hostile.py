@@ -282,7 +282,7 @@ def test_surroundings(place: Place, name: str, nobody: bool) -> None:
 @USERS
 @pytest.mark.parametrize("name", FILES)
 def test_files(place: Place, name: str, nobody: bool) -> None:
-    around = Surroundings(nobody=nobody)
+    around = Surroundings(folder=str(place.folder / "folder"), nobody=nobody)
     file = FILES[name].replace("{place}", str(place.folder))
     found = []
     for line in chosen(FILE_LINES, list(FILES).index(name) + nobody):
