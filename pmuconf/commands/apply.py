@@ -74,10 +74,10 @@ class Apply(ResultTable):
 
     A running guest is never touched: it gets its new PMU state when it is stopped and started. Transient domains
     are left alone. Each change is written to the journal before it is made, and verified after. If a domain then
-    differs in more than <features><pmu/>, that is reported and stays. pmuconf rollback takes changes back.
+    differs in more than <features><pmu/>, the difference is reported and stays. pmuconf rollback takes changes back.
 
-    Limits: --max-changes; --max-failures, because a domain that fails stops no other; --canary changes a few first.
-    A domain that libvirt refused to define is the last one of the next run.
+    A domain that fails stops no other. Three options limit a run: --max-changes, --max-failures, and --canary, which
+    changes a few domains first. A domain that libvirt refused to define comes last in the next run.
 
     Exit status: 0 all as wanted; 1 something waits for a restart or can't be changed; 2 drift remains, or a domain came
     back that somebody had undefined (with --dry-run: something would be changed); 255 an error, or a change failed.

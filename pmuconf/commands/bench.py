@@ -103,10 +103,10 @@ class _Bench(_Answer):
 class BenchCpuid(_Bench):
     """Measure what a CPUID exit costs on this host with the PMU on and off, and say what the PMU off saves.
 
-    Two micro-VMs run side by side through /dev/kvm, one with its PMU disabled in the kernel, in batches in random order
-    on one CPU. No image and no compiler is needed, and it takes under a minute. The answer is about one kernel: on an
-    unguarded one, the difference may be nothing. 'pmuconf bench compare' of two saved measurements shows what a guarded
-    kernel would save.
+    Two micro-VMs run side by side through /dev/kvm, one of them with its PMU disabled in the kernel. They take turns on
+    one CPU, in batches in random order. No image and no compiler is needed, and it takes under a minute. The answer
+    is about this kernel: if it is unguarded, the difference may be zero. 'pmuconf bench compare' of two saved
+    measurements shows what a guarded kernel saves.
 
     The difference is given with an interval that holds it with the stated confidence, and only if both halves of the
     measurement show it. There is no conclusion in a virtual machine, without a constant TSC, or if the core's clock

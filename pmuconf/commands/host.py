@@ -150,15 +150,15 @@ class RecordHost(Action):
 
 
 class WriteFacts(Action):
-    """Write what only root can find out about this host, so that an audit can do without root.
+    """Write the facts about this host that only root can read, for audits without root.
 
     The file has the kernel's verdict with its evidence, KVM's settings, the CPU, the QEMUs that libvirt would start
     for a new VM, and what KVM holds of each live VM. The Nova plugin's trait depends on it:
     /run/pmuconf/host-facts.json.
 
-    'pmuconf audit --host-facts FILE' (report, explain) uses it if it belongs to root and still holds. It is void when
-    the host was booted anew, or has another load of KVM, set of livepatches or parameters of KVM. Nothing is known of a
-    VM that was started since or runs another program by now, nor of a QEMU that may be another file by now.
+    'pmuconf audit --host-facts FILE' (report, explain) uses the file if it belongs to root and is not void. It is void
+    after a reboot, after a new load of KVM, and after a change of KVM's livepatches or parameters. VMs that were
+    started since, VMs that run another program by now, and QEMUs that may be another file by now, are unknown.
 
     Exit status: as of 'pmuconf host': 0 guarded, early-out or no-call, 1 partial or unknown, 2 unguarded, 255 error.
     """

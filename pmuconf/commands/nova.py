@@ -33,8 +33,6 @@ class NovaCheck(Action):
     configuration as nova-compute does, loads the driver and reads the policy. Then it runs Nova's generator for a
     made-up flavor and shows the <features> of that domain. Nothing is changed.
 
-    In a container that lacks this command: docker exec nova_compute python3 -m pmuconf_nova.check
-
     Exit status, as of nova-status upgrade check: 0 no problem, 1 a warning, 2 a failure, 255 an error.
     """
 

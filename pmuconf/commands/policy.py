@@ -125,8 +125,8 @@ class PolicyCheck(Action):
 class PolicyExplain(Action):
     """Say what the policy wants for a domain or a flavor, which rule decides, and why.
 
-    With --flavor, what is not given about the project, the domain or the flavor's id is taken as not known; the
-    extra specs and image properties given are taken as all that there are.
+    With --flavor: project, domain and flavor id are unknown unless given. The extra specs and image properties that are
+    given count as complete.
 
     Exit status: 0 decided, 1 undecided, 255 error (hw:pmu and hw_pmu that contradict each other included).
     """

@@ -18,9 +18,10 @@ __all__ = ["Rollback"]
 class Rollback(ResultTable):
     """Put back the PMU state that a domain had before pmuconf changed it.
 
-    With DOMAIN or --all, all changes of a domain are taken back at once; with --change, that one. Done only where
-    the PMU state still is what pmuconf left; whatever else was changed in the domain since stays. The next apply
-    would make the change again: add a rule for the domain first if it is to stay as it was.
+    DOMAIN and --all take back all changes of a domain at once, --change takes back one. A domain whose PMU state
+    somebody else has changed since is left alone. Everything else in the domain stays as it is.
+
+    The next apply would make the change again. To keep the old state, add a rule for the domain first.
 
     Exit status: 0 done, 1 something waits for a restart or stays as it is, 2 not all was reached, 255 error.
     """

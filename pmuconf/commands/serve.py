@@ -29,8 +29,9 @@ _GRACE_SECONDS: Final[dict[int, float]] = {signal.SIGTERM: 4.0, signal.SIGINT: 1
 class Serve(Action):
     """Keep this host's domains on policy and its report fresh, until told to stop.
 
-    Looks at all domains at the start, whenever libvirt comes back, every [service] interval, and at SIGHUP; in
-    between at each domain of which libvirt reports an event. It decides and changes exactly as audit and apply do.
+    The service looks at all domains at the start, whenever libvirt comes back, every [service] interval, and at SIGHUP.
+    In between it looks at each domain of which libvirt reports an event. It decides and changes exactly as audit and
+    apply do.
 
       [service] mode = observe   (the default) reports what is off policy; libvirt is opened read-only
       [service] mode = enforce   writes the next boot's PMU state too; no running guest is touched
