@@ -87,6 +87,13 @@ def test_readme(libvirt_host: tuple[Place, libvirt.virConnect]) -> None:
     assert {change["name"] for change in changes} == {"VM", "db1", "instance-00000001"}
 
 
+def test_verification(libvirt_host: tuple[Place, libvirt.virConnect]) -> None:
+    """A host without systemd: most of it can't be checked there, and says why."""
+    place, _ = libvirt_host
+    (ran,) = typed(place, "docs/verification.md")
+    assert "not checked" in ran.text
+
+
 def test_service(libvirt_host: tuple[Place, libvirt.virConnect]) -> None:
     place, connection = libvirt_host
     before = states(connection)
@@ -170,6 +177,7 @@ TESTED: Final = {
     "docs/nova.md",
     "docs/report.md",
     "docs/service.md",
+    "docs/verification.md",
 }
 
 
