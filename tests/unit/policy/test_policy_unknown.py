@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pmuconf
 from pmuconf.domain.definition import UNKNOWN, PmuState
 from pmuconf.policy import CRITERIA, Decision, Policy, Rule, Subject, decide
 
@@ -50,6 +53,21 @@ def decided(subject: Subject, *rules: Rule) -> tuple[Decision, str]:
 
 def test_every_criterion_but_those_always_known_is_tried_here() -> None:
     assert {*READS, "arch", "virt_type"} == set(CRITERIA)
+
+
+def test_every_front_end_says_of_every_fact_what_it_is_or_that_it_is_unknown() -> None:
+    """The defaults of a Subject mean a known absence: a front end that forgets a fact would ask the next rule."""
+    tree = Path(pmuconf.__file__).resolve().parents[1]
+    calls = {
+        file.relative_to(tree).as_posix(): {keyword.arg for keyword in node.keywords}
+        for folder in ("pmuconf", "nova_hooks/pmuconf_nova")
+        for file in sorted((tree / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Subject"
+    }
+    assert len(calls) == 3
+    facts = {fact.name for fact in fields(Subject)} - {"pmu"}  # UNKNOWN unless given
+    assert {file: facts - given for file, given in calls.items() if facts - given} == {}
 
 
 @pytest.mark.parametrize("criterion", READS)
