@@ -6,7 +6,11 @@
 # make dist   build the sdists and wheels of both distributions into dist/
 # make collection   build the Ansible collection into dist/, and have Galaxy's importer judge it
 #                   (PMUCONF_REPOSITORY=https://... is the address that it gets)
+# make rpm   build RPM packages into dist/, judged by rpmlint; not tested on RHEL (Debian, root)
+# make release VERSION=0.2.0   write that version, and build all of the above into dist/0.2.0, twice: it has to be the same
+#                              (root; see docs/releasing.md)
 # make version VERSION=0.2.0   write a new version wherever it stands
+# make test-capstone   the tests of tests/unit/host with capstone 4.0.2, the oldest that is supported (Debian 12's)
 # make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
@@ -31,8 +35,9 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet bench-ansible \
-        bench-lab collection deb dist docs records soak test-system version churn contention picture architecture causes mutants sample sample-nova clean
+.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet \
+        bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention picture \
+        architecture causes mutants sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +52,14 @@ test: $(VENV)/test lint
 
 # Through PMUCONF_NOVA or the cache of whoever runs it; see tests/nova/environment.
 NOVA := $(or $(PMUCONF_NOVA),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pmuconf-nova)
+
+# It asks setuptools for its version, by what newer ones have not. Its warning of that would be in what the tests compare.
+CAPSTONE := $(VENV)/capstone-4.0.2
+test-capstone: $(VENV)/test
+	@[ -e $(CAPSTONE) ] || $(PIP) install --target $(CAPSTONE) 'capstone==4.0.2' 'setuptools<81'
+	export PYTHONPATH=$(CURDIR)/$(CAPSTONE) PYTHONWARNINGS=ignore::UserWarning:capstone && \
+	$(BIN)/python -c 'import capstone; assert capstone.__version__ == "4.0.2", capstone.__file__' && \
+	$(BIN)/python -m pytest -q -n 3 tests/unit/host
 
 test-nova: test-nova-34.0.0 test-nova-debian
 
@@ -81,6 +94,20 @@ docs: $(VENV)/test
 dist: $(VENV)/test
 	@$(PIP) install '.[release]'
 	tools/dist $(BIN)/python dist
+
+rpm: $(VENV)/test
+	.ci/packages rpm
+	@$(PIP) install '.[docs]'
+	tools/rpm $(BIN)/python dist
+
+release:
+	@[ -n "$(VERSION)" ] || { echo "make release VERSION=0.2.0" >&2; exit 255; }
+	$(PYTHON) -m tests.version $(VERSION)
+	$(MAKE) --no-print-directory $(VENV)/test
+	.ci/packages system
+	.ci/packages rpm
+	@$(PIP) install '.[docs,release]'
+	tools/release $(BIN)/python dist/$(VERSION)
 
 collection:
 	@mkdir -p dist
