@@ -25,7 +25,10 @@ __all__ = ["CONSOLE", "ROOT", "Block", "Command", "blocks_of", "differing", "pag
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONSOLE: Final = frozenset({"console", "sh", "bash"})
-_PAGES: Final = ("README.md", "docs/*.md", "contrib/**/README.md", "ansible/**/README.md", "nova_hooks/README.md")
+_PAGES: Final = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md"),
+    *("contrib/**/README.md", "ansible/**/README.md", "nova_hooks/README.md"),
+)
 _FENCE: Final = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
 _COMMENT: Final = re.compile(r"^<!-- (?:(example): (.+)|run by (\S+)) -->$")
 _PMUCONF: Final = re.compile(r"(?:^|&& *|; *)pmuconf [^&|;]*$")
