@@ -94,7 +94,9 @@ class Live:
             answer = connection.getresponse()
             text = answer.read(_MOST).decode("utf-8", "replace")
             return HttpAnswer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, text)
-        except (OSError, http.client.HTTPException) as error:
-            return str(error) or type(error).__name__
+        except OSError as error:
+            return error.strerror or str(error) or "no connection"
+        except http.client.HTTPException as error:
+            return f"no answer of HTTP ({type(error).__name__})"
         finally:
             connection.close()

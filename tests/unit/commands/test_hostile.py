@@ -66,6 +66,8 @@ COMMAND_LINES: Final = {
     "rewrite": ["rewrite", "--pmu", "off"],
     "rewrite a file": ["rewrite", "{place}/xml/web.xml"],
     "rollback": ["rollback", "--all"],
+    "selftest": ["selftest"],
+    "selftest as JSON": ["selftest", "-f", "json"],
     "serve": ["serve"],
     "status": ["status"],
     "status of a monitoring system": ["status", "--check"],
