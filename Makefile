@@ -124,7 +124,9 @@ deb:
 
 test-system: $(VENV)/test
 	.ci/packages system
-	$(BIN)/python -m pytest tests/system
+	@$(BIN)/python -m pytest tests/system -k trixie >$(VENV)/test-system-trixie 2>&1 & trixie=$$!; \
+	$(BIN)/python -m pytest tests/system -k bookworm; status=$$?; \
+	wait $$trixie || status=1; cat $(VENV)/test-system-trixie; exit $$status
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

@@ -1,7 +1,8 @@
-"""Packages, built once for each Debian, and machines of that Debian."""
+"""Packages, built once for each Debian, and machines of that Debian. make test-system runs both side by side."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.machine import TOOLS, Machine, root
+from tests.system.machine import TOOLS, Machine, root, why_none
+
+SUITES = ("bookworm", "trixie")
 
 
 @dataclass(frozen=True)
 class Built:
     """A Debian with the packages for it: folders on this machine.
 
-    :param older: the same packages of a version before, with another conffile.
+    :param older: the package of a version before, with another conffile.
     :param layer: has the packages below /srv, and in apt's cache all that they depend on.
     """
 
@@ -27,13 +30,23 @@ class Built:
     layer: Path
 
 
-@pytest.fixture(scope="session", params=["bookworm", "trixie"])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+@pytest.fixture(scope="session")
+def bootable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where no machine can be booted, and say why."""
+    if why := why_none(tmp_path_factory.mktemp("bootable")):
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session", params=SUITES)
+def built(request: pytest.FixtureRequest, bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
     suite: str = request.param
     folder = tmp_path_factory.mktemp(suite)
     machine = Machine(folder / "layer", [root("host", suite)])
-    for name, version in (("newer", []), ("older", ["0.0.9"])):
-        subprocess.run([TOOLS / "deb", suite, machine.root / "srv" / name, *version], check=True)
+    newer, older = machine.root / "srv/newer", machine.root / "srv/older"
+    subprocess.run([TOOLS / "deb", suite, newer], check=True)
+    _older(newer, older, folder / "older")
+    # What is lost if the machine loses its power is of no matter here: dpkg need not wait for the disk.
+    (machine.root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     machine.prepare(
         "sh",
         "-euc",
@@ -43,13 +56,37 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Built(suite, root("host", suite), "/srv/newer", "/srv/older", machine.upper)
 
 
+def _older(newer: Path, older: Path, work: Path) -> None:
+    """The same package as of a version before, with another conffile."""
+    (package,) = newer.glob("pmuconf_*.deb")
+    subprocess.run(["dpkg-deb", "--raw-extract", package, work], check=True)
+    control = work / "DEBIAN/control"
+    lines = control.read_text().splitlines()
+    control.write_text("".join("Version: 0.0.9\n" if line.startswith("Version:") else f"{line}\n" for line in lines))
+    with (work / "etc/pmuconf/pmuconf.conf").open("a") as conffile:
+        conffile.write("# Of version 0.0.9.\n")
+    older.mkdir()
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", work, older / "pmuconf_0.0.9_all.deb"], check=True)
+    shutil.rmtree(work)
+
+
 @pytest.fixture(scope="session")
 def layer_with_pmuconf(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A layer that has the package installed."""
     machine = Machine(tmp_path_factory.mktemp(f"{built.suite}-installed") / "layer", [built.layer, built.root])
-    machine.prepare("sh", "-euc", f"apt-get -qq install -y {built.newer}/pmuconf_*.deb")
+    machine.prepare("sh", "-euc", f"apt-get -qq install -y --no-install-recommends {built.newer}/pmuconf_*.deb")
     machine.close()
     return machine.upper
+
+
+@pytest.fixture(scope="session")
+def layer_with_nova(built: Built, layer_with_pmuconf: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Layers that have pmuconf and Debian's Nova, without the plugin; the upper one first."""
+    below = [layer_with_pmuconf, built.layer, built.root]
+    machine = Machine(tmp_path_factory.mktemp(f"{built.suite}-nova") / "layer", below)
+    machine.prepare("sh", "-euc", "apt-get -qq install -y --no-install-recommends python3-nova")
+    machine.close()
+    return [machine.upper, *below]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Final
 
 from tests.support.keyboard import Terminal
 
-__all__ = ["ENVIRONMENT", "TOOLS", "Machine", "Terminal", "root"]
+__all__ = ["ENVIRONMENT", "TOOLS", "Machine", "Terminal", "root", "why_none"]
 
 TOOLS: Final = Path(__file__).resolve().parents[2] / "tools"
 ENVIRONMENT: Final = {
@@ -34,6 +35,25 @@ def root(kind: str, suite: str) -> Path:
     """The folder of a root that tools/root makes, if it is not there yet."""
     ran = subprocess.run([TOOLS / "root", kind, suite], check=True, stdout=subprocess.PIPE, text=True)
     return Path(ran.stdout.strip())
+
+
+def why_none(folder: Path) -> str:
+    """Why no machine can be booted here, as far as it can be told before; empty if nothing stands in the way."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [
+        name for name in ("systemd-nspawn", "debootstrap", "ip", "nsenter", "unshare") if shutil.which(name) is None
+    ]
+    if missing:
+        return f"needs {', '.join(missing)}: .ci/packages system installs them"
+    parts = [folder / name for name in ("lower", "upper", "work", "root")]
+    for part in parts:
+        part.mkdir()
+    options = f"lowerdir={parts[0]},upperdir={parts[1]},workdir={parts[2]}"
+    mount = 'mount -t overlay overlay -o "$1" "$2"'
+    words = ["unshare", "--mount", "--pid", "--fork", "--", "sh", "-euc", mount, "sh", options, str(parts[3])]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    return "" if ran.returncode == 0 else f"needs overlayfs and new namespaces: {ran.stderr.strip()}"
 
 
 class Machine:
@@ -53,6 +73,7 @@ class Machine:
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, self.root], check=True)
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._said = folder / "nspawn.log"
 
     def prepare(self, *command: str) -> str:
         """What a command prints that runs in the root before it is booted, with this machine's network."""
@@ -79,15 +100,15 @@ class Machine:
         Path("/run/systemd/inaccessible").mkdir(parents=True, exist_ok=True)  # nspawn's, where no systemd runs
         ours, console = pty.openpty()  # nspawn boots on a terminal only
         words = ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--boot", "--register=no", "--keep-unit"]
-        self._nspawn = subprocess.Popen(
-            [*words, "--private-network"], stdin=console, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self._said.open("wb") as log:
+            self._nspawn = subprocess.Popen([*words, "--private-network"], stdin=console, stdout=log, stderr=log)
         os.close(console)
         self._terminal = ours
         end = time.monotonic() + _BOOT
         while not (self._leader and self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")):
-            assert self._nspawn.poll() is None, "systemd-nspawn has ended"
-            assert time.monotonic() < end, "it does not come up"
+            said = self._said.read_text(errors="replace")[-2000:]
+            assert self._nspawn.poll() is None, f"systemd-nspawn has ended:\n{said}"
+            assert time.monotonic() < end, f"it does not come up:\n{said}"
             time.sleep(0.1)
             self._leader = self._leader or _first_process(self._nspawn.pid)
 
@@ -126,6 +147,10 @@ class Machine:
 
     def _enter(self) -> list[str]:
         return ["nsenter", "--all", "--target", str(self._leader), "--wdns=/root", "--"]
+
+    def ip(self, *words: str) -> None:
+        """Change its network with this machine's ip: it has none of its own."""
+        subprocess.run(["nsenter", "--net", "--target", str(self._leader), "--", "ip", *words], check=True)
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the machine."""

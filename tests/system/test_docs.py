@@ -86,10 +86,10 @@ def test_packages(built: Built, tmp_path: Path) -> None:
         assert machine.run("systemctl is-active pmuconf") == "active"
 
 
-def test_the_plugin_s_package(built: Built, tmp_path: Path) -> None:
+def test_the_plugin_s_package(built: Built, layer_with_nova: list[Path], tmp_path: Path) -> None:
     """Without what it recommends, which would be a whole cloud."""
     *_, plugin = INSTALL
-    machine = Machine(tmp_path, [built.layer, built.root])
+    machine = Machine(tmp_path, layer_with_nova)
     try:
         options = 'APT::Get::Assume-Yes "true"; APT::Install-Recommends "false";'
         machine.prepare("sh", "-euc", f"echo '{options}' >/etc/apt/apt.conf.d/99test; cp {built.newer}/*.deb /root")

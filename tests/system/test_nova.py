@@ -16,9 +16,9 @@ IMPORTED: Final = "import nova.virt.pmuconf as plugin; print(plugin.LibvirtDrive
 
 
 @pytest.fixture
-def host(built: Built, tmp_path: Path) -> Iterator[Machine]:
+def host(built: Built, layer_with_nova: list[Path], tmp_path: Path) -> Iterator[Machine]:
     """A host with Nova and the plugin, which is not booted."""
-    machine = Machine(tmp_path, [built.layer, built.root])
+    machine = Machine(tmp_path, layer_with_nova)
     machine.prepare("sh", "-euc", f"apt-get -qq install -y --no-install-recommends {built.newer}/*.deb")
     yield machine
     machine.close()
