@@ -51,7 +51,7 @@ _JUMPS: Final = {f"j{condition}": condition for condition in CONDITIONS}
 _ELSEWHERE: Final = frozenset(
     {
         *(capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL, capstone.CS_GRP_RET, capstone.CS_GRP_INT, capstone.CS_GRP_IRET),
-        capstone.CS_GRP_BRANCH_RELATIVE,
+        x86.X86_GRP_BRANCH_RELATIVE,  # capstone 4 has it here only
     }
 )
 """The decoder's groups of instructions that go on elsewhere."""
