@@ -19,7 +19,7 @@ from typing import Final
 
 __all__ = ["STEPS", "StepResult", "counted_in", "table"]
 
-STEPS: Final = ("test", "test-nova", "test-system")
+STEPS: Final = ("test", "test-capstone", "test-nova", "test-system")
 """Targets of make, in their order."""
 SECONDS: Final = 40 * 60
 """What all steps may take together."""
