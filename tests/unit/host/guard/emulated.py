@@ -26,6 +26,7 @@ GENERAL = (
 _IDS = [getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GENERAL]
 _ALL = [*_IDS, x86.UC_X86_REG_EFLAGS]
 CARRY, ZERO = 1, 1 << 6
+_REPEAT = (0xF2, 0xF3)
 # Addresses whose low halves are zero or small: a part of a pointer that is taken for the whole shows.
 HEAP = 0x5_0000_0000
 STACK = 0x4_0000_2000
@@ -110,7 +111,9 @@ class Cpu:
             self.engine.emu_start(address, 0, count=1)
         except unicorn.UcError:
             return None
-        return self.get()
+        # A fault may also leave the CPU where it was, and so does a repeated instruction after its first time.
+        stayed = self.engine.reg_read(x86.UC_X86_REG_RIP) == address
+        return None if stayed and self.engine.mem_read(address, 1)[0] not in _REPEAT else self.get()
 
 
 def holds(fact: Fact | None, *, enabled: bool, counting: bool) -> bool:
