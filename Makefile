@@ -18,6 +18,7 @@
 #                       what each operation gave goes into docs/verification.md
 # make test-virtqemud   the functional tests with libvirt's modular daemon, in a Debian 13 that it sets up once (root)
 # make test-ansible   test the Ansible collection on 50 hosts of its own, with ansible-core 2.19 and 2.14 (root, an hour)
+# make fuzz-path   judge random functions, and run them on an emulated CPU: FUNCTIONS=1000000 SEED=1
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
 # make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
@@ -36,7 +37,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-capstone test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet \
-        bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention picture \
+        bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
         architecture causes mutants sample sample-nova clean
 
 help:
@@ -163,6 +164,12 @@ bench-fleet: $(VENV)/test
 
 picture: $(VENV)/test
 	$(BIN)/python -m tests.picture docs/report.png
+
+FUNCTIONS := 1000000
+SEED := 1
+
+fuzz-path: $(VENV)/test
+	$(BIN)/python -m tests.fuzz_path --functions $(FUNCTIONS) --seed $(SEED)
 
 soak: $(VENV)/test
 	$(BIN)/python -m tests.soak --write docs/performance.md

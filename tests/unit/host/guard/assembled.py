@@ -6,7 +6,7 @@ import io
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -19,13 +19,23 @@ from pmuconf.host.guard.verdict import judge
 from pmuconf.host.names import FUNCTION
 from pmuconf.hostfacts import Verdict
 
-__all__ = ["CALLEE", "OFFSETS", "TEXT", "Assembled", "assemble", "assemble_what_can_be", "verdict_on"]
+__all__ = [
+    "CALLEE",
+    "OFFSETS",
+    "TEXT",
+    "Assembled",
+    "assemble",
+    "assemble_functions",
+    "assemble_what_can_be",
+    "verdict_on",
+]
 
 TEXT = 0x10000000
 """Where the code lies."""
 OFFSETS = Offsets(kvm=0x10, enable_pmu=0x203, pmu=(0x300, 0x3FF), counting=0x340)
 CALLEE = "kvm_pmu_trigger_event"
 _LINE = re.compile(r"^[^:]*:(\d+): Error", re.MULTILINE)
+_NUMBER = re.compile(r"\.(\d+): ")
 
 
 class Assembled:
@@ -60,6 +70,27 @@ def assemble_what_can_be(lines: Iterable[str]) -> tuple[Assembled, list[str]]:
         made, said = _assembled("\n".join(kept))
     assert made is not None, said
     return made, [line.partition("; ")[2] for line in kept]
+
+
+def assemble_functions(common: str, sources: Sequence[str]) -> tuple[Assembled, dict[int, dict[str, int]]]:
+    """The code of sources that have a line for each function, whose name ends with a dot and the source's number.
+
+    A source that is no assembly is left out. Beside the code: where the functions are, by number and name.
+    """
+    text = "\n".join([common, *sources])
+    made, said = _assembled(text)
+    if made is None:
+        lines = text.split("\n")
+        wrong = {_NUMBER.findall(lines[int(number) - 2])[0] for number in _LINE.findall(said)}
+        kept = [source for source in sources if _NUMBER.findall(source)[0] not in wrong]
+        made, said = _assembled("\n".join([common, *kept]))
+    assert made is not None, said
+    places: dict[int, dict[str, int]] = {}
+    for address, name in made.symbols:
+        stem, _, number = name.rpartition(".")
+        if number.isdigit():
+            places.setdefault(int(number), {})[stem] = address
+    return made, places
 
 
 def _assembled(source: str) -> tuple[Assembled | None, str]:

@@ -20,7 +20,7 @@ from tests.unit.host.guard.assembled import OFFSETS, TEXT, assemble_what_can_be
 from tests.unit.host.guard.emulated import BASES, Concrete, Cpu, differences
 from tests.unit.host.guard.instructions import TEMPLATES, concrete_of, instruction, state
 
-LINES = int(os.environ.get("PMUCONF_FUZZ", "8"))
+LINES = int(os.environ.get("PMUCONF_FUZZ", "6"))
 STATES = 4
 SEED = 1
 
