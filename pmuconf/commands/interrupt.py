@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["STATUS", "watch"]
+__all__ = ["STATUS", "leave", "watch"]
 
 STATUS: Final = 255
 _GRACE_SECONDS: Final = 1.5
@@ -29,7 +29,7 @@ def watch() -> None:
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         return
     try:
         reading, writing = os.pipe()
@@ -45,6 +45,19 @@ def watch() -> None:
         os.close(writing)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave() -> None:
+    """From now on an interrupt raises nothing: the answer is out, and Python would show a traceback at its end.
+
+    It still ends a process that does not end by itself.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _in_main_thread():
+        signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _end(reading: int) -> None:

@@ -22,12 +22,19 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status. Without arguments it is that of the process, and may end it."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if argv is None:
-        from pmuconf.commands import interrupt
+    if argv is not None:
+        return _run(argv)
+    from pmuconf.commands import interrupt
 
-        _occupy_streams()
-        interrupt.watch()
+    _occupy_streams()
+    interrupt.watch()
+    status = _run(sys.argv[1:])
+    interrupt.leave()
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command that the arguments name; the exit status."""
     if sys.stdout is None:  # closed by whoever started us
         _tell("pmuconf: standard output is closed (output-unwritable)\n")
         return ERROR

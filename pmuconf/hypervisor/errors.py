@@ -91,7 +91,7 @@ def translate_open(error: libvirt.libvirtError, uri: str) -> PmuconfError:
         return PmuconfError(
             f"no permission to use {uri}: {text}",
             cause="libvirt-permission",
-            hint=_ALLOW[transport_of(uri) is Transport.LOCAL],
+            hint=_ALLOW[transport_of(uri) in (Transport.LOCAL, Transport.SOCKET)],
         )
     if code == libvirt.VIR_ERR_SYSTEM_ERROR and number == errno.EAGAIN:  # the pid file of an embedded driver
         return PmuconfError(

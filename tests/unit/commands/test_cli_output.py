@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -216,20 +217,44 @@ def test_a_name_that_the_outputs_encoding_lacks_is_written_out(folder: Path, con
 
 
 def test_an_interrupt_ends_without_a_traceback(tmp_path: Path, config: list[str]) -> None:
-    """Caught while it waits for the rest of a file: opening the pipe shows that it has come so far."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    """Caught while it waits for the rest of its input: more than a pipe holds is taken once it has come so far."""
     process = subprocess.Popen(
-        [*PMUCONF, *config, "rewrite", str(pipe)],
+        [*PMUCONF, *config, "rewrite", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are deaf to it
     )
-    with pipe.open("wb"):
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
-    assert process.returncode != 0
+    assert process.stdin is not None
+    process.stdin.write(b" " * (1 << 20))
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 255
     assert b"Traceback" not in err
+
+
+def test_an_interrupt_at_the_very_end_is_none(tmp_path: Path) -> None:
+    """The answer is out: what follows is Python's own end, which would show a traceback."""
+    program = (
+        "import os, signal, sys, threading\n"
+        "from pmuconf.commands.main import main\n"
+        "sys.argv = ['pmuconf', '--version']\n"
+        "status = main()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_command_as_a_process_says_what_it_says_in_this_one(run: Run, folder: Path, config: list[str]) -> None:
