@@ -57,7 +57,13 @@ def file_with_build_id(
             return name, file
     if errors:
         raise errors[-1]
-    raise PmuconfError(f"no file with KVM's build-id {wanted} is to be found", cause="no-file-with-build-id")
+    release = _release(root) or "RELEASE"
+    raise PmuconfError(
+        f"no file with KVM's build-id {wanted} is to be found",
+        cause="no-file-with-build-id",
+        hint=f"Install the very kernel package that runs: linux-image-{release} (kernel-modules-core-{release}) has "
+        f"KVM as a module; where KVM is built in, its debug package has /usr/lib/debug/boot/vmlinux-{release}",
+    )
 
 
 def kernel_files(root: Root) -> list[str]:

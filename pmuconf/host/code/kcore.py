@@ -33,7 +33,9 @@ class Kcore:
     def __init__(self, root: Root) -> None:
         if not root.exists("/proc/kcore"):
             raise PmuconfError(
-                "there is no /proc/kcore: this kernel is built without CONFIG_PROC_KCORE", cause="no-kcore"
+                "there is no /proc/kcore: this kernel is built without CONFIG_PROC_KCORE",
+                cause="no-kcore",
+                hint="Boot a kernel with CONFIG_PROC_KCORE=y",
             )
         self._pages = _MAX_PAGES
         try:
@@ -120,8 +122,7 @@ def _whole_pages(size: int) -> int:
 
 def _refused(error: PermissionError, lockdown: str) -> PmuconfError:
     if "[confidentiality]" in lockdown:
-        why = "/proc/kcore is refused: the kernel is locked down"
-        return PmuconfError(why, cause="kcore-refused", hint="Install the package with this kernel's modules")
+        return PmuconfError("/proc/kcore is refused: the kernel is locked down", cause="kcore-refused")
     if os.geteuid() == 0:
         return PmuconfError(f"/proc/kcore is refused: {error.strerror}", cause="kcore-refused")
     return PmuconfError("/proc/kcore is for root only", cause="kcore-refused", hint="Run pmuconf host as root")

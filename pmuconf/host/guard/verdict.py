@@ -56,15 +56,16 @@ def judge_kernel(kernel: RunningKernel) -> GuardFinding:
     :raises PmuconfError: the host's files are broken.
     """
     place = find_code(kernel)
-    notes = tuple(str(reason) for reason in place.reasons)
+    notes = tuple(f"{reason.message} ({reason.cause})" for reason in place.reasons)
     if place.code is not None:
         return judge_code(place.code, notes)
     broken = next((reason for reason in place.reasons if reason.cause in _BROKEN), None)
     if broken is not None:
         raise broken
-    # What closed the way to the live text is what to do something about; the missing file comes second.
+    # What closed the way to the live text is the cause; the live text or a file is what would settle it.
     first = place.reasons[0]
-    remedy = next((reason.hint for reason in place.reasons if reason.hint), "")
+    hints = dict.fromkeys(reason.hint for reason in place.reasons if reason.hint)
+    remedy = ". Or: ".join(hints)
     return GuardFinding(Verdict.UNKNOWN, first.cause, first.message, notes=notes, remedy=remedy)
 
 
