@@ -24,7 +24,9 @@ STEPS: Final = ("test", "test-capstone", "test-nova", "test-system")
 SECONDS: Final = 40 * 60
 """What all steps may take together."""
 
-_SUMMARY: Final = re.compile(r"^=* ?((?:\d+ (?:passed|failed|skipped|errors?|xfailed|warnings?)(?:, )?)+) in [\d.]+s")
+_SUMMARY: Final = re.compile(
+    r"^=* ?((?:\d+ (?:passed|failed|skipped|deselected|errors?|xfailed|warnings?)(?:, )?)+) in [\d.]+s"
+)
 _COUNT: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
 _SKIPPED: Final = re.compile(r"^SKIPPED \[(\d+)\] (\S+?)(?::\d+)?: (.*)")
 
