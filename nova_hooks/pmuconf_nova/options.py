@@ -6,6 +6,8 @@ from typing import Final
 
 from oslo_config import cfg
 
+from pmuconf.conf.options import WORKED_RULE
+
 __all__ = ["GROUP", "list_opts", "register"]
 
 GROUP: Final = "pmuconf"
@@ -42,20 +44,13 @@ _OPTS: Final[list[cfg.Opt]] = [
 
 
 # For the sample: a paragraph is one line, and an indented block stands behind "::".
-_HELP: Final = """\
+_HELP: Final = f"""\
 Where the policy is, and what happens after an error. Which VMs get a PMU is not said here, but in the policy file.
 
 A worked rule of that file. perf needs the PMU, so servers of the flavors perf.* have it. No other server has one, \
 unless its flavor says hw:pmu=true or its image hw_pmu=true::
 
-    [policy]
-    default = off
-    rules = profiling
-
-    [rule:profiling]
-    pmu = on
-    flavor = perf.*
-    reason = these tenants run perf in their guests
+{WORKED_RULE}
 
 'pmuconf nova check' says whether nova-compute would load the plugin, and whether the policy file is valid."""
 

@@ -237,10 +237,14 @@ def _caveat(vm: Vm, state: PmuState) -> Caveat | None:
         return None
     if now.obeyed is None:
         return _UNKNOWN
-    plain = replace(now, arguments=())
-    same = now.effective_pmu is now.with_pmu(state).effective_pmu
-    without = plain.effective_pmu is plain.with_pmu(state).effective_pmu
-    return _OVERRIDDEN if not now.obeyed or (same and not without) else None
+    without_options = replace(now, arguments=())
+    options_decide = _brings_the_same(now, state) and not _brings_the_same(without_options, state)
+    return _OVERRIDDEN if options_decide or not now.obeyed else None
+
+
+def _brings_the_same(definition: Domain, state: PmuState) -> bool:
+    """Whether the guest's PMU is the same before and after this state is written."""
+    return definition.effective_pmu is definition.with_pmu(state).effective_pmu
 
 
 def _only_observed(policy: Policy, vm: Vm) -> bool:

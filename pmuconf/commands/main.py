@@ -89,9 +89,8 @@ def _flushed(*, error_shown: bool = False) -> bool:
         whole = False
     except OSError as error:
         whole = False
-        if not error_shown and not isinstance(
-            error, BrokenPipeError
-        ):  # whose reader has gone away: nobody is left to tell
+        reader_gone = isinstance(error, BrokenPipeError)  # nobody is left to tell
+        if not (error_shown or reader_gone):
             _tell(f"pmuconf: the output can't be written: {error.strerror} (output-unwritable)\n")
         _drop(sys.stdout)
     _tell("")

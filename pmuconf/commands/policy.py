@@ -40,7 +40,7 @@ class CheckedPolicy:
         yield f"default: {self.policy.default.value}; Nova's domains: {self.policy.nova_domains.value}"
 
     def record(self) -> dict[str, Any]:
-        """The same as data (docs/policy.md)."""
+        """The same as data (docs/commands.md)."""
         return {
             "format": "pmuconf-policy",
             "version": 1,
@@ -86,7 +86,7 @@ class ExplainedDecision:
         yield f"because: {self.ruling.reason}"
 
     def record(self) -> dict[str, Any]:
-        """The same as data, with the keys that an audit has (docs/policy.md)."""
+        """The same as data, with the keys that an audit has (docs/commands.md)."""
         return {
             "format": "pmuconf-decision",
             "version": 1,

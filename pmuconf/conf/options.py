@@ -10,7 +10,7 @@ from pmuconf.domain.definition import X86
 from pmuconf.domain.xmltext import MAX_XML_BYTES
 from pmuconf.policy import VIRT_TYPES
 
-__all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "list_opts", "options_of"]
+__all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "WORKED_RULE", "list_opts", "options_of"]
 
 RULE_PREFIX: Final = "rule:"
 _MODES: Final = [
@@ -253,15 +253,7 @@ GROUPS: Final[dict[str, list[cfg.Opt]]] = {
     "service": _SERVICE_OPTS,
 }
 _RULE: Final = f"{RULE_PREFIX}name"  # oslo-config-generator writes the names of groups in lower case
-# For the sample and the manual page: a paragraph is one line, and an indented block stands behind "::".
-_GROUP_HELP: Final = {
-    "policy": "Which VMs get a PMU. hw:pmu of the flavor and hw_pmu of the image beat all that is written here.",
-    _RULE: """\
-An exception from the default. NAME is yours, and [policy] rules lists it. A rule decides about the VMs that match all \
-of its criteria.
-
-A worked rule. perf needs the PMU, so VMs of the flavors perf.* keep it. No other VM has one::
-
+WORKED_RULE: Final = """\
     [policy]
     default = off
     rules = profiling
@@ -269,7 +261,18 @@ A worked rule. perf needs the PMU, so VMs of the flavors perf.* keep it. No othe
     [rule:profiling]
     pmu = on
     flavor = perf.*
-    reason = these tenants run perf in their guests
+    reason = these tenants run perf in their guests"""
+"""An example of a policy, as a block of a help text; the plugin's sample has the same one."""
+# For the sample and the manual page: a paragraph is one line, and an indented block stands behind "::".
+_GROUP_HELP: Final = {
+    "policy": "Which VMs get a PMU. hw:pmu of the flavor and hw_pmu of the image beat all that is written here.",
+    _RULE: f"""\
+An exception from the default. NAME is yours, and [policy] rules lists it. A rule decides about the VMs that match all \
+of its criteria.
+
+A worked rule. perf needs the PMU, so VMs of the flavors perf.* keep it. No other VM has one::
+
+{WORKED_RULE}
 
 Write such lines into a file of your own, such as /etc/pmuconf/pmuconf.conf.d/profiling.conf.
 'pmuconf policy check' says whether they are valid,

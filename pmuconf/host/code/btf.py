@@ -16,12 +16,14 @@ from typing import Final, NamedTuple
 from pmuconf.errors import PmuconfError
 from pmuconf.host.code.offsets import Member
 
-__all__ = ["MAX_BTF", "Btf"]
+__all__ = ["BTF_START", "MAX_BTF", "Btf"]
 
 MAX_BTF: Final = 32 << 20
 """The largest BTF that is read, in bytes: that of a distribution's kernel has 5 to 12 MB."""
 
 _MAGIC: Final = 0xEB9F
+BTF_START: Final = _MAGIC.to_bytes(2, "little")
+"""The first bytes of BTF that stands alone in a file."""
 _HEADER: Final = struct.Struct("<HBBIIIII")
 _STRUCT, _UNION, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG = 4, 5, 8, 9, 10, 11, 18
 _MODIFIERS: Final = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})

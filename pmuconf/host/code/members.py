@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular, read_descriptor
-from pmuconf.host.code.btf import MAX_BTF, Btf
+from pmuconf.host.code.btf import BTF_START, MAX_BTF, Btf
 from pmuconf.host.code.files import debug_files, load_file
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.offsets import Offsets
@@ -32,8 +32,6 @@ if TYPE_CHECKING:  # pyelftools takes a tenth of the time that a verdict takes, 
     from pmuconf.host.code.elf import ObjectFile
 
 __all__ = ["dwarf_offsets", "file_offsets", "host_offsets", "offsets_of"]
-
-_BTF_MAGIC: Final = b"\x9f\xeb"
 
 
 def offsets_of(types: Btf | Dwarf) -> Offsets:
@@ -153,8 +151,8 @@ def _given_btf(path: Path) -> Btf:
     """
     try:
         with open(open_regular(path), "rb", buffering=0) as opened:
-            start = opened.read(len(_BTF_MAGIC))
-            if start == _BTF_MAGIC:
+            start = opened.read(len(BTF_START))
+            if start == BTF_START:
                 return Btf(start + read_descriptor(opened.fileno(), MAX_BTF))
     except OSError as error:
         raise PmuconfError(f"{path}: {error.strerror}", cause="file-unreadable") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import open_regular
+from pmuconf.host.code.btf import BTF_START
 from pmuconf.host.code.sections import Sections
 from pmuconf.host.code.unpack import unpacked
 
@@ -23,7 +24,6 @@ _OF_MODULE: Final = re.compile(rb"(?:\A|\0)vermagic=(\S+)")
 _OF_KERNEL: Final = re.compile(rb"Linux version (\S+) ")
 """linux_banner, in .rodata of a vmlinux (init/version.c)."""
 _MAX_SECTION: Final = 64 << 20
-_BTF_MAGIC: Final = b"\x9f\xeb"
 _SHOWN: Final = "/sys/kernel/btf"
 
 
@@ -53,7 +53,7 @@ def _identity_of(btf: Path) -> tuple[str | None, str | None]:
     """The build-id and the release of the kernel that BTF is of, as far as they are known."""
     try:
         with open(open_regular(btf), "rb", buffering=0) as opened:
-            alone = opened.read(len(_BTF_MAGIC)) == _BTF_MAGIC
+            alone = opened.read(len(BTF_START)) == BTF_START
     except OSError as error:
         raise PmuconfError(f"{btf}: {error.strerror}", cause="file-unreadable") from None
     if alone:

@@ -163,11 +163,10 @@ def _zstd(file: _Opened, name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError as error:
-        hint = missing(error).hint
         raise PmuconfError(
             f"{name} is compressed with zstd, and Python's zstandard is not there",
             cause="cannot-decompress",
-            hint=hint,
+            hint=missing(error).hint,
         ) from None
     try:
         with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
