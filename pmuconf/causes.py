@@ -26,6 +26,7 @@ class Topic(enum.Enum):
     HOST = "Host facts and proofs"
     KERNEL = "Reading the kernel"
     VM = "Live VMs"
+    PARAMETER = "Who would lose a PMU with kvm.enable_pmu=N"
     QEMU = "QEMU binaries"
     SERVICE = "The service"
     FLEET = "Reports of a fleet"
@@ -248,6 +249,26 @@ CAUSES: Final[dict[str, Cause]] = {
             "unstable": "It changed while it was read: ask again",
         },
         "fastpath.md",
+    ),
+    **_of(
+        Topic.PARAMETER,
+        {
+            "pmu-wanted": "The policy wants its PMU on",
+            "pmu-left-on": "The policy leaves its PMU as it is, and it has one",
+            "pmu-left-unknown": "The policy leaves its PMU as it is, and it is not known whether it has one",
+            "pmu-undecided": "A rule needs a fact that is unknown here",
+            "pmu-not-judged": "It can't be judged: see 'pmuconf explain'",
+            "pmu-counts": "Its PMU counts something now, though the policy wants it off",
+            "pmu-may-count": "The policy wants its PMU off; whether it counts something now is not known",
+            "other-manager": "libvirt does not know this VM, and its PMU is not known to be disabled",
+            "default-not-off": "The policy's default leaves or gives a PMU to VMs that come here",
+            "rule-not-off": "This rule leaves or gives VMs a PMU, and such a VM may come here",
+            "flavor-on": "VMs of this flavor have a PMU or may keep one, and may come here",
+            "flavor-undecided": "Whether VMs of this flavor have a PMU depends on their project, image or name",
+            "image-on": "VMs of this image have a PMU, and may come here",
+            "flavors-not-seen": "They may choose a PMU, which beats the policy, and were not asked: name the cloud",
+        },
+        "host.md#take-the-pmu-from-all-vms-of-a-host",
     ),
     **_of(
         Topic.QEMU,

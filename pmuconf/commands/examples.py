@@ -131,6 +131,14 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         Example("Does the QEMU of this host deliver?", "pmuconf qemu prove /usr/bin/qemu-system-x86_64"),
         Example("For a script", "pmuconf qemu prove /usr/bin/qemu-system-x86_64 -f json"),
     ),
+    "host disable-pmu": (
+        Example("As root: who would lose a PMU? Nothing is written", "pmuconf host disable-pmu --check"),
+        Example(
+            "The same on a compute host of OpenStack, whose GPU flavors go to other hosts",
+            "pmuconf host disable-pmu --check --os-cloud admin --elsewhere 'gpu.*'",
+        ),
+        Example("Write it, if nobody would", "pmuconf host disable-pmu"),
+    ),
     "preflight qemu": (
         Example("A new QEMU, unpacked but not yet installed", "pmuconf preflight qemu new/usr/bin/qemu-system-x86_64"),
         Example(

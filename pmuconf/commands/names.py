@@ -72,6 +72,7 @@ GROUPS: Final = (
             "host facts": CommandEntry("host:WriteFacts", "write what root found, for audits without root"),
             "host record": CommandEntry("host:RecordHost", "take along what was read, to judge it elsewhere"),
             "qemu prove": CommandEntry("qemu:ProveQemu", "start a QEMU once: does it disable the PMU in KVM?"),
+            "host disable-pmu": CommandEntry("parameter:DisablePmu", "write enable_pmu=N, if no VM loses a PMU"),
             "preflight qemu": CommandEntry("preflight:PreflightQemu", "which VMs would lose a PMU under another QEMU?"),
             "bench cpuid": CommandEntry("bench:BenchCpuid", "what a CPUID exit costs here, with the PMU on and off"),
             "bench msr": CommandEntry("bench:BenchMsr", "the same of a read of an MSR"),

@@ -27,11 +27,15 @@ class FlavorMap:
     def __init__(self, flavors: Iterable[Flavor]) -> None:
         self._by_name = {flavor.name: flavor for flavor in flavors}
 
+    @property
+    def flavors(self) -> list[Flavor]:
+        """All of them."""
+        return list(self._by_name.values())
+
     def dump(self) -> str:
         """The text of a file that load() reads."""
         flavors = [
-            {"name": flavor.name, "id": flavor.id, "extra_specs": dict(flavor.extra_specs)}
-            for flavor in self._by_name.values()
+            {"name": flavor.name, "id": flavor.id, "extra_specs": dict(flavor.extra_specs)} for flavor in self.flavors
         ]
         return json.dumps({"format": _FORMAT, "version": _VERSION, "flavors": flavors}, indent=1) + "\n"
 

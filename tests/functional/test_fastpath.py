@@ -12,18 +12,20 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 from lxml import etree
 
+from pmuconf.commands import parameter
 from pmuconf.host import factsfile, survey
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.root import Root
-from pmuconf.host.vms import qemu
+from pmuconf.host.vms import procdir, qemu
 from pmuconf.host.vms.installed import installed_qemus, qemus_of
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
-from tests.functional.host import Host
+from tests.functional.host import OFF, Host
 from tests.support.daemon import Daemon, available_daemons
 from tests.support.domains import plain_domain
 
@@ -236,6 +238,93 @@ class TestAudit:
             assert f"fast path: {said[0]} ({said[2]})" in explained.out
             assert f"({', '.join(row['causes'])})" in explained.out
             assert explained.status == guests.pmuconf("audit", name).status
+
+
+@needs_kvm
+class TestDisablePmu:
+    @pytest.fixture(autouse=True)
+    def file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """Where it writes, in place of modprobe's folder."""
+        monkeypatch.setattr(parameter, "_FILE", tmp_path / "modprobe.conf")
+        return tmp_path / "modprobe.conf"
+
+    @pytest.fixture(autouse=True)
+    def told(self, machine: Machine, guests: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What root sees: nothing counts, KVM holds a PMU of one VM only, and no VM of another test."""
+        machine.memory = {"off": KernelPmu.DISABLED, "none": KernelPmu.ENABLED, "on": KernelPmu.DISABLED}
+        machine.counting = {"nobody"}
+        uuids = {guests.domain(name).UUIDString() for name in machine.memory}
+        self.found(monkeypatch, vms=tuple(vm for vm in survey.survey(Root()).vms if vm.uuid in uuids))
+        guests.configure(OFF)
+
+    @staticmethod
+    def found(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
+        look = survey.survey
+        monkeypatch.setattr(survey, "survey", lambda root: replace(look(root), **facts))
+
+    @staticmethod
+    def ask(guests: Host, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
+        """The exit status, and who would lose a PMU."""
+        said = guests.json("host", "disable-pmu", *arguments)
+        return said.status, {row["name"]: (row["loses"], row["cause"]) for row in said.rows}
+
+    def test_nobody_loses_what_the_policy_takes_anyway(self, guests: Host, file: Path) -> None:
+        assert self.ask(guests, "--check") == (0, {})
+        assert not file.exists()
+
+    def test_a_vm_that_counts_may_lose_it(self, guests: Host, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+        self.found(monkeypatch, vms=tuple(replace(vm, in_use=vm.name == "none") for vm in survey.survey(Root()).vms))
+        assert self.ask(guests) == (1, {"none": ("may", "pmu-counts")})
+        assert not file.exists()
+
+    def test_a_vm_that_is_to_have_one_loses_it(self, guests: Host, file: Path) -> None:
+        guests.configure(f"{OFF}rules = profiling\n[rule:profiling]\npmu = on\ndomain = none\n")
+        expected = {"none": ("yes", "pmu-wanted"), "profiling": ("may", "rule-not-off")}
+        assert self.ask(guests) == (2, expected)
+        assert self.ask(guests, "--elsewhere", "prof*") == (2, {"none": ("yes", "pmu-wanted")})
+        said = guests.pmuconf("host", "disable-pmu").err
+        assert "1 VM of this host would lose a PMU" in said
+        assert "nothing is written" in said
+        assert not file.exists()
+
+    def test_what_is_written(self, guests: Host, file: Path) -> None:
+        said = guests.pmuconf("host", "disable-pmu", "--check")
+        assert (said.status, file.exists()) == (0, False)
+        assert "options kvm enable_pmu=N" in said.err
+        assert guests.pmuconf("host", "disable-pmu").status == 0
+        lines = [line for line in file.read_text(encoding="ascii").splitlines() if not line.startswith("#")]
+        assert lines == ["options kvm enable_pmu=N"]
+
+    def test_nothing_is_written_where_it_is_n_already(
+        self, guests: Host, monkeypatch: pytest.MonkeyPatch, file: Path
+    ) -> None:
+        self.found(monkeypatch, enable_pmu=False)
+        assert "N already" in guests.pmuconf("host", "disable-pmu").err
+        assert not file.exists()
+
+    def test_a_kernel_without_the_guard_goes_on_making_them_pay(self, guests: Host, machine: Machine) -> None:
+        machine.guard = UNGUARDED
+        assert "its VMs go on paying" in guests.pmuconf("host", "disable-pmu", "--check").err
+
+    @pytest.mark.parametrize("cause", ["root-required", "pid-namespace"])
+    def test_where_not_every_vm_can_be_seen_nothing_is_said(
+        self, guests: Host, monkeypatch: pytest.MonkeyPatch, file: Path, cause: str
+    ) -> None:
+        if cause == "root-required":
+            monkeypatch.setattr("os.geteuid", lambda: 65534)
+        else:
+            monkeypatch.setattr(procdir, "initial_namespace", lambda _: False)
+        said = guests.pmuconf("host", "disable-pmu")
+        assert (said.status, said.out, file.exists()) == (255, "", False)
+        assert f"({cause})" in said.err
+
+    def test_a_parameter_that_can_not_be_read_is_an_error(
+        self, guests: Host, monkeypatch: pytest.MonkeyPatch, file: Path
+    ) -> None:
+        self.found(monkeypatch, enable_pmu=None)
+        said = guests.pmuconf("host", "disable-pmu")
+        assert (said.status, file.exists()) == (255, False)
+        assert "(parameter-unknown)" in said.err
 
 
 def test_the_host_is_not_asked_where_nothing_runs_under_kvm(host: Host, machine: Machine) -> None:
