@@ -9,8 +9,9 @@ from pmuconf.bench.conclusion import Conclusion
 from pmuconf.bench.counters import Fingerprint
 from pmuconf.bench.difference import Difference, mad
 from pmuconf.bench.measurement import Measurement
+from pmuconf.bench.peers import Means
 
-__all__ = ["of_comparison", "of_measurement"]
+__all__ = ["of_comparison", "of_means", "of_measurement"]
 
 
 def of_measurement(conclusion: Conclusion, measurement: Measurement) -> dict[str, Any]:
@@ -32,6 +33,24 @@ def of_comparison(conclusion: Conclusion, old: Measurement, new: Measurement) ->
         "cycles_per_exit": {"old": _costs(old), "new": _costs(new)},
         "old": _subject(old),
         "new": _subject(new),
+    }
+
+
+def of_means(means: Means) -> dict[str, Any]:
+    """The record of the means of another method."""
+    return {
+        "method": means.method.value,
+        "means": {
+            arm.value: {
+                "exits_per_second": round(mean.per_second, 1),
+                "cycles_per_exit": round(mean.per_exit, 2),
+                "exits": mean.exits,
+                "seconds": round(mean.seconds, 3),
+            }
+            for arm, mean in means.of.items()
+        },
+        "gain_percent": None if means.gain is None else round(100 * means.gain, 2),
+        "spoilt_by": {spoil.cause: spoil.message for spoil in means.spoils},
     }
 
 

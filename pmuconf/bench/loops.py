@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.host.prove.microvm import CODE
+from pmuconf.host.prove.microvm import CODE, END
 
-__all__ = ["DOORBELL", "Exit", "Loop", "Program", "program"]
+__all__ = ["DOORBELL", "Exit", "Loop", "Program", "program", "timed"]
 
 DOORBELL: Final = 0x40
 """The port of Exit.PORT."""
@@ -80,13 +80,18 @@ def program(kind: Exit) -> Program:
     for loop, body in bodies.items():
         code = code.ljust(-(-len(code) // _ALIGNED) * _ALIGNED, b"\xcc")
         entries[loop] = CODE + len(code)
-        code += _timed(body)
+        code += timed(body)
     return Program(code, entries)
 
 
-def _timed(body: bytes) -> bytes:
-    # ...; mov r8, rax; again: body; dec esi; jnz again; ...; sub rax, r8; hlt
+def timed(body: bytes, before: bytes = b"") -> bytes:
+    """The code that runs a body as many times as RSI says, leaves in RAX the TSC cycles that it took, and ends.
+
+    :param before: what runs once, when the time has begun.
+    :raises ValueError: the body is longer than a short jump reaches back.
+    """
+    # ...; mov r8, rax; again: body; dec esi; jnz again; ...; sub rax, r8; out END, al
     turn = body + bytes.fromhex("ffce")
     back = bytes([0x75, 0x100 - len(turn) - 2])
     now = bytes.fromhex(_NOW)
-    return now + bytes.fromhex("4989c0") + turn + back + now + bytes.fromhex("4c29c0 f4")
+    return now + bytes.fromhex("4989c0") + before + turn + back + now + bytes.fromhex(f"4c29c0 e6{END:02x}")

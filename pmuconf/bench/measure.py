@@ -110,11 +110,12 @@ class _Looping:
         return self.machine.run(self.loops.entries[loop], turns)
 
 
-def opener(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
+def opener(kind: Exit, counters: int | None, *, can_disable: bool, mediated: bool) -> Opener:
     """A function that makes the real VMs.
 
     :param counters: as in micro_vm().
     :param can_disable: False if KVM itself has disabled the PMU of every VM.
+    :param mediated: KVM may give guests the hardware's counters, which it does only with a local APIC in the kernel.
     """
     loops = program(kind)
 
@@ -122,7 +123,9 @@ def opener(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
     def opened(arm: Arm) -> Iterator[Machine]:
         doorbell = DOORBELL if kind is Exit.PORT else None
         disable = arm is Arm.OFF and can_disable
-        with micro_vm(loops.code, disable_pmu=disable, counters=counters, doorbell=doorbell) as machine:
+        with micro_vm(
+            loops.code, disable_pmu=disable, counters=counters, doorbell=doorbell, local_apic=mediated
+        ) as machine:
             yield _Looping(machine, loops)
 
     return opened

@@ -44,7 +44,7 @@ class Request:
 class OpenerMaker(Protocol):
     """A function like opener()."""
 
-    def __call__(self, kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
+    def __call__(self, kind: Exit, counters: int | None, *, can_disable: bool, mediated: bool) -> Opener:
         """A function that makes VMs for a kind of exit."""
 
 
@@ -77,7 +77,8 @@ def take(
         can_disable = machinery.can_disable()
     except OSError as error:
         raise refused(error, root) from None
-    all_disabled = read_kvm(root).enable_pmu is False
+    settings = read_kvm(root)
+    all_disabled = settings.enable_pmu is False
     if not can_disable and not all_disabled:
         raise PmuconfError(
             "this KVM has no KVM_CAP_PMU_CAPABILITY, so it can't disable the PMU of a VM",
@@ -89,7 +90,9 @@ def take(
         return empty
     effort = replace(request.effort, arms=(Arm.OFF,)) if all_disabled else request.effort
     try:
-        make_vm = machinery.opener(request.exit, request.counters, can_disable=can_disable)
+        make_vm = machinery.opener(
+            request.exit, request.counters, can_disable=can_disable, mediated=settings.mediated_pmu is not False
+        )
         return _with_pairs(empty, effort, request.cpu, make_vm, machinery.counting, root, progress)
     except OSError as error:
         raise refused(error, root) from None

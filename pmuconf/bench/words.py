@@ -6,8 +6,9 @@ from typing import Final
 
 from pmuconf.bench.conclusion import Conclusion
 from pmuconf.bench.measurement import Measurement
+from pmuconf.bench.peers import Means
 
-__all__ = ["of_conclusion", "of_fingerprint"]
+__all__ = ["of_conclusion", "of_fingerprint", "of_means"]
 
 _CALLS: Final = ("spectre_v2", "retbleed", "spec_rstack_overflow", "indirect_target_selection")
 """The vulnerabilities whose mitigations make calls and returns expensive."""
@@ -39,3 +40,14 @@ def of_fingerprint(measurement: Measurement) -> list[str]:
     states = dict(measurement.host.mitigations)
     lines.append("mitigations: " + "; ".join(f"{name}: {states[name]}" for name in _CALLS if name in states))
     return lines
+
+
+def of_means(means: Means) -> list[str]:
+    """The means of another method, and why they say nothing of other hosts."""
+    lines = [
+        f"PMU {arm.value}: {mean.per_second:,.0f} CPUID exits a second, {mean.per_exit:.0f} TSC cycles each"
+        for arm, mean in means.of.items()
+    ]
+    if means.gain is not None:
+        lines.append(f"PMU off: {100 * means.gain:+.1f} % exits a second, by one run of each")
+    return lines + [f"no conclusion: {spoil.message}" for spoil in means.spoils]

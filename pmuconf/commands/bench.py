@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pmuconf.access import host_modules
 from pmuconf.commands.base import Record
 from pmuconf.commands.values import number, positive, whole
+from pmuconf.errors import PmuconfError
 from pmuconf.report.plain import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ __all__ = ["BenchCpuid", "BenchMsr", "BenchPort", "CompareMeasurements"]
 
 _COUNT: Final = whole(1, 1_000_000)
 _BRIEF: Final = frozenset(
-    ("quantity", "conclusion", "difference", "control_difference", "exit", "release", "guard", "cpu", "cycles_per_exit")
+    (
+        *("quantity", "conclusion", "difference", "control_difference", "exit", "release", "guard", "cpu"),
+        *("cycles_per_exit", "method"),
+    )
 )
 
 
@@ -118,6 +122,45 @@ class BenchCpuid(_Bench):
     """
 
     kind = "cpuid"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        way = parser.add_argument_group("measure as others do, to compare figures").add_mutually_exclusive_group()
+        way.add_argument(
+            "--seed-method",
+            dest="method",
+            action="store_const",
+            const="at_cpu_cpuid",
+            help="As at_cpu_cpuid: one loop of CPUID leaf 0x29a in one VM with its PMU on, and in one with it off; the "
+            "exits a second of each. No interval, no conclusion. --seconds is for both together.",
+        )
+        way.add_argument(
+            "--vmexit-method",
+            dest="method",
+            action="store_const",
+            const="vmexit",
+            help="As the test 'vmexit cpuid' of kvm-unit-tests: the mean of one long loop, in TSC cycles.",
+        )
+        return parser
+
+    def record(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        return super().record(args) if args.method is None else self._as_others_do(args)
+
+    def _as_others_do(self, args: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
+        """The means of another method.
+
+        :raises PmuconfError: usage, or as peers.compare().
+        """
+        if args.save or args.plot or args.store:
+            raise PmuconfError(
+                "--seed-method and --vmexit-method give means without a spread: nothing to save, plot or store",
+                cause="usage",
+            )
+        with host_modules():
+            from pmuconf.bench import document, peers, words
+        means = peers.compare(peers.Method(args.method), args.seconds, args.cpu, args.counters, anyway=args.anyway)
+        self.status = int(bool(means.spoils))
+        return list(map(printable, words.of_means(means))), document.of_means(means)
 
 
 class BenchMsr(_Bench):

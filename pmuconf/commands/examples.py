@@ -148,6 +148,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
     "bench cpuid": (
         Example("What does PMU off save per exit on this host?", "pmuconf bench cpuid"),
         Example("Use the result in this host's reports", "pmuconf bench cpuid --store"),
+        Example("To compare with figures of at_cpu_cpuid: a rate per second", "pmuconf bench cpuid --seed-method"),
         Example("Before a new kernel is booted: keep it for 'bench compare'", "pmuconf bench cpuid --save before.json"),
     ),
     "bench msr": (

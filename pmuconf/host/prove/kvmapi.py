@@ -6,11 +6,13 @@ from typing import Final
 
 __all__ = [
     "CAP_PMU",
+    "CAP_SPLIT_IRQCHIP",
     "CHECK_EXTENSION",
     "CREATE_VCPU",
     "CREATE_VM",
     "ENABLE_CAP",
     "EXIT_HLT",
+    "EXIT_IO",
     "GET_REGS",
     "GET_SREGS",
     "GET_SUPPORTED_CPUID",
@@ -48,6 +50,10 @@ SET_CPUID: Final = 0x4008AE90
 CAP_PMU: Final = 212
 """KVM_CAP_PMU_CAPABILITY, with the one thing that it can do."""
 PMU_DISABLE: Final = 1
+CAP_SPLIT_IRQCHIP: Final = 121
+"""KVM_CAP_SPLIT_IRQCHIP: the vCPUs' local APICs are in the kernel, and no other interrupt controller is."""
+
+EXIT_IO: Final = 2
 EXIT_HLT: Final = 5
 """The exit reason of a vCPU that has executed HLT."""
 IOEVENTFD_BY_PORT: Final = 2

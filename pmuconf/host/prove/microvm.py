@@ -21,10 +21,12 @@ from pmuconf.host.prove import kvmapi
 from pmuconf.host.prove.cpuid import leaves, set_cpuid, supported
 from pmuconf.host.root import Root
 
-__all__ = ["CODE", "MicroVm", "can_disable_pmu", "micro_vm", "refused"]
+__all__ = ["CODE", "END", "MicroVm", "can_disable_pmu", "micro_vm", "refused"]
 
 CODE: Final = 0x8000
 """The address of the code in the guest."""
+END: Final = 0xF4
+"""The port to which a guest writes a byte to end its run. HLT ends it too, but not with a local APIC in the kernel."""
 
 # The guest's memory: where its tables are, and where its stack ends.
 _MEMORY: Final = 0x10000
@@ -46,19 +48,20 @@ _REGISTERS: Final = struct.Struct("<18Q")
 """struct kvm_regs, in the order of the numbers that follow."""
 _RAX, _RSI, _RSP, _RIP, _RFLAGS = 0, 4, 6, 16, 17
 _NO_FLAGS: Final = 2  # a bit that is always set
-_EXIT_REASON: Final = 8
-"""The offset of the exit reason in struct kvm_run."""
+_EXIT_REASON, _EXIT_PORT = 8, 34
+"""The offsets of the exit reason, and of the port of an exit for port I/O, in struct kvm_run."""
+_PINS: Final = 24
 
 
 @dataclass(frozen=True)
 class MicroVm:
-    """A VM that was made and has not run yet, or has ended in HLT."""
+    """A VM that was made and has not run yet, or has ended."""
 
     vcpu: int
     state: mmap.mmap
 
     def run(self, at: int, count: int = 0) -> int:
-        """Run from this address until HLT: the value of RAX then.
+        """Run from this address until HLT, or a write to END: the value of RAX then.
 
         :param count: the value of RSI at the start.
         :raises OSError: KVM refuses, or the guest ends in another way.
@@ -68,7 +71,8 @@ class MicroVm:
         fcntl.ioctl(self.vcpu, kvmapi.SET_REGS, _REGISTERS.pack(*registers))
         self._run()
         (reason,) = struct.unpack_from("<I", self.state, _EXIT_REASON)
-        if reason != kvmapi.EXIT_HLT:
+        (port,) = struct.unpack_from("<H", self.state, _EXIT_PORT)
+        if reason != kvmapi.EXIT_HLT and (reason, port) != (kvmapi.EXIT_IO, END):
             raise OSError(0, f"the micro-VM ended with exit reason {reason}")
         after = bytearray(_REGISTERS.size)
         fcntl.ioctl(self.vcpu, kvmapi.GET_REGS, after)
@@ -85,7 +89,12 @@ class MicroVm:
 
 @contextlib.contextmanager
 def micro_vm(
-    code: bytes, *, disable_pmu: bool, counters: int | None = None, doorbell: int | None = None
+    code: bytes,
+    *,
+    disable_pmu: bool,
+    counters: int | None = None,
+    doorbell: int | None = None,
+    local_apic: bool = False,
 ) -> Iterator[MicroVm]:
     """Make a VM with this code at CODE; it is gone afterwards.
 
@@ -94,6 +103,8 @@ def micro_vm(
     :param disable_pmu: by KVM_CAP_PMU_CAPABILITY, and take the PMU out of the guest's CPUID, as QEMU 11 does.
     :param counters: the number of counters of the guest's PMU; None: as many as KVM gives.
     :param doorbell: an I/O port; writing a byte to it is handled in the kernel (KVM_IOEVENTFD).
+    :param local_apic: the vCPU's local APIC is in the kernel. Without one, KVM gives a VM no mediated PMU, and disables
+        its PMU (kvm_arch_vcpu_precreate() of Linux 7.0).
     :raises OSError: KVM refuses something: no /dev/kvm, no right to it, no such capability.
     :raises ValueError: a PMU can't have so many counters.
     """
@@ -102,12 +113,14 @@ def micro_vm(
         kvm = _owned(stack, os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
         vm = _owned(stack, fcntl.ioctl(kvm, kvmapi.CREATE_VM, 0))
         if disable_pmu:
-            _disable_pmu(vm)
+            _enable(vm, kvmapi.CAP_PMU, kvmapi.PMU_DISABLE)
         memory = stack.enter_context(mmap.mmap(-1, _MEMORY))
         _fill(memory, code)
         memory_start = ctypes.c_char.from_buffer(memory)
         try:
             _set_memory(vm, ctypes.addressof(memory_start), len(memory))
+            if local_apic:
+                _enable(vm, kvmapi.CAP_SPLIT_IRQCHIP, _PINS)
             if doorbell is not None:
                 _listen(vm, doorbell, _owned(stack, _eventfd()))
             vcpu = _owned(stack, fcntl.ioctl(vm, kvmapi.CREATE_VCPU, 0))
@@ -163,9 +176,9 @@ def _eventfd() -> int:
     return descriptor
 
 
-def _disable_pmu(vm: int) -> None:
+def _enable(vm: int, capability: int, argument: int) -> None:
     # struct kvm_enable_cap: the capability, flags, four arguments, padding
-    fcntl.ioctl(vm, kvmapi.ENABLE_CAP, struct.pack("<II4Q64x", kvmapi.CAP_PMU, 0, kvmapi.PMU_DISABLE, 0, 0, 0))
+    fcntl.ioctl(vm, kvmapi.ENABLE_CAP, struct.pack("<II4Q64x", capability, 0, argument, 0, 0, 0))
 
 
 def _set_memory(vm: int, address: int, size: int) -> None:

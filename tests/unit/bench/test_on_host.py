@@ -47,11 +47,19 @@ class Still:
         return Counts(0, 0, 0)
 
 
-def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, disables: bool = True) -> Measurement:
-    asked: list[tuple[Exit, int | None, bool]] = []
+def taken(
+    root: Root,
+    host: Host,
+    *,
+    keep: bool = False,
+    anyway: bool = False,
+    disables: bool = True,
+    mediated: bool = False,
+) -> Measurement:
+    asked: list[tuple[Exit, int | None, bool, bool]] = []
 
-    def real(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
-        asked.append((kind, counters, can_disable))
+    def real(kind: Exit, counters: int | None, *, can_disable: bool, mediated: bool) -> Opener:
+        asked.append((kind, counters, can_disable, mediated))
         return host.opener
 
     def counting() -> contextlib.AbstractContextManager[Counter]:
@@ -62,7 +70,7 @@ def taken(root: Root, host: Host, *, keep: bool = False, anyway: bool = False, d
         root=root,
         machinery=Machinery(counting, lambda: disables, real),
     )
-    assert asked in ([], [(Exit.MSR, 6, disables)])
+    assert asked in ([], [(Exit.MSR, 6, disables, mediated)])
     return measurement
 
 
@@ -103,6 +111,12 @@ def test_without_any_pmu_only_a_run_to_be_kept_is_measured(root: Root) -> None:
     )
 
 
+@pytest.mark.parametrize("parameter", ["Y", "?"])
+def test_where_the_pmu_may_be_mediated_the_vms_have_what_it_requires(root: Root, parameter: str) -> None:
+    write(root.path, "/sys/module/kvm_amd/parameters/enable_mediated_pmu", f"{parameter}\n".encode())
+    assert len(taken(root, Host({Arm.ON: 9000, Arm.OFF: 2100}), mediated=True).pairs) == 22
+
+
 def test_a_kvm_that_can_not_disable_a_pmu(root: Root) -> None:
     with pytest.raises(PmuconfError) as caught:
         taken(root, Host({}), disables=False)
@@ -119,7 +133,7 @@ def test_a_kvm_that_can_not_disable_a_pmu(root: Root) -> None:
     ],
 )
 def test_kvm_refuses(root: Root, error: Exception, cause: str) -> None:
-    def refusing(kind: Exit, counters: int | None, *, can_disable: bool) -> Opener:
+    def refusing(kind: Exit, counters: int | None, *, can_disable: bool, mediated: bool) -> Opener:
         def opened(arm: Arm) -> contextlib.AbstractContextManager[object]:
             raise error
 

@@ -138,9 +138,8 @@ def test_options_that_exclude_each_other(run: Run, name: str) -> None:
         if group._group_actions[0].dest.startswith("sort_"):  # cliff's: the last one counts
             continue
         given = [str([action.metavar, *action.option_strings][-1]) for action in group._group_actions]
-        words = {action.dest: _words(action) for action in group._group_actions}
         first, second = group._group_actions[-2:]
-        said = run(*name.split(), *words[first.dest], *words[second.dest])
+        said = run(*name.split(), *_words(first), *_words(second))
         is_usage_error(said)
         assert f"{given[-2]} and {given[-1]} can't be given together (usage)" in said.err
         if group.required:

@@ -12,7 +12,7 @@ import pytest
 from pmuconf.bench.loops import DOORBELL, Exit, Loop, program
 from pmuconf.host.prove import microvm
 from pmuconf.host.prove.cpuid import Leaf, leaves
-from pmuconf.host.prove.microvm import CODE, micro_vm, refused
+from pmuconf.host.prove.microvm import CODE, END, micro_vm, refused
 from pmuconf.host.root import Root
 from tests.unit.host.sysroot import write
 
@@ -65,7 +65,7 @@ def disassembled(kind: Exit, loop: Loop) -> list[str]:
     found = []
     for one in capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(made.code[start:], made.entries[loop]):
         found.append(f"{one.mnemonic} {one.op_str}".strip())
-        if one.mnemonic == "hlt":
+        if one.op_str == f"{END:#x}, al":
             break
     return found
 
@@ -78,7 +78,7 @@ def test_the_loops_differ_in_the_exit_alone(kind: Exit) -> None:
     assert empty[at] == "nop"
     assert len(exiting) == len(empty)
     assert exiting.count("rdtsc") == 2
-    assert exiting[-2:] == ["sub rax, r8", "hlt"]
+    assert exiting[-2:] == ["sub rax, r8", f"out {END:#x}, al"]
 
 
 @pytest.mark.parametrize("kind", Exit)
@@ -95,11 +95,12 @@ def test_a_loop_jumps_back_to_its_body(kind: Exit, loop: Loop) -> None:
 
 
 @needs_kvm
+@pytest.mark.parametrize("local_apic", [False, True])
 @pytest.mark.parametrize("kind", Exit)
-def test_every_loop_ends_in_a_vm(kind: Exit) -> None:
+def test_every_loop_ends_in_a_vm(kind: Exit, local_apic: bool) -> None:
     made = program(kind)
     doorbell = DOORBELL if kind is Exit.PORT else None
-    with micro_vm(made.code, disable_pmu=False, doorbell=doorbell) as machine:
+    with micro_vm(made.code, disable_pmu=False, doorbell=doorbell, local_apic=local_apic) as machine:
         for loop in Loop:
             few, many = (machine.run(made.entries[loop], turns) for turns in (2, 200))
             assert 0 < few < many
