@@ -6,7 +6,8 @@ of its own. The steps, in their order:
 1. Outside x86 KVM and QEMU: keep. A domain that names no architecture is undecided: libvirt has not filled it in yet.
 2. An explicit ``hw:pmu`` (flavor) or ``hw_pmu`` (image) beats every rule. It is read exactly as Nova reads it.
 3. Before version 32, Nova writes no extra specs into a domain's metadata, so an explicit choice is invisible there. If
-   such a domain says ``on``, somebody chose that: keep.
+   such a domain says ``on``, somebody chose that: keep. The other managers (KubeVirt, oVirt, CloudStack, OpenNebula)
+   know no hw:pmu: there, a written state is all that shows of a choice.
 4. The first rule that matches. If a rule needs a fact that is unknown here, the domain is undecided; the next rule is
    not asked.
 5. The default.
@@ -22,7 +23,7 @@ from functools import cached_property
 from typing import Final
 from uuid import UUID
 
-from pmuconf.domain.definition import UNKNOWN, X86, Domain, PmuState, Unknown
+from pmuconf.domain.definition import UNKNOWN, X86, Domain, Manager, PmuState, Unknown
 from pmuconf.errors import PmuconfError
 
 __all__ = [
@@ -108,29 +109,45 @@ class Subject:
     extra_specs: Mapping[str, str] | Unknown | None = None
     image_properties: Mapping[str, str] | Unknown | None = None
     project: str | Unknown | None = None
+    attributes: Mapping[str, str] | Unknown | None = None
     name: str | Unknown | None = None
     uuid: str | Unknown | None = None
+    manager: Manager = Manager.LIBVIRT
     pmu: PmuState | Unknown = UNKNOWN
 
     @classmethod
     def of_domain(cls, domain: Domain) -> Subject:
         """The subject that a definition of a domain gives."""
-        subject = cls(virt_type=domain.virt_type, arch=domain.arch, name=domain.name, uuid=domain.uuid, pmu=domain.pmu)
-        nova = domain.nova
-        if nova is None:
-            return subject
-        return cls(
-            virt_type=subject.virt_type,
-            arch=subject.arch,
-            name=subject.name,
-            uuid=subject.uuid,
-            pmu=subject.pmu,
-            flavor=nova.flavor,
-            flavor_id=nova.flavor_id,
-            project=nova.project_id,
-            extra_specs=nova.extra_specs,
-            image_properties=nova.image_properties,
+        subject = cls(
+            virt_type=domain.virt_type,
+            arch=domain.arch,
+            name=domain.name,
+            uuid=domain.uuid,
+            manager=domain.manager,
+            pmu=domain.pmu,
         )
+        nova, managed = domain.nova, domain.managed
+        if nova is not None:
+            return replace(
+                subject,
+                flavor=nova.flavor,
+                flavor_id=nova.flavor_id,
+                project=nova.project_id,
+                extra_specs=nova.extra_specs,
+                image_properties=nova.image_properties,
+            )
+        if managed is not None:
+            return replace(subject, flavor=managed.flavor, project=managed.project, attributes=managed.attributes)
+        return subject
+
+    @property
+    def hidden(self) -> str:
+        """Why an explicit choice may have been made that can't be seen; empty if none can be hidden."""
+        if self.extra_specs is UNKNOWN or self.image_properties is UNKNOWN:
+            return "its metadata cannot show whether hw:pmu or hw_pmu asked for that"
+        if self.manager in (Manager.LIBVIRT, Manager.NOVA):
+            return ""
+        return f"the metadata of {self.manager.title} cannot show who asked for that"
 
 
 # The criteria of a rule, each an option of its group. A criterion matches if one of its values does.
@@ -140,19 +157,22 @@ CRITERIA: Final = (
     "extra_spec",
     "image_property",
     "project",
+    "attribute",
     "domain",
     "arch",
     "virt_type",
 )
+_MAPPINGS: Final = {"extra_spec": "extra_specs", "image_property": "image_properties", "attribute": "attributes"}
+"""The criteria whose values are KEY or KEY=GLOB, and the facts that they read."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """One exception from the default. It matches if each of its criteria has a value that matches.
 
-    ``flavor`` and ``domain`` are globs (``domain`` also UUIDs), ``extra_spec`` and ``image_property`` are ``KEY`` or
-    ``KEY=GLOB``, the others exact words. A glob also matches the text that is written exactly like it, so a name with
-    ``[`` in it can be given as it is. An empty criterion asks nothing.
+    ``flavor`` and ``domain`` are globs (``domain`` also UUIDs), ``extra_spec``, ``image_property`` and ``attribute``
+    are ``KEY`` or ``KEY=GLOB``, the others exact words. A glob also matches the text that is written exactly like it,
+    so a name with ``[`` in it can be given as it is. An empty criterion asks nothing.
     """
 
     name: str
@@ -163,6 +183,7 @@ class Rule:
     extra_spec: tuple[str, ...] = ()
     image_property: tuple[str, ...] = ()
     project: tuple[str, ...] = ()
+    attribute: tuple[str, ...] = ()
     domain: tuple[str, ...] = ()
     arch: tuple[str, ...] = ()
     virt_type: tuple[str, ...] = ()
@@ -239,21 +260,13 @@ def decide(policy: Policy, subject: Subject) -> Ruling:
     if choice is not None:
         state, key = choice
         return Ruling(Decision(state.value), key, f"{key} is set explicitly, which beats every rule")
-    hidden = subject.extra_specs is UNKNOWN or subject.image_properties is UNKNOWN
+    hidden = subject.hidden
     if hidden and subject.pmu is PmuState.ON:
-        return Ruling(
-            Decision.KEEP,
-            WRITTEN_ON,
-            "the domain says on, and its metadata cannot show whether hw:pmu or hw_pmu asked for that",
-        )
+        return Ruling(Decision.KEEP, WRITTEN_ON, f"the domain says on, and {hidden}")
     ruling = _first_match(policy, subject)
     if hidden and subject.pmu is PmuState.OFF and ruling.decision is Decision.ON:
-        return Ruling(
-            Decision.UNDECIDED,
-            HIDDEN_CHOICE,
-            f"{ruling.rule} wants on, but the domain says off, and its metadata cannot show whether hw:pmu or "
-            "hw_pmu asked for that",
-        )
+        reason = f"{ruling.rule} wants on, but the domain says off, and {hidden}"
+        return Ruling(Decision.UNDECIDED, HIDDEN_CHOICE, reason)
     return ruling
 
 
@@ -301,8 +314,8 @@ def _matches(criterion: str, values: Iterable[str], subject: Subject) -> bool | 
     """Whether one of the values matches; None if that is unknown."""
     if criterion == "domain":
         return _matches_domain(values, subject)
-    if criterion in ("extra_spec", "image_property"):
-        mapping = subject.extra_specs if criterion == "extra_spec" else subject.image_properties
+    if criterion in _MAPPINGS:
+        mapping: Mapping[str, str] | Unknown | None = getattr(subject, _MAPPINGS[criterion])
         if mapping is UNKNOWN:
             return None
         return any(_has(mapping or {}, value) for value in values)
@@ -345,7 +358,7 @@ def _implies(criterion: str, other: str, value: str) -> bool:
         return _is_narrower(other, value)
     if criterion == "domain":  # it may match by name or by UUID
         return value in (other, "*")
-    if criterion in ("extra_spec", "image_property"):
+    if criterion in _MAPPINGS:
         key, equals, glob = value.partition("=")
         other_key, other_equals, other_glob = other.partition("=")
         return key == other_key and (not equals or (bool(other_equals) and _is_narrower(other_glob, glob)))

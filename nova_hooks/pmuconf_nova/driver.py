@@ -20,7 +20,7 @@ from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 
-from pmuconf.domain.definition import UNKNOWN, PmuState
+from pmuconf.domain.definition import UNKNOWN, Manager, PmuState
 from pmuconf.policy import FLAVOR_CHOICE, IMAGE_CHOICE, Policy, Ruling, Subject, decide
 from pmuconf_nova import options, record, trait
 from pmuconf_nova.failures import PluginFailures, cause_of
@@ -208,8 +208,10 @@ def subject_of(policy: Policy, guest: Any, instance: Any, image_meta: Any, flavo
             if name in properties.fields and properties.obj_attr_is_set(name)
         },
         project=UNKNOWN if instance is None else instance.project_id,
+        attributes=None,
         name=guest.name or UNKNOWN,
         uuid=guest.uuid or UNKNOWN,
+        manager=Manager.NOVA,
     )
 
 

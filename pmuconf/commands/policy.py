@@ -12,7 +12,7 @@ from pmuconf.access import connect
 from pmuconf.commands.base import Action, add_connect, settings
 from pmuconf.commands.outputs import add_format, show
 from pmuconf.conf import Settings
-from pmuconf.domain.definition import UNKNOWN, Domain, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, Manager, PmuState
 from pmuconf.domain.reading import read
 from pmuconf.errors import PmuconfError
 from pmuconf.files.inputs import read_start
@@ -125,8 +125,8 @@ class PolicyCheck(Action):
 class PolicyExplain(Action):
     """Say what the policy wants for a domain or a flavor, which rule decides, and why.
 
-    With --flavor: project, domain and flavor id are unknown unless given. The extra specs and image properties that are
-    given count as complete.
+    With --flavor: project, domain and flavor id are unknown unless given. The extra specs, image properties and
+    attributes that are given count as complete.
 
     Exit status: 0 decided, 1 undecided, 255 error (hw:pmu and hw_pmu that contradict each other included).
     """
@@ -140,7 +140,11 @@ class PolicyExplain(Action):
         what.add_argument("--xml", type=Path, metavar="FILE", help="A file of domain XML.")
         what.add_argument("--flavor", metavar="NAME", help="A flavor that a VM might be built with.")
         with_flavor = parser.add_argument_group("with --flavor")
-        for option, text in (("--extra-spec", "An extra spec of the flavor."), ("--image-property", "Of the image.")):
+        for option, text in (
+            ("--extra-spec", "An extra spec of the flavor."),
+            ("--image-property", "Of the image."),
+            ("--attribute", "A label, custom property or template attribute of the VM."),
+        ):
             with_flavor.add_argument(option, action="append", default=[], type=_pair, metavar="K=V", help=text)
         with_flavor.add_argument("--flavor-id", metavar="ID", help="The flavor's id.")
         with_flavor.add_argument("--project", metavar="ID", help="The project's id.")
@@ -162,16 +166,17 @@ class PolicyExplain(Action):
                 extra_specs=dict(args.extra_spec),
                 image_properties=dict(args.image_property),
                 project=args.project or UNKNOWN,
+                attributes=dict(args.attribute),
                 name=UNKNOWN,
                 uuid=UNKNOWN,
+                manager=Manager.LIBVIRT,
             )
             ruling = decide(chosen.policy, subject)
             show(self, args, ExplainedDecision(None, None, args.flavor, None, ruling))
         else:
             domain = _definition(args, chosen)
             ruling = decide(chosen.policy, Subject.of_domain(domain))
-            flavor = domain.nova.flavor if domain.nova else None
-            show(self, args, ExplainedDecision(domain.name, domain.uuid, flavor, domain.pmu, ruling))
+            show(self, args, ExplainedDecision(domain.name, domain.uuid, domain.flavor, domain.pmu, ruling))
         return 1 if ruling.decision is Decision.UNDECIDED else 0
 
 

@@ -74,7 +74,11 @@ def _list(name: str, text: str) -> cfg.Opt:
 RULE_OPTS: Final[list[cfg.Opt]] = [
     cfg.StrOpt("pmu", choices=_DECISIONS, sample_default="off", help="The decision of this rule. Required."),
     cfg.StrOpt("reason", default="", help="The reason, in your words. Every report shows it beside the decision."),
-    _list("flavor", "Flavor names, as globs: perf.*, *.dedicated. A comma in a name is written \\,"),
+    _list(
+        "flavor",
+        "Flavor names, as globs: perf.*, *.dedicated. A comma in a name is written \\, KubeVirt's instance types and "
+        "CloudStack's service offerings are flavors too.",
+    ),
     _list(
         "flavor_id",
         "Flavor ids. Before version 32, Nova does not write the flavor's id into a domain.",
@@ -89,7 +93,16 @@ RULE_OPTS: Final[list[cfg.Opt]] = [
         "Properties of the image, as KEY or KEY=GLOB. Before version 32, Nova does not write them into a domain. "
         "hw_pmu is not allowed here, because it beats every rule.",
     ),
-    _list("project", "Project ids, as Keystone has them."),
+    _list(
+        "project",
+        "Project ids, as Keystone has them; with other managers KubeVirt's namespaces, UUIDs of CloudStack's projects, "
+        "OpenNebula's groups.",
+    ),
+    _list(
+        "attribute",
+        "What users write on a VM, as KEY or KEY=GLOB: KubeVirt's labels, oVirt's custom properties, attributes of "
+        "OpenNebula's templates.",
+    ),
     _list("domain", "Domain names, as globs, or domain UUIDs. A comma in a name is written \\,"),
     _list("arch", f"CPU architectures of the guest: {', '.join(sorted(X86))}."),
     _list("virt_type", f"Virtualisation types: {', '.join(sorted(VIRT_TYPES))}."),

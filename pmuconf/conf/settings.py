@@ -254,8 +254,11 @@ def _problems(rule: Rule, criteria: Mapping[str, Sequence[str]]) -> list[tuple[s
         keys = [value.partition("=")[0] for value in criteria[key]]
         if explicit in (name.strip() for name in keys):
             problems.append((key, f"reads {explicit}, but an explicit {explicit} decides before any rule"))
-        if "" in keys:
-            problems.append((key, "has a value without a key; allowed: KEY or KEY=GLOB"))
+    problems += [
+        (key, "has a value without a key; allowed: KEY or KEY=GLOB")
+        for key in ("extra_spec", "image_property", "attribute")
+        if "" in (value.partition("=")[0] for value in criteria[key])
+    ]
     for key, allowed in (("arch", X86), ("virt_type", VIRT_TYPES)):
         names = ", ".join(sorted(allowed))
         problems += [

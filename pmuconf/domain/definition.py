@@ -10,7 +10,7 @@ from typing import Final
 
 from pmuconf.domain.cpu import has_pmu, is_qemu
 
-__all__ = ["UNKNOWN", "X86", "Domain", "Nova", "PmuState", "Unknown"]
+__all__ = ["UNKNOWN", "X86", "Domain", "Managed", "Manager", "Nova", "PmuState", "Unknown"]
 
 X86: Final = frozenset({"x86_64", "i686"})
 
@@ -30,6 +30,49 @@ class Unknown(enum.Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class Manager(enum.Enum):
+    """Who writes a domain."""
+
+    LIBVIRT = "libvirt"
+    NOVA = "nova"
+    KUBEVIRT = "kubevirt"
+    OVIRT = "ovirt"
+    CLOUDSTACK = "cloudstack"
+    OPENNEBULA = "opennebula"
+
+    @property
+    def title(self) -> str:
+        """Its own name, as its documents write it."""
+        return _TITLES[self]
+
+
+_TITLES: Final = {
+    Manager.LIBVIRT: "libvirt",
+    Manager.NOVA: "Nova",
+    Manager.KUBEVIRT: "KubeVirt",
+    Manager.OVIRT: "oVirt",
+    Manager.CLOUDSTACK: "CloudStack",
+    Manager.OPENNEBULA: "OpenNebula",
+}
+
+
+@dataclass(frozen=True)
+class Managed:
+    """What a manager other than Nova says of a domain, in its metadata or to its hook.
+
+    None is a known absence: oVirt has no flavors. ``UNKNOWN`` means that this text does not say it.
+
+    :param flavor: KubeVirt's instance type, CloudStack's service offering.
+    :param project: KubeVirt's namespace, the UUID of CloudStack's project, OpenNebula's group.
+    :param attributes: KubeVirt's labels, oVirt's custom properties, the attributes of OpenNebula's template.
+    """
+
+    manager: Manager
+    flavor: str | Unknown | None = None
+    project: str | Unknown | None = None
+    attributes: Mapping[str, str] | Unknown | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +102,8 @@ class Domain:
     pmu: PmuState
     cpu_mode: str | None
     nova: Nova | None
+    managed: Managed | None = None
+    """What another manager than Nova says; None: there is no such manager."""
     running: bool = False
     """Whether this is the definition of a running guest: only that carries an id."""
     tdx: bool = False
@@ -68,6 +113,25 @@ class Domain:
     emulator: str | None = None
     arguments: tuple[str, ...] = field(default=(), repr=False)
     """What ``<qemu:commandline>`` gives QEMU behind libvirt's own options, if it may decide about the PMU."""
+
+    @property
+    def manager(self) -> Manager:
+        """Who writes it, as its metadata says."""
+        if self.nova is not None:
+            return Manager.NOVA
+        return Manager.LIBVIRT if self.managed is None else self.managed.manager
+
+    @property
+    def flavor(self) -> str | None:
+        """The name of its flavor, instance type or offering; None if it has none, or none that is known."""
+        name = self.nova.flavor if self.nova is not None else self.managed and self.managed.flavor
+        return name if isinstance(name, str) else None
+
+    @property
+    def project(self) -> str | None:
+        """The project, namespace or group that it belongs to; None if it has none, or none that is known."""
+        name = self.nova.project_id if self.nova is not None else self.managed and self.managed.project
+        return name if isinstance(name, str) else None
 
     @property
     def x86(self) -> bool:

@@ -17,6 +17,7 @@ from lxml import etree
 
 from pmuconf.domain.cpu import bears
 from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.managers import managed_by
 from pmuconf.domain.xmltext import MAX_XML_BYTES, DomainXmlError, root_of
 
 __all__ = [
@@ -37,7 +38,10 @@ _DEVICES: Final = "\n  <devices>\n"
 _EMULATOR = re.compile(rf"{_DEVICES}    <emulator>([^<&]*)</emulator>\n")
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _OPTIONS: Final = "options for QEMU"
-_READ: Final = ("name", "uuid", "metadata", "os", "features", "cpu", "devices", "launchSecurity", f"{{{_QEMU}}}*")
+_READ: Final = (
+    *("name", "uuid", "metadata", "sysinfo", "os", "features", "cpu", "devices", "launchSecurity"),
+    f"{{{_QEMU}}}*",
+)
 
 
 def read(xml: str | bytes, *, source: str = "domain XML", max_bytes: int = MAX_XML_BYTES) -> Domain:
@@ -145,6 +149,7 @@ def _definition(root: etree._Element, source: str) -> Domain:
         return children[tag][-1] if tag in children else None
 
     name, uuid, metadata, cpu, security = map(last, ("name", "uuid", "metadata", "cpu", "launchSecurity"))
+    nova = None if metadata is None else _nova(metadata)
     pmu = _pmu(children.get("features", ()), source)
     if name is None or not name.text:
         raise DomainXmlError("the domain has no <name>", cause="no-name", source=source, line=root.sourceline)
@@ -159,7 +164,8 @@ def _definition(root: etree._Element, source: str) -> Domain:
         arch=arch,
         pmu=pmu,
         cpu_mode=cpu_mode,
-        nova=None if metadata is None else _nova(metadata),
+        nova=nova,
+        managed=managed_by(name.text, metadata, last("sysinfo")) if nova is None else None,
         running=root.get("id") is not None,
         tdx=security is not None and security.get("type") == "tdx",
         machine=machine,

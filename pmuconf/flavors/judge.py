@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pmuconf.domain.definition import UNKNOWN, PmuState
+from pmuconf.domain.definition import UNKNOWN, Manager, PmuState
 from pmuconf.policy import Decision, Policy, Ruling, Subject, decide, explicit_choice
 
 __all__ = ["Embedded", "ExplicitImage", "Flavor", "Judged", "Standing", "judge", "state_of"]
@@ -134,8 +134,10 @@ def _judged(
         extra_specs=flavor.extra_specs,
         image_properties=UNKNOWN,
         project=UNKNOWN,
+        attributes=None,
         name=UNKNOWN,
         uuid=UNKNOWN,
+        manager=Manager.NOVA,
     )
     ruling, pmu = decide(policy, subject), state_of(flavor.extra_specs)
     wanted = ruling.decision.state or pmu

@@ -82,6 +82,7 @@ def test_every_option_is_read(write: Write) -> None:
         extra_spec = hw:cpu_policy=dedicated, trait:X
         image_property = os_distro=win*
         project = c0ffee
+        attribute = team=lab, prof
         domain = web-*, 1b4e28ba-2fa1-11d2-883f-0016d3cca427
         arch = x86_64, i686
         virt_type = kvm
@@ -114,6 +115,7 @@ def test_every_option_is_read(write: Write) -> None:
         extra_spec=("hw:cpu_policy=dedicated", "trait:X"),
         image_property=("os_distro=win*",),
         project=("c0ffee",),
+        attribute=("team=lab", "prof"),
         domain=("web-*", "1b4e28ba-2fa1-11d2-883f-0016d3cca427"),
         arch=("x86_64", "i686"),
         virt_type=("kvm",),

@@ -219,7 +219,7 @@ def test_a_rule_that_reads_the_explicit_choice(path: Path, option: str, value: s
     assert message.startswith(f"[rule:a] {option}: reads {key}, but an explicit {key} decides before any rule")
 
 
-@pytest.mark.parametrize("option", ["extra_spec", "image_property"])
+@pytest.mark.parametrize("option", ["extra_spec", "image_property", "attribute"])
 @pytest.mark.parametrize("value", ["=x", "a,,b", "a, =", "="])
 def test_a_value_without_a_key(path: Path, option: str, value: str) -> None:
     message = refused(path, f"[policy]\nrules = a\n[rule:a]\npmu = on\n{option} = {value}\n")

@@ -36,6 +36,7 @@ def rule(name: str, **criteria: tuple[str, ...]) -> Rule:
         ({"extra_spec": ("hw:a=*",)}, {"extra_spec": ("hw:a=d*",)}),
         ({"extra_spec": ("hw:a=d*",)}, {"extra_spec": ("hw:a=dedicated",)}),
         ({"image_property": ("os",)}, {"image_property": ("os=linux",)}),
+        ({"attribute": ("team",)}, {"attribute": ("team=lab",)}),
         ({"project": ("p", "q")}, {"project": ("q",)}),
         ({"domain": ("web*",)}, {"domain": ("web1",)}),
         ({"domain": (UUID,)}, {"domain": (UUID,)}),
@@ -68,6 +69,7 @@ def test_a_rule_that_can_never_decide_is_found(
         ({"extra_spec": ("*",)}, {"extra_spec": ("hw:a=b",)}),
         ({"image_property": ("o?=linux",)}, {"image_property": ("os=linux",)}),
         ({"image_property": ("[o]s=linux",)}, {"image_property": ("os=linux",)}),
+        ({"attribute": ("t*",)}, {"attribute": ("team",)}),
         # Neither is the id of a project or a flavor.
         ({"project": ("*",)}, {"project": ("p",)}),
         ({"project": ("p*",)}, {"project": ("p1",)}),
@@ -115,6 +117,7 @@ _VALUES = {
     "domain": [*_WORDS, "1*", UUID.upper(), UUID[:-1] + "?"],
     "extra_spec": _PAIRS,
     "image_property": _PAIRS,
+    "attribute": _PAIRS,
 }
 
 
@@ -128,6 +131,7 @@ def subjects(criteria: set[str]) -> list[Subject]:
         "project": [{"project": name} for name in plain],
         "extra_spec": [{"extra_specs": mapping} for mapping in _MAPPINGS],
         "image_property": [{"image_properties": mapping} for mapping in _MAPPINGS],
+        "attribute": [{"attributes": mapping} for mapping in _MAPPINGS],
         "domain": [{"name": name, "uuid": uuid} for name in names for uuid in (None, UUID)],
     }
     base = Subject(virt_type="kvm", arch="x86_64", name="zzz", pmu=PmuState.DEFAULT)

@@ -25,6 +25,7 @@ SUBJECT = Subject(
     extra_specs={"hw:a": "b"},
     image_properties={"os": "linux"},
     project="c0ffee",
+    attributes={"team": "lab"},
     name="web",
     uuid="1b4e28ba-2fa1-11d2-883f-0016d3cca427",
     pmu=PmuState.DEFAULT,
@@ -37,6 +38,7 @@ READS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "extra_spec": (("extra_specs",), "hw:a=b", "hw:a=c"),
     "image_property": (("image_properties",), "os", "os=windows"),
     "project": (("project",), "c0ffee", "beef"),
+    "attribute": (("attributes",), "team=l*", "team=shop"),
     "domain": (("name", "uuid"), "we?", "db*"),
 }
 ELSE = Rule("else", Decision.OFF, domain=("*",), flavor=("*",))
@@ -124,6 +126,7 @@ _WORLD: dict[str, list[Any]] = {
     "extra_specs": [{}, {"k": "v"}, {"l": ""}, None],
     "image_properties": [{}, {"k": "v"}, {"k": "w"}],
     "project": ["a", "b"],
+    "attributes": [{}, {"k": "v"}],
     "identity": [("a", "u"), ("ab", "v")],
 }
 _VALUES: dict[str, list[str]] = {
@@ -132,6 +135,7 @@ _VALUES: dict[str, list[str]] = {
     "extra_spec": ["k", "k=v", "k=*", "l"],
     "image_property": ["k", "k=v"],
     "project": ["a", "b"],
+    "attribute": ["k", "k=w"],
     "domain": ["a", "*b", "u", "V"],
     "arch": ["x86_64", "i686"],
     "virt_type": ["kvm", "qemu"],

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, Managed, Manager, Nova, PmuState
 from pmuconf.domain.reading import read
 from pmuconf.policy import (
     Decision,
@@ -138,7 +138,49 @@ def test_a_subject_has_all_that_nova_wrote_into_a_definition() -> None:
         project="c0ffee",
         extra_specs={"a": "b"},
         image_properties={"c": "d"},
+        manager=Manager.NOVA,
     )
+
+
+def test_a_subject_has_all_that_another_manager_says() -> None:
+    managed = Managed(Manager.OVIRT, flavor="large", project="lab", attributes={"team": "x"})
+    definition: Domain = replace(read(plain_domain("web", virt_type="kvm")), managed=managed)
+    assert Subject.of_domain(definition) == Subject(
+        virt_type="kvm",
+        arch="x86_64",
+        name="web",
+        uuid=domain_uuid("web"),
+        pmu=PmuState.DEFAULT,
+        flavor="large",
+        project="lab",
+        attributes={"team": "x"},
+        manager=Manager.OVIRT,
+    )
+
+
+MANAGED = replace(PLAIN, manager=Manager.CLOUDSTACK)
+
+
+@pytest.mark.parametrize("rules", [(), (BY_NAME,), (replace(BY_NAME, decision=Decision.OFF),)])
+def test_what_another_manager_wrote_is_a_choice_that_stays(rules: tuple[Rule, ...]) -> None:
+    """It knows no hw:pmu: a state in its domain is its own, its user's, or what the policy wrote before."""
+    on = decide(Policy(rules=rules), replace(MANAGED, pmu=PmuState.ON))
+    reason = "the domain says on, and the metadata of CloudStack cannot show who asked for that"
+    assert on == Ruling(Decision.KEEP, "written-on", reason)
+    off = decide(Policy(rules=rules), replace(MANAGED, pmu=PmuState.OFF))
+    if rules == (BY_NAME,):
+        reason = (
+            "by-name wants on, but the domain says off, and the metadata of CloudStack cannot show who asked for that"
+        )
+        assert off == Ruling(Decision.UNDECIDED, "hidden-choice", reason)
+    else:
+        assert off.decision is Decision.OFF
+    assert decide(Policy(default=Decision.ON), replace(MANAGED, pmu=PmuState.OFF)).decision is Decision.UNDECIDED
+
+
+@pytest.mark.parametrize("manager", [Manager.LIBVIRT, Manager.NOVA])
+def test_elsewhere_a_written_state_is_no_choice(manager: Manager) -> None:
+    assert decide(Policy(), replace(PLAIN, manager=manager, pmu=PmuState.ON)).decision is Decision.OFF
 
 
 @pytest.mark.parametrize("state", [PmuState.ON, PmuState.OFF])
