@@ -1,8 +1,8 @@
 """The difference between two collections of reports: docs/fleet.md.
 
-Hosts are compared one by one and let go. What is kept are the VMs that left a host or arrived at one, until it is known
-whether they moved. A host that one of the collections knows of without a usable report is unheard: neither the host nor
-its VMs have come or gone.
+Hosts are compared one by one and let go. What is kept are the VMs that left a host or arrived at one, or that run there
+on one side alone, until it is known whether they moved. A host that one of the collections knows of without a usable
+report is unheard: neither the host nor its VMs have come or gone.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Changes:
     :param counts: VMs that gained, lost, moved, came, are as they were (``same``), are gone (``gone``), or are on an
         unheard host (``unheard``).
     :param causes: VMs that gained or lost the fast path, by the change, the cause before and the cause now.
-    :param left: VMs that left a host, and may be found on another; so do ``arrived``.
+    :param left: VMs that left a host, or no longer run there, and may be found on another; so do ``arrived``.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -151,35 +151,35 @@ def diff(old: Hosts, new: Hosts, *, now: datetime, jobs: int = 1) -> FleetDiffer
 
 
 class _Migration:
-    """VMs that left a host or arrived at one, and have not been found in the other collection yet."""
+    """VMs that one host does not settle alone: the same VM may be on another host in the other collection.
+
+    A definition stays behind where a VM ran before it migrated, unless it is undefined there. So a VM may be on several
+    hosts of a collection. The one that runs is the VM.
+    """
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
-        self._waiting: tuple[dict[str, VmOnHost], dict[str, VmOnHost]] = ({}, {})
+        self._met: dict[str, tuple[list[VmOnHost], list[VmOnHost]]] = {}
 
     def meet(self, side: int, vm: VmOnHost) -> None:
-        """Count a VM of one side, together with the same VM of the other side if that is known already."""
+        """Keep a VM of one collection until end()."""
         if not vm.uuid:  # a name alone does not say that a VM on another host is the same
             self._changes.counts[_ON_ONE_SIDE[side]] += 1
             return
-        other = self._waiting[1 - side].pop(vm.uuid, None)
-        if other is not None:
-            old, new = (vm, other) if side == _LEFT else (other, vm)
-            self._changes.add_vm(old, new)
-            return
-        earlier = self._waiting[side].setdefault(vm.uuid, vm)
-        if earlier is not vm:
-            # A definition stays behind where a VM ran before it migrated. The one that runs is the VM.
-            if vm.running and not earlier.running:
-                self._waiting[side][vm.uuid] = vm
-            self._changes.counts[_ON_ONE_SIDE[side]] += 1
+        self._met.setdefault(vm.uuid, ([], []))[side].append(vm)
 
     def end(self) -> None:
-        """Count the VMs that only one collection has."""
+        """Count the VMs: those of both collections together, and the others by their collection."""
         unheard = set(self._changes.unheard)
-        for side, waiting in enumerate(self._waiting):
-            for vm in waiting.values():
-                self._changes.counts["unheard" if vm.host in unheard else _ON_ONE_SIDE[side]] += 1
+        for sides in self._met.values():
+            old, new = (sorted(vms, key=lambda vm: (not vm.running, vm.host)) for vms in sides)
+            both = min(len(old), len(new))
+            if both:
+                self._changes.add_vm(old[0], new[0])
+                self._changes.counts["same"] += both - 1  # definitions that stayed behind, wherever they are
+            for side, vms in enumerate((old, new)):
+                for vm in vms[both:]:
+                    self._changes.counts["unheard" if vm.host in unheard else _ON_ONE_SIDE[side]] += 1
 
 
 def compared(silent_old: frozenset[str], silent_new: frozenset[str], hosts: Iterable[HostPair]) -> Changes:
@@ -223,6 +223,9 @@ def _compare(name: str, old: HostReport, new: HostReport, changes: Changes) -> N
     for vm in _vms(new):
         old_vm = left.pop(vm.key, None)
         if old_vm is None:
+            changes.arrived.append(vm)
+        elif vm.uuid and old_vm.running != vm.running:  # it may run on another host now, or have run there before
+            changes.left.append(old_vm)
             changes.arrived.append(vm)
         else:
             changes.add_vm(old_vm, vm)

@@ -150,9 +150,8 @@ def test_who_was_not_heard_of_has_not_gone_nor_have_its_vms(
 def test_a_definition_that_stays_behind_is_not_the_vm_that_moved(tmp_path: Path) -> None:
     """A persistent domain that migrated is still defined, shut off, where it was; the definition is gone then."""
     old, new = copy.deepcopy(BEFORE), copy.deepcopy(BEFORE)
-    vm = next(one for one in old["h4"]["domains"] if one["running"])
-    left = {**vm, "running": False, "live": None, "fast_path": "no", "cause": "not-running", "causes": ["not-running"]}
-    old["h0"]["domains"].append(left)
+    vm = running_and_fast(old["h4"])
+    old["h0"]["domains"].append(stayed_behind(vm))
     for name in ("h0", "h4"):
         new[name]["domains"] = [one for one in new[name]["domains"] if one["uuid"] != vm["uuid"]]
     new["h3"]["domains"].append(vm)
@@ -160,6 +159,47 @@ def test_a_definition_that_stays_behind_is_not_the_vm_that_moved(tmp_path: Path)
     (row,) = made["listed"]
     assert (row["change"], row["old"]["host"], row["new"]["host"]) == ("moved", "h4", "h3")
     assert made["vms"]["gone"] == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "row", "counted"),
+    [
+        ("h4", "h3 h4-", ("moved", "h4", "h3"), {"came": 1}),
+        ("h3 h4-", "h4", ("moved", "h3", "h4"), {"gone": 1}),
+        ("h3 h4-", "h4 h3-", ("moved", "h3", "h4"), {"same": 1}),
+        ("h3 h4-", "h0 h3- h4-", ("moved", "h3", "h0"), {"came": 1, "same": 1}),
+        ("h4", "h4-", ("lost", "h4", "h4"), {}),
+        ("h4-", "h4", ("gained", "h4", "h4"), {}),
+    ],
+    ids=["there", "back and undefined", "back", "on", "stopped", "started"],
+)
+def test_a_vm_that_migrates_neither_loses_nor_gains_the_fast_path(
+    tmp_path: Path, before: str, now: str, row: tuple[str, str, str], counted: dict[str, int]
+) -> None:
+    """Where it ran before, its definition stays (a minus sign), unless it is undefined. Only a stop or start counts."""
+    vm = running_and_fast(BEFORE["h4"])
+    sides = []
+    for places in (before, now):
+        side = copy.deepcopy(BEFORE)
+        side["h4"]["domains"] = [one for one in side["h4"]["domains"] if one["uuid"] != vm["uuid"]]
+        for place in places.split():
+            side[place.rstrip("-")]["domains"].append(stayed_behind(vm) if place.endswith("-") else vm)
+        sides.append(side)
+    made = compared(tmp_path, sides[0], sides[1])
+    (listed,) = made["listed"]
+    assert (listed["change"], listed["old"]["host"], listed["new"]["host"]) == row
+    others = {"same": 5 * 8 - 1 + counted.pop("same", 0), **counted}
+    assert {key: number for key, number in made["vms"].items() if number} == {row[0]: 1, **others}
+
+
+def running_and_fast(report: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in report["domains"] if one["fast_path"] == "yes")
+    return found
+
+
+def stayed_behind(vm: dict[str, Any]) -> dict[str, Any]:
+    """The definition of a VM that runs elsewhere."""
+    return {**vm, "running": False, "live": None, "fast_path": "no", "cause": "not-running", "causes": ["not-running"]}
 
 
 def test_names_do_where_there_is_no_uuid(tmp_path: Path) -> None:
