@@ -2,16 +2,21 @@
 
     python -m tests.corpus rewrite FOLDER ...    # each text to on, off and default, and every byte compared
     python -m tests.corpus apply FOLDER ...      # each that a libvirtd of its own takes: applied, rolled back, compared
+    python -m tests.corpus pmu FOLDER ...        # the PMU that a guest gets, against libvirt's own command lines
+    python -m tests.corpus native FOLDER ...     # the same by a libvirtd of its own: each text to on, off and default
+    python -m tests.corpus redefine FOLDER ...   # what libvirt changes when it gets its own text back
 
 FOLDER is any tree of files, such as the unpacked source of libvirt or virt-manager; domain XML that stands inside
-other text files is found too, and equal texts count once. The oracle is tests/unit/oracle.py: expat, and a comparison
-of characters. What is not right is listed, and the exit status is 1.
+other text files is found too, and equal texts count once. For pmu it is a source of libvirt, with its tests. The oracle
+of a rewrite is tests/unit/oracle.py (expat, and a comparison of characters), that of a PMU is tests/argv.py. What is
+not right is listed, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import re
 import sys
 import tempfile
@@ -25,9 +30,13 @@ from xml.sax.saxutils import escape
 import libvirt
 
 from pmuconf.domain.definition import PmuState
+from pmuconf.domain.difference import differences
+from pmuconf.domain.reading import read
 from pmuconf.domain.rewriting import rewrite_bytes, rewrite_libvirt
 from pmuconf.domain.xmltext import DomainXmlError
+from tests import argv
 from tests.functional.host import Host
+from tests.functional.test_cpu import truth
 from tests.support.daemon import Daemon
 from tests.unit import oracle
 
@@ -136,11 +145,9 @@ def applied(folders: list[Path]) -> bool:
             refused, given = 0, 0
             for source, data in texts(folders):
                 given += 1
-                refused += not _defined(host, source, data)
+                refused += not _settled(host, source, data)
                 if not host.connection.isAlive():
-                    _say(f"{source}: libvirt ends")
-                    daemon.kill()
-                    daemon.start()
+                    _restarted(daemon, source)
                     host.reconnect()
             before = host.xmls()
             _say(f"{given} texts, {refused} of them refused by libvirt; {len(before)} domains")
@@ -164,8 +171,8 @@ def applied(folders: list[Path]) -> bool:
             host.close()
 
 
-def _defined(host: Host, source: str, data: bytes) -> bool:
-    """Define a domain under a name and a UUID of its own; a second time, for libvirt's own first changes."""
+def _taken(host: Host, source: str, data: bytes) -> libvirt.virDomain | None:
+    """Define a domain under a name and a UUID of its own; None if libvirt does not take it."""
     number = uuid.uuid5(uuid.NAMESPACE_URL, source)
     text = data.decode("utf-8", "replace")
     name = f"<name>{escape(Path(source).stem[:40])}-{number.hex[:8]}</name>"
@@ -177,12 +184,15 @@ def _defined(host: Host, source: str, data: bytes) -> bool:
     text = re.sub(r"<name>[^<]*</name>", lambda _: name, text, count=1)
     # Where there is no KVM, libvirt takes what is of KVM for QEMU.
     for kind in (text, re.sub(r"""(<domain[^>]*type=['"])kvm""", r"\1qemu", text, count=1)):
-        try:
-            domain = host.connection.defineXML(kind)
-            break
-        except libvirt.libvirtError:
-            continue
-    else:
+        with contextlib.suppress(libvirt.libvirtError):
+            return host.connection.defineXML(kind)
+    return None
+
+
+def _settled(host: Host, source: str, data: bytes) -> bool:
+    """Define a domain, and again, for libvirt's own first changes; whether libvirt takes it."""
+    domain = _taken(host, source, data)
+    if domain is None:
         return False
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     try:
@@ -202,6 +212,115 @@ def _apart(xml: str) -> list[str]:
     return text.split("\n")
 
 
+def pmus(folders: list[Path]) -> bool:
+    """Compare with the command lines of libvirt's own tests; whether all was right."""
+    right = True
+    for folder in folders:
+        compared = argv.compare_pairs(folder)
+        kinds = argv.asked(compared, truth)
+        _say(f"{folder}: {len(compared.kinds)} kinds of command lines, asked of a QEMU: {dict(kinds)}")
+        right = _told(compared) and right
+    return right
+
+
+def native(folders: list[Path]) -> bool:
+    """Compare with the command lines that a libvirtd makes of each text, to on, off and default."""
+    libvirt.registerErrorHandler(lambda *_: None, None)  # what it refuses is counted
+    compared, given, refused = argv.Compared(), 0, Counter[str]()
+    with Daemon() as daemon:
+        connection = libvirt.open(daemon.uri)
+        version = _version(connection)
+        for source, data in texts(folders):
+            given += 1
+            for state in PmuState:
+                try:
+                    xml = rewrite_bytes(data, state, source=source).decode("utf-8", "replace")
+                    line = connection.domainXMLToNative("qemu-argv", xml)
+                except (DomainXmlError, libvirt.libvirtError) as error:
+                    refused["pmuconf" if isinstance(error, DomainXmlError) else "libvirt"] += 1
+                    if not connection.isAlive():
+                        _restarted(daemon, source)
+                        connection = libvirt.open(daemon.uri)
+                        break
+                    continue
+                argv.compare(compared, f"{source}, {state.value}", read(xml), argv.words_of(line))
+        connection.close()
+    _say(f"{given} texts; refused by {dict(refused)}; {version}")
+    return _told(compared)
+
+
+def _told(compared: argv.Compared) -> bool:
+    for (kind, line, answer), number in sorted(compared.counts.items()):
+        _say(f"{kind}: by the command line {line}, by pmuconf {answer}: {number}")
+    for one in compared.open:
+        _say(f"OPEN: {one}")
+    for one in compared.wrong:
+        _say(f"WRONG: {one}")
+    _say(f"{sum(compared.counts.values())} compared, {len(compared.open)} open, {len(compared.wrong)} wrong")
+    return not compared.wrong
+
+
+def redefined(folders: list[Path]) -> bool:
+    """Give libvirt its own text of each domain back, twice; whether the second time changed nothing."""
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    counts, places, restless = Counter[str](), Counter[str](), 0
+    with tempfile.TemporaryDirectory(prefix="pmuconf-corpus-") as home, Daemon() as daemon:
+        host = Host(daemon, Path(home))
+        version = _version(host.connection)
+        try:
+            for source, data in texts(folders):
+                forms = _forms(host, source, data)
+                if not host.connection.isAlive():
+                    _restarted(daemon, source)
+                    host.reconnect()
+                counts["refused" if not forms else "given back" if len(forms) == 3 else "own text refused"] += 1
+                if len(forms) < 3:
+                    continue
+                moved = differences(forms[0], forms[1])
+                places.update(moved)
+                if forms[0] != forms[1]:
+                    same_lines = sorted(forms[0].split("\n")) == sorted(forms[1].split("\n"))
+                    counts["another order of the same lines" if same_lines else "other lines"] += 1
+                if forms[1] != forms[2]:
+                    restless += 1
+                    _say(f"WRONG: {source}: another text at the second time too: {differences(forms[1], forms[2])}")
+        finally:
+            host.close()
+    _say(version)
+    for what, number in sorted(counts.items()):
+        _say(f"{what}: {number}")
+    for place, number in places.most_common():
+        _say(f"another meaning: {place}: {number}")
+    return not restless
+
+
+def _restarted(daemon: Daemon, source: str) -> None:
+    _say(f"{source}: libvirt ends")
+    daemon.kill()
+    daemon.start()
+
+
+def _version(connection: libvirt.virConnect) -> str:
+    number = connection.getLibVersion()
+    return f"libvirt {number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _forms(host: Host, source: str, data: bytes) -> list[str]:
+    """What libvirt makes of a text, then of its own text, and of that; fewer if it refuses one."""
+    forms: list[str] = []
+    domain = _taken(host, source, data)
+    while domain is not None and len(forms) < 3:
+        forms.append(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+        try:
+            host.connection.defineXML(forms[-1])
+        except libvirt.libvirtError as error:
+            _say(f"{source}: libvirt refuses its own text: {error}")
+            break
+    if domain is not None:
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+    return forms
+
+
 def _say(what: str) -> None:
     sys.stdout.write(what + "\n")
     sys.stdout.flush()
@@ -209,11 +328,11 @@ def _say(what: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("what", choices=["rewrite", "apply"])
+    kinds = {"rewrite": rewritten, "apply": applied, "pmu": pmus, "native": native, "redefine": redefined}
+    parser.add_argument("what", choices=list(kinds))
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     args = parser.parse_args()
-    right = rewritten(args.folders) if args.what == "rewrite" else applied(args.folders)
-    sys.exit(0 if right else 1)
+    sys.exit(0 if kinds[args.what](args.folders) else 1)
 
 
 if __name__ == "__main__":
