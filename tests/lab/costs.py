@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.lab.test_lab import Said, booted
+from tests.lab.boots import Said, booted
 
 __all__ = ["KINDS", "ROWS", "SEED", "costs", "main", "said", "table"]
 

@@ -16,9 +16,9 @@ from typing import Final
 
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.root import Root
+from tests.lab.boots import LAB, booted, results
 from tests.lab.cut import check_words, cut, pack
 from tests.lab.modules import intel_host
-from tests.lab.test_lab import LAB, booted, results
 from tests.support.records import RECORDS
 
 __all__ = ["FILES", "HOSTS", "make"]

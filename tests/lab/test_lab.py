@@ -8,15 +8,8 @@ patch of contrib/kernel.
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,67 +19,9 @@ from pmuconf.host.code.members import dwarf_offsets, offsets_of
 from pmuconf.host.guard.verdict import judge_file, judge_host
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Evidence, Verdict
+from tests.lab.boots import LAB, booted, results
 
 pytestmark = pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab")
-
-HERE = Path(__file__).parent
-LAB = Path(os.environ.get("PMUCONF_LAB") or Path.home() / ".cache/pmuconf-lab")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What 'pmuconf host -f json' said in a booted kernel, with its exit status."""
-
-    status: int
-    document: dict[str, Any]
-
-    @property
-    def short(self) -> tuple[int, str, str, str]:
-        return self.status, self.document["verdict"], self.document["cause"], self.document["evidence"]
-
-
-def results(job: str, arguments: str = "") -> Path:
-    """Where a job's results are kept."""
-    return LAB / "results" / f"{job}{arguments.replace('=', '-')}"
-
-
-def booted(series: str, job: str, arguments: str = "") -> dict[str, Said]:
-    """What was said in a kernel that is booted once for all tests."""
-    return _booted(series, job, arguments)
-
-
-@functools.cache
-def _booted(series: str, job: str, arguments: str) -> dict[str, Said]:
-    """Boot a kernel, run a job in it; all that was said, by name. What it leaves is kept below results/."""
-    release = (LAB / f"release-{series}").read_text().strip()
-    share = LAB / "share"
-    shutil.rmtree(share / "out", ignore_errors=True)
-    (share / "out").mkdir(parents=True)
-    (share / "jobs").mkdir(exist_ok=True)
-    shutil.copy(HERE / "guest/init", share / "init")
-    shutil.copy(HERE / "guest/kvm.sh", share / "jobs/kvm.sh")
-    head = f"LAB={LAB}\nPMUCONF='{sys.executable} -m pmuconf.commands.main'\ncd {HERE.parents[1]}\n"
-    (share / "jobs" / job).write_text(head + (HERE / "guest" / job).read_text())
-    subprocess.run([HERE / "initrd", release], check=True)
-    with (LAB / f"log-{results(job, arguments).name}").open("w") as log:
-        subprocess.run(
-            [HERE / "boot", release, job, *arguments.split()],
-            check=True,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "LAB_TIME": "1500"},
-        )
-    kept = results(job, arguments)
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.parent.mkdir(exist_ok=True)
-    shutil.move(share / "out", kept)
-    said = {}
-    for path in kept.glob("*.status"):
-        text = path.with_suffix(".json").read_text()
-        said[path.stem] = Said(int(path.read_text()), json.loads(text) if text else {})
-    return said
-
 
 UNGUARDED = (2, "unguarded", "no-test", "observed")
 GUARDED = (0, "guarded", "guard-in-caller", "observed")
@@ -121,11 +56,13 @@ EXPECTED = [
 ]
 
 
+@pytest.mark.boots("{job}{arguments}")
 @pytest.mark.parametrize(("series", "job", "arguments", "name", "expected"), EXPECTED)
 def test_live(series: str, job: str, arguments: str, name: str, expected: tuple[int, str, str, str]) -> None:
     assert booted(series, job, arguments)[name].short == expected
 
 
+@pytest.mark.boots("verdicts-6.1")
 def test_the_parameter_is_its_own_case() -> None:
     """TCG has no PMU, so KVM clears enable_pmu itself, as it does on any host whose PMU it can't use."""
     said = booted("6.1", "verdicts-6.1")["stock"].document
@@ -133,12 +70,14 @@ def test_the_parameter_is_its_own_case() -> None:
     assert said["verdict"] == "unguarded"
 
 
+@pytest.mark.boots("enabled-6.1")
 @pytest.mark.parametrize("kind", ["stock", "guarded"])
 def test_the_parameter_is_read(kind: str) -> None:
     said = booted("6.1", "enabled-6.1")
     assert [said[f"{kind}-{name}"].document["kvm"]["enable_pmu"] for name in ("no", "yes")] == [False, True]
 
 
+@pytest.mark.boots("{job}")
 @pytest.mark.parametrize(
     ("job", "name", "calls"),
     [
@@ -154,6 +93,7 @@ def test_prove_agrees(job: str, name: str, calls: int) -> None:
     assert (said["proof"]["calls"], said["proof"]["agrees"]) == (calls, True)
 
 
+@pytest.mark.boots("livepatch-6.1")
 def test_a_livepatch_that_brings_the_guard() -> None:
     said = booted("6.1", "livepatch-6.1")
     assert said["before"].short == UNGUARDED
@@ -165,6 +105,7 @@ def test_a_livepatch_that_brings_the_guard() -> None:
     assert said["after"].short == UNGUARDED
 
 
+@pytest.mark.boots("prove-6.1")
 def test_prove_leaves_nothing() -> None:
     booted("6.1", "prove-6.1")
     kept = results("prove-6.1")
@@ -224,6 +165,7 @@ def test_no_debian_kernel_is_guarded(path: Path) -> None:
     assert (finding.verdict, finding.cause) == (early_out if series >= (6, 18) else (Verdict.UNGUARDED, "no-test"))
 
 
+@pytest.mark.boots("verdicts-6.1")
 def test_a_record_replays() -> None:
     said = booted("6.1", "verdicts-6.1")["guarded"].document
     finding = judge_host(Root(results("verdicts-6.1") / "record-guarded"))

@@ -15,7 +15,7 @@ import pytest
 from pmuconf.host.code.btf import Btf
 from pmuconf.host.code.files import load_file
 from pmuconf.host.vms.layout import Layout
-from tests.lab.test_lab import LAB, Said, booted
+from tests.lab.boots import LAB, Said, booted
 
 pytestmark = [
     pytest.mark.skipif("PMUCONF_TEST_LAB" not in os.environ, reason="needs the kernel lab: make test-lab"),
@@ -53,6 +53,7 @@ def vms(series: str, name: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.boots("vms-{series}")
 @pytest.mark.parametrize("series", SERIES)
 class TestVms:
     def test_every_vm_is_known(self, series: str) -> None:
@@ -129,7 +130,13 @@ DOMAINS = {
 FAST = {"guarded-disabled", "disabled-by-default"}
 
 
-@pytest.mark.parametrize("kvm", ["guarded", "stock"])
+@pytest.mark.parametrize(
+    "kvm",
+    [
+        pytest.param("guarded", marks=pytest.mark.boots("domains-6.1")),
+        pytest.param("stock", marks=pytest.mark.boots("domains-6.1lab.kvm=stock")),
+    ],
+)
 class TestDomains:
     """Of a real libvirt, started inside."""
 
