@@ -12,11 +12,13 @@
 # make version VERSION=0.2.0   write a new version wherever it stands
 # make test-capstone   the tests of tests/unit/host with capstone 4.0.2, the oldest that is supported (Debian 12's)
 # make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
-# make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB, half an hour)
+# make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB); JOB="vms-* bench-6.1"
+#                 boots only these. What it fetches and builds is kept; PMUCONF_LAB=/tmp/lab make test-lab begins anew there
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
 #                       what each operation gave goes into docs/verification.md
-# make test-virtqemud   the functional tests with libvirt's modular daemon, in a Debian 13 that it sets up once (root)
+# make test-libvirt   the functional tests with the libvirts of Debian 13 and of unstable, libvirtd and virtqemud, in systems
+#                     that it sets up once (root, 5 GB); test-libvirt-trixie and test-libvirt-sid are one each
 # make test-ansible   test the Ansible collection on 50 hosts of its own, with ansible-core 2.19 and 2.14 (root, an hour)
 # make fuzz-path   judge random functions, and run them on an emulated CPU: FUNCTIONS=1000000 SEED=1
 # make picture  draw the report page that README.md shows (docs/report.png)
@@ -24,6 +26,7 @@
 # make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
 # make bench-ansible   measure the Ansible module against community.libvirt, into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
+# make corpus   what pmuconf reads from the XML of libvirt's own tests, against the command lines that libvirt makes of it
 # make contention   other tools edit, undefine and redefine the domains that pmuconf changes: what gets lost? (root)
 # make mutants   break the code on purpose, a thing at a time, and count what the unit tests notice (hours; ONLY=policy: minutes)
 # make bench-lab   count the instructions of an exit on the lab's kernels, and write the table into docs/performance.md
@@ -36,9 +39,9 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-virtqemud test-ansible lint bench bench-fleet \
+.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-libvirt test-ansible lint bench bench-fleet \
         bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
-        architecture causes mutants sample sample-nova clean
+        corpus architecture causes mutants sample sample-nova clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -73,9 +76,11 @@ test-openstack: $(VENV)/test
 	$(BIN)/python -m pytest -x -s tests/openstack
 	$(BIN)/python -m tests.openstack.table docs/verification.md
 
-test-virtqemud:
-	.ci/packages virtqemud
-	tests/functional/virtqemud -n 2
+test-libvirt: test-libvirt-trixie test-libvirt-sid
+
+test-libvirt-%:
+	.ci/packages libvirt
+	tests/functional/in-debian $* python3 -m pytest -p no:cacheprovider -n 2 tests/functional
 
 test-ansible: $(VENV)/test
 	.ci/packages ansible
@@ -134,7 +139,7 @@ test-lab: $(VENV)/test
 	tests/lab/fetch-qemu
 	tests/lab/build
 	tests/lab/build-vms
-	PMUCONF_TEST_LAB=1 $(BIN)/python -m pytest tests/lab
+	PMUCONF_TEST_LAB=1 $(BIN)/python -m pytest -n 2 --dist loadscope tests/lab $(JOB:%=--job '%')
 
 bench-lab: $(VENV)/test
 	tests/lab/fetch
@@ -173,6 +178,10 @@ fuzz-path: $(VENV)/test
 
 soak: $(VENV)/test
 	$(BIN)/python -m tests.soak --write docs/performance.md
+
+corpus: $(VENV)/test
+	source=$$(tests/libvirt-source trixie) && $(BIN)/python -m tests.corpus pmu "$$source" && \
+	$(BIN)/python -m tests.corpus native "$$source/tests" && $(BIN)/python -m tests.corpus redefine "$$source/tests"
 
 churn: $(VENV)/test
 	$(BIN)/python -m tests.churn --seconds 3600
