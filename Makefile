@@ -99,12 +99,12 @@ docs: $(VENV)/test
 
 dist: $(VENV)/test
 	@$(PIP) install '.[release]'
-	tools/dist $(BIN)/python dist
+	tools/dist $(CURDIR)/$(BIN)/python dist
 
 rpm: $(VENV)/test
 	.ci/packages rpm
 	@$(PIP) install '.[docs]'
-	tools/rpm $(BIN)/python dist
+	tools/rpm $(CURDIR)/$(BIN)/python dist
 
 release:
 	@[ -n "$(VERSION)" ] || { echo "make release VERSION=0.2.0" >&2; exit 255; }
@@ -113,7 +113,7 @@ release:
 	.ci/packages system
 	.ci/packages rpm
 	@$(PIP) install '.[docs,release]'
-	tools/release $(BIN)/python dist/$(VERSION)
+	tools/release $(CURDIR)/$(BIN)/python dist/$(VERSION)
 
 collection:
 	@mkdir -p dist

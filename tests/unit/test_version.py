@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -63,3 +64,12 @@ def test_the_notes_of_a_release(
     changes.write_text("# Changes\n\n## 1.1.0\n\n- Old.\n")
     with pytest.raises(ValueError, match=r"says nothing about 1\.2\.0"):
         version.notes()
+
+
+@pytest.mark.parametrize("target", ["dist", "rpm", "release"])
+def test_the_tools_are_given_a_python_that_they_find_in_any_folder(target: str) -> None:
+    """They change into folders of their own: make rpm and make release ended there once, with status 127."""
+    words = ["make", "--dry-run", target, f"VERSION={pmuconf.__version__}"]
+    shown = subprocess.run(words, cwd=version.TREE, check=True, capture_output=True, text=True).stdout
+    (given,) = re.findall(rf"^tools/{target} (\S+) ", shown, re.MULTILINE)
+    assert given == f"{version.TREE}/.venv/bin/python"
