@@ -27,8 +27,10 @@ def connect(settings: Settings, uri: str | None = None, *, read_only: bool) -> A
     return Hypervisor.open(uri or settings.uri, read_only=read_only, parallel=settings.parallel)
 
 
-def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
+def surveyor(file: Path | None = None, *, experiment: bool = False) -> Callable[[], HostFacts]:
     """A function that gives the facts of this host, by its probes or from a file that 'pmuconf host facts' wrote.
+
+    :param experiment: make the experiment of [host] prove, where the probes look.
 
     The function raises PmuconfError: host-missing, or as factsfile.load().
     """
@@ -41,7 +43,7 @@ def surveyor(file: Path | None = None) -> Callable[[], HostFacts]:
             return factsfile.load(file, here)
         with host_modules():
             from pmuconf.host import survey as probes
-        return probes.survey(here)
+        return probes.survey(here, experiment=experiment)
 
     return survey
 

@@ -189,6 +189,7 @@ CAUSES: Final[dict[str, Cause]] = {
             "host-unknown": "No saving is known of a host like this one",
             "host-changes": "KVM was loaded anew or a livepatch came, again and again, while pmuconf looked",
             "remote-host": "The question can only be answered on that host itself",
+            "proof-disagrees": "The kernel's code says one thing, and an experiment on this host another",
             "prove-impossible": "The proof can't be made: what it observes is not accessible here",
         },
         "host.md",

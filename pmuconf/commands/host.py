@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pmuconf.access import host_modules, surveyor
-from pmuconf.commands.base import Action, Record, warning
+from pmuconf.commands.base import Action, Record, settings, warning
 from pmuconf.commands.qemu import prove
 from pmuconf.errors import PmuconfError
 from pmuconf.files.replacing import replace_file
@@ -160,6 +160,9 @@ class WriteFacts(Action):
     after a reboot, after a new load of KVM, and after a change of KVM's livepatches or parameters. VMs that were
     started since, VMs that run another program by now, and QEMUs that may be another file by now, are unknown.
 
+    With [host] prove = true in the configuration, an experiment checks the kernel's verdict: that of 'pmuconf host
+    --prove', once for each boot and load of KVM. If both disagree, the verdict is unknown (proof-disagrees).
+
     Exit status: as of 'pmuconf host': 0 guarded, early-out or no-call, 1 partial or unknown, 2 unguarded, 255 error.
     """
 
@@ -181,7 +184,7 @@ class WriteFacts(Action):
                 cause="root-required",
                 hint="Run it as root",
             )
-        facts = surveyor()()
+        facts = surveyor(experiment=self._experiments())()
         from pmuconf.host.factsfile import dump
 
         text = dump(facts)
@@ -190,6 +193,14 @@ class WriteFacts(Action):
         else:
             replace_file(args.output, text, ours=True)
         return facts.guard.verdict.severity
+
+    def _experiments(self) -> bool:
+        """Whether [host] prove wants the experiment. A wrong configuration must not keep the facts from anybody."""
+        try:
+            return settings(self).prove
+        except PmuconfError as error:
+            warning(self)(f"no experiment, because the configuration can't be used: {error}")
+            return False
 
 
 def _of_file(file: Path, btf: Path | None) -> KernelAnswer:
@@ -204,9 +215,12 @@ def _of_host(directory: Path, *, prove_it: bool = False) -> KernelAnswer:
     with host_modules():
         from pmuconf.host import cpu, kvm
         from pmuconf.host.guard.verdict import judge_host
+        from pmuconf.host.identity import read_identity
+        from pmuconf.host.prove.experiment import with_experiment
     root = _root(directory)
-    finding = judge_host(root)
-    return KernelAnswer(finding, kvm.read_kvm(root), cpu.read_cpu(root), _proof(finding) if prove_it else None)
+    identity, judged = read_identity(root), judge_host(root)
+    finding = with_experiment(root, identity, judged)
+    return KernelAnswer(finding, kvm.read_kvm(root), cpu.read_cpu(root), _proof(judged) if prove_it else None)
 
 
 def _proof(finding: GuardFinding) -> Proof:

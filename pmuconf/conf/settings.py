@@ -74,6 +74,7 @@ class ServiceSettings:
 class Settings:
     """A whole valid configuration.
 
+    :param prove: whether the writer of host facts makes the experiment on the kernel.
     :param files: the files that were read, in their order.
     :param unused_rules: groups of rules that [policy] rules does not list.
     """
@@ -87,6 +88,7 @@ class Settings:
     attempts: int
     journal: Path
     retention_days: int
+    prove: bool
     service: ServiceSettings
     files: tuple[str, ...]
     unused_rules: tuple[str, ...]
@@ -135,6 +137,7 @@ def _settings(conf: cfg.ConfigOpts, written: ConfigFiles) -> Settings:
         attempts=conf.change.attempts,
         journal=Path(conf.journal.path),
         retention_days=conf.journal.retention_days,
+        prove=conf.host.prove,
         service=_service(conf, names, written),
         files=written.paths,
         unused_rules=tuple(sorted(set(written.rule_names()) - set(names))),

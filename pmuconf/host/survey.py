@@ -13,6 +13,7 @@ from pmuconf.host.guard.verdict import judge_kernel
 from pmuconf.host.identity import Identity, read_identity, uptime
 from pmuconf.host.kvm import Kvm, nmi_watchdog, read_kvm
 from pmuconf.host.measured import measured_cycles
+from pmuconf.host.prove.experiment import with_experiment
 from pmuconf.host.root import Root
 from pmuconf.host.vms.installed import installed_qemus
 from pmuconf.host.vms.live import live_vms
@@ -30,27 +31,28 @@ _CHANGING: Final = GuardFinding(
 )
 
 
-def survey(root: Root) -> HostFacts:
+def survey(root: Root, *, experiment: bool = False) -> HostFacts:
     """The facts of the host below ``root``. Without the rights of root, the facts say what they lack.
 
     All of them are about one KVM with one set of livepatches: if those change meanwhile, the survey begins again.
 
+    :param experiment: compare the verdict on the kernel with an experiment, which is made if none was. Requires root.
     :raises PmuconfError: files of the host are broken.
     """
     for _ in range(_TRIES):
         identity, settings = read_identity(root), read_kvm(root)
         with RunningKernel(root) as kernel:
-            facts = _look(kernel, identity, settings)
+            facts = _look(kernel, identity, settings, experiment=experiment)
         if (read_identity(root), read_kvm(root)) == (identity, settings):
             return facts
     return replace(facts, guard=_CHANGING, vms=(), vms_cause="unstable")
 
 
-def _look(kernel: RunningKernel, identity: Identity, settings: Kvm) -> HostFacts:
+def _look(kernel: RunningKernel, identity: Identity, settings: Kvm, *, experiment: bool) -> HostFacts:
     """The facts of a host with this identity and these settings, which the caller reads again afterwards."""
     root = kernel.root
     taken = uptime(root)
-    guard = judge_kernel(kernel)
+    guard = with_experiment(root, identity, judge_kernel(kernel), make=experiment)
     cpu, measured = read_cpu(root), measured_cycles(root)
     cpus, cycles_a_second = capacity(root) or (None, None)
     vms, cause = live_vms(root, kernel=kernel)

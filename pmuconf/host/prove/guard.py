@@ -37,13 +37,15 @@ class Proof:
     agrees: bool | None
 
     @property
+    def count(self) -> str:
+        """What was counted, as a sentence without its full stop."""
+        return f"{self.callee} was called {self.calls} times in {self.exits} CPUID exits and one HLT"
+
+    @property
     def sentence(self) -> str:
         """The proof for a person."""
         conclusion = {True: "as the code says", False: "against what the code says", None: "the code says nothing"}
-        return (
-            f"{self.callee} was called {self.calls} times in {self.exits} CPUID exits and one HLT: "
-            f"{conclusion[self.agrees]}"
-        )
+        return f"{self.count}: {conclusion[self.agrees]}"
 
 
 def prove(finding: GuardFinding) -> Proof:

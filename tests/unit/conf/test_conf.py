@@ -46,6 +46,7 @@ def test_an_empty_file_means_the_defaults_pmu_off_for_all(write: Write) -> None:
         attempts=5,
         journal=Path("/var/lib/pmuconf/journal.sqlite"),
         retention_days=365,
+        prove=False,
         max_failures=3,
         service=ServiceSettings(
             mode=Mode.OBSERVE,
@@ -104,6 +105,9 @@ def test_every_option_is_read(write: Write) -> None:
         [journal]
         path = /srv/journal
         retention_days = 1
+
+        [host]
+        prove = true
         """.replace("\n        ", "\n")
     )
     profilers = Rule(
@@ -131,6 +135,7 @@ def test_every_option_is_read(write: Write) -> None:
         attempts=1,
         journal=Path("/srv/journal"),
         retention_days=1,
+        prove=True,
         service=conf.load([os.devnull]).service,
         files=(path,),
         unused_rules=(),
