@@ -164,7 +164,9 @@ class _Path:
         for operand in insn.operands:
             if operand.type == x86.X86_OP_MEM:
                 place = self.walker.effects.operands.address(insn, operand, state)
-                if isinstance(place, Pointer) and place.base is Base.VCPU and pmu[0] <= place.offset <= pmu[1]:
+                if place is None and operand.mem.base and pmu[0] <= operand.mem.disp <= pmu[1]:
+                    self._note(Kind.READ, insn.address, state)  # the unknown pointer may be the vCPU's after all
+                elif isinstance(place, Pointer) and place.base is Base.VCPU and pmu[0] <= place.offset <= pmu[1]:
                     writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
                     self._note(Kind.WORK if writes else Kind.READ, insn.address, state)
 

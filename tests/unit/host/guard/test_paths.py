@@ -79,3 +79,9 @@ NO_GUARDS = {
 def test_is_no_guard(body: str) -> None:
     verdict, _ = verdict_on(f"{STUBS}kvm_make_request: ret\n{FUNCTION}: {body}")
     assert verdict in (Verdict.UNGUARDED, Verdict.UNKNOWN)
+
+
+@pytest.mark.parametrize("access", ["inc qword ptr [rbx+0x360]", "mov rax, [rbx+0x340]"])
+def test_the_pmu_may_be_behind_a_pointer_that_was_lost(access: str) -> None:
+    """The vCPU's address is as before, and no longer known to be it."""
+    assert verdict_on(f"{FUNCTION}: mov rbx, rdi; mov bh, 0; {access}; ret") == (Verdict.UNKNOWN, "pmu-touched")
