@@ -36,6 +36,7 @@ class FunctionFindings(NamedTuple):
     :param tested: enable_pmu is read, and a branch is decided by a value that was tested.
     :param obstacle: the weightiest reason why a path can't be followed that has not found enable_pmu non-zero.
     :param reads: a path reads the vCPU's PMU state in the function itself, and has not found enable_pmu non-zero.
+    :param enabled_work: a path does work, or may, and has found only enable_pmu non-zero.
     :param counting_work: a path does work and has found only the bitmap non-zero.
     :param work: a path does work.
     :param entry: a path enters the callee.
@@ -50,6 +51,7 @@ class FunctionFindings(NamedTuple):
     tested: bool = False
     obstacle: Obstacle | None = None
     reads: bool = False
+    enabled_work: bool = False
     counting_work: bool = False
     work: bool = False
     entry: bool = False
@@ -191,6 +193,13 @@ FUNCTION: Final[Sequence[GuardCase[FunctionFindings]]] = (
         lambda findings: findings.reads,
     ),
     GuardCase(
+        "tests-differ",
+        Verdict.UNKNOWN,
+        "some of the PMU's work is behind a test of enable_pmu, and some behind one of the bitmap of counters",
+        "All work is behind a test. An early-out would also spare VMs with a PMU, and a guard those that count.",
+        lambda findings: findings.counting_work and findings.enabled_work,
+    ),
+    GuardCase(
         "nothing-counted",
         Verdict.EARLY_OUT,
         "the function that counts returns at once while no counter counts instructions",
@@ -295,6 +304,7 @@ def findings_of(walk: Walk, *, pmu_known: bool) -> FunctionFindings:
         tested=bool(walk.branches and walk.tests),
         obstacle=_weightiest(event.obstacle for event in obstacles if not event.enabled),
         reads=any(not event.enabled for event in reads),
+        enabled_work=any(event.enabled and not event.counting for event in work) or not walk.spared <= walk.entered,
         counting_work=any(not event.enabled and event.counting for event in work),
         work=bool(work),
         entry=bool(walk.of(Kind.ENTRY)),

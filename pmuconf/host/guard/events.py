@@ -71,6 +71,8 @@ class Walk:
     """They read the VM's address."""
     entered: set[int] = field(default_factory=set)
     """Where the callees begin that the function itself called before it had learned anything: they decide alone."""
+    spared: set[int] = field(default_factory=set)
+    """Where the callees begin that are called with enable_pmu found non-zero: they are not entered for that."""
     called: set[str] = field(default_factory=set)
     """The names of the functions that are called or jumped to, followed or not."""
     hooks: set[str] = field(default_factory=set)

@@ -327,6 +327,7 @@ class _Path:
             self._block(at, state, Obstacle.OTHER_VCPU)
         elif state.enabled:
             self._note(Kind.CALL, at, state)
+            self.walker.path.spared.add(target)
         elif options.callee_works:
             self._note(Kind.ENTRY, at, state)
             self._note(Kind.WORK, at, state)

@@ -26,7 +26,7 @@ from tests.causes import guard_causes
 
 BEFORE = [(obstacle.value, F(obstacle=obstacle, late_obstacle=obstacle)) for obstacle in Obstacle]
 LATE = [(obstacle.value, F(late_obstacle=obstacle, trace=True, pmu_known=False)) for obstacle in Obstacle]
-ALL = F(True, True, True, Obstacle.HOOKED, True, True, True, True, True, Obstacle.HOOKED, False, True)
+ALL = F(True, True, True, Obstacle.HOOKED, True, True, True, True, True, True, Obstacle.HOOKED, False, True)
 
 # In the order of the table. Each has what the rows below ask for too, where that can be.
 FLAGS = [name for name in F._fields if "obstacle" not in name]
@@ -35,7 +35,8 @@ ON_FUNCTION = [
     ("no-test", ALL._replace(tested=False)),
     ("test-not-understood", ALL._replace(untested_work=False)),
     *BEFORE,
-    ("pmu-touched", F(reads=True, work=True, counting_work=True, entry=True, call=True, trace=True)),
+    ("pmu-touched", F(reads=True, work=True, enabled_work=True, counting_work=True, entry=True, call=True, trace=True)),
+    ("tests-differ", F(enabled_work=True, counting_work=True, work=True, entry=True, call=True, trace=True)),
     ("nothing-counted", F(counting_work=True, work=True, entry=True, call=True, trace=True)),
     ("guard-in-callee", F(work=True, entry=True, call=True, trace=True)),
     ("callee-idle", F(entry=True, call=True, trace=True)),
@@ -86,7 +87,7 @@ def test_each_cause_is_documented() -> None:
 
 
 def all_findings() -> Iterator[F]:
-    for flags in itertools.product((False, True), repeat=10):
+    for flags in itertools.product((False, True), repeat=11):
         values: dict[str, Any] = dict(zip(FLAGS, flags))
         for early, late in itertools.product((None, Obstacle.HOOKED, Obstacle.INDIRECT_CALL), repeat=2):
             yield F(obstacle=early, late_obstacle=late)._replace(**values)
@@ -103,8 +104,9 @@ def test_whatever_a_function_shows_it_is_not_spared_where_there_is_a_doubt() -> 
             assert f.work or f.call
         elif verdict is Verdict.EARLY_OUT:
             assert not doubt
+            assert not f.enabled_work
         elif verdict is Verdict.NO_CALL:
-            assert f._replace(tested=False) == F()
+            assert f._replace(tested=False, enabled_work=False) == F()  # there is no such work without work or a call
         elif verdict is Verdict.UNGUARDED:
             assert f.untested_work
         assert (verdict is Verdict.UNGUARDED) == f.untested_work

@@ -85,3 +85,22 @@ def test_is_no_guard(body: str) -> None:
 def test_the_pmu_may_be_behind_a_pointer_that_was_lost(access: str) -> None:
     """The vCPU's address is as before, and no longer known to be it."""
     assert verdict_on(f"{FUNCTION}: mov rbx, rdi; mov bh, 0; {access}; ret") == (Verdict.UNKNOWN, "pmu-touched")
+
+
+EARLY = f"{CALLEE}: mov rax, [rdi+0x340]; test rax, rax; je .Lback; inc qword ptr [rdi+0x360]; .Lback: ret\n"
+OTHER = "kvm_pmu_branch_retired: inc qword ptr [rdi+0x360]; ret\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "verdict", "cause"),
+    [
+        ("inc qword ptr [rdi+0x368]", Verdict.UNKNOWN, "tests-differ"),
+        ("call kvm_pmu_branch_retired", Verdict.UNKNOWN, "tests-differ"),
+        (f"call {CALLEE}", Verdict.EARLY_OUT, "nothing-counted"),
+    ],
+)
+def test_an_early_out_does_not_serve_work_behind_a_guard(work: str, verdict: Verdict, cause: str) -> None:
+    """A VM with a PMU that counts nothing does that work."""
+    early = f"mov rbx, rdi; call {CALLEE}; mov rdi, rbx"
+    source = f"{EARLY}{OTHER}{FUNCTION}: {early}; {GUARD}; je .Lout; {work}; .Lout: ret"
+    assert verdict_on(source) == (verdict, cause)
