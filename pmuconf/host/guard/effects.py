@@ -16,8 +16,9 @@ from capstone import x86_const as x86
 
 from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.operands import Operands
-from pmuconf.host.guard.registers import MASK, added, is_frame, is_part, low, move_stack_pointer, part, set_part
-from pmuconf.host.guard.state import MURKY, Base, Fact, Flags, Number, Pointer, Question, State, Truth, Value
+from pmuconf.host.guard.registers import added, is_frame, is_part, low, move_stack_pointer, part, set_part
+from pmuconf.host.guard.state import MURKY, Base, Fact, Flags, Number, Pointer, Question, State, Truth, Value, either
+from pmuconf.host.guard.telling import compared, decremented, extended, flags_of, masked, moved, negated
 
 __all__ = ["CONDITIONS", "Effects"]
 
@@ -69,9 +70,9 @@ class Effects:
         target, source = insn.operands
         value = self.operands.value(insn, source, state)
         if isinstance(value, Truth):
-            value = _moved(value, insn.mnemonic, source.size)
+            value = moved(value, insn.mnemonic, source.size)
         elif isinstance(value, Number):
-            value = _extended(value, insn.mnemonic, source.size, target.size)
+            value = extended(value, insn.mnemonic, source.size, target.size)
         elif source.size < 8 or target.size < 8:
             value = None
         return self.operands.write(insn, target, value, state)
@@ -80,8 +81,8 @@ class Effects:
         target = insn.operands[0]
         mine, theirs = self._both_values(insn, state)
         met, unmet, murky = _learned_of(state, insn.mnemonic[len("cmov") :])
-        telling = murky or met or unmet or isinstance(mine, Truth) or isinstance(theirs, Truth)
-        return self.operands.write(insn, target, mine if mine == theirs else MURKY if telling else None, state)
+        value = either(unmet, mine, met, theirs, target.size)
+        return self.operands.write(insn, target, MURKY if murky and value is None else value, state)
 
     def _set(self, insn: capstone.CsInsn, state: State) -> bool:
         """SETcc: the operand becomes 1 or 0, and so tells what the flags tell."""
@@ -139,6 +140,9 @@ class Effects:
         """A pointer or number, and a number more or less; the sum of a number and a pointer."""
         target = insn.operands[0]
         mine, theirs = self._both_values(insn, state)
+        if isinstance(mine, Truth) and mine.boolean and mine.width >= target.size and theirs == Number(1) and sign < 0:
+            state.flags = compared(mine, 1, target.size, insn.address)
+            return self.operands.write(insn, target, decremented(mine, target.size), state)
         total: Value = None
         if target.size == 8 and target.type == x86.X86_OP_REG and isinstance(theirs, Number):
             amount = theirs.value if theirs.value < 1 << 63 else theirs.value - (1 << 64)
@@ -159,7 +163,7 @@ class Effects:
         mine, theirs = self._both_values(insn, state)
         if isinstance(mine, Truth) and mine.boolean and mine.width >= target.size and theirs == Number(1):
             turned = replace(mine, zero=mine.nonzero, nonzero=mine.zero)
-            state.flags = Flags(turned.zero, turned.nonzero, plain=True, at=insn.address)
+            state.flags = flags_of(turned, target.size, insn.address)
             return self.operands.write(insn, target, turned, state)
         return self._other(insn, state)
 
@@ -167,7 +171,7 @@ class Effects:
         result = self._conjunction(insn, state)
         if not isinstance(result, Truth) or result == MURKY:
             return self._other(insn, state)
-        state.flags = Flags(result.zero, result.nonzero, plain=True, at=insn.address)
+        state.flags = flags_of(result, insn.operands[0].size, insn.address)
         return self.operands.write(insn, insn.operands[0], result, state)
 
     def _or(self, insn: capstone.CsInsn, state: State) -> bool:
@@ -182,8 +186,46 @@ class Effects:
             return self._other(insn, state)
         zero = next((value.zero for value in truths if value.zero is not None), None)
         small = len(truths) == 2 and all(value.small for value in truths)
-        state.flags = Flags(zero, None, plain=True, at=insn.address)
-        return self.operands.write(insn, target, Truth(zero, None, target.size, small=small), state)
+        result = Truth(zero, None, target.size, small=small)
+        state.flags = flags_of(result, target.size, insn.address)
+        return self.operands.write(insn, target, result, state)
+
+    def _decrement(self, insn: capstone.CsInsn, state: State) -> bool:
+        """DEC leaves CF as it was."""
+        target = insn.operands[0]
+        value = self.operands.value(insn, target, state)
+        if not isinstance(value, Truth) or not value.boolean or value.width < target.size:
+            return self._other(insn, state)
+        state.flags = Flags(value.nonzero, value.zero, at=insn.address)
+        return self.operands.write(insn, target, decremented(value, target.size), state)
+
+    def _negate(self, insn: capstone.CsInsn, state: State) -> bool:
+        """NEG sets CF, unless the operand is zero."""
+        target = insn.operands[0]
+        value = self.operands.value(insn, target, state)
+        if not isinstance(value, Truth) or value == MURKY or value.width < target.size:
+            return self._other(insn, state)
+        state.flags = Flags(value.zero, value.nonzero, value.nonzero, value.zero, at=insn.address)
+        return self.operands.write(insn, target, negated(value, target.size), state)
+
+    def _subtract_with_borrow(self, insn: capstone.CsInsn, state: State) -> bool:
+        """SBB of a register from itself makes -1 of CF, and 0 where CF is clear."""
+        below, not_below, murky = _learned_of(state, "b")
+        if not _is_same_register(insn) or murky or (below is None and not_below is None):
+            return self._other(insn, state)
+        target = insn.operands[0]
+        state.flags = Flags(not_below, below, below, not_below, at=insn.address)
+        return self.operands.write(insn, target, Truth(not_below, below, target.size), state)
+
+    def _test_bit(self, insn: capstone.CsInsn, state: State) -> bool:
+        """BT leaves ZF as it was. So only what follows upon flags that tell nothing is understood."""
+        value, number = self._both_values(insn, state)
+        known = isinstance(value, Truth) and value.boolean and number == Number(0) and not _is_telling(state.flags)
+        if not known or not isinstance(value, Truth) or insn.operands[0].type != x86.X86_OP_REG:
+            return self._other(insn, state)
+        self._note(insn, value)
+        state.flags = Flags(below=value.nonzero, not_below=value.zero, at=insn.address)
+        return False
 
     def _conjunction(self, insn: capstone.CsInsn, state: State) -> Value:
         """The value of ``first & second``, where it tells something."""
@@ -194,11 +236,11 @@ class Effects:
         truths = [value for value in (mine, theirs) if isinstance(value, Truth)]
         if not truths:
             return None
+        mask = next((value for value in (mine, theirs) if isinstance(value, Number)), None)
+        if mask is not None and truths[0] != MURKY:
+            return masked(truths[0], mask.value, first.size)
         if any(value == MURKY or value.width < first.size for value in truths):
             return MURKY
-        mask = next((value for value in (mine, theirs) if isinstance(value, Number)), None)
-        if mask is not None:
-            return _masked(truths[0], mask.value, first.size)
         # Non-zero, only if both are: so that tells what a non-zero of either tells, the guard's byte before others.
         facts = [value.nonzero for value in truths if value.nonzero is not None]
         fact = next((fact for fact in facts if fact.question is Question.ENABLE), next(iter(facts), None))
@@ -214,7 +256,7 @@ class Effects:
                 state.flags = Flags(murky=True, at=insn.address)
             else:
                 self._note(insn, result)
-                state.flags = Flags(result.zero, result.nonzero, plain=True, at=insn.address)
+                state.flags = flags_of(result, insn.operands[0].size, insn.address)
         return False
 
     def _compare(self, insn: capstone.CsInsn, state: State) -> bool:
@@ -223,7 +265,7 @@ class Effects:
         mine, theirs = self._both_values(insn, state)
         state.flags = None
         if isinstance(mine, Truth) and isinstance(theirs, Number) and mine.width >= size and mine != MURKY:
-            state.flags = _compared(mine, low(theirs, size).value, insn.address)
+            state.flags = compared(mine, low(theirs, size).value, size, insn.address)
             self._note(insn, mine)
         elif isinstance(theirs, Truth) and mine == Number(0) and theirs.width >= size and theirs != MURKY:
             state.flags = Flags(theirs.zero, theirs.nonzero, at=insn.address)
@@ -286,7 +328,7 @@ def _learned_of(state: State, condition: str) -> Learned:
 
 
 def _is_telling(flags: Flags | None) -> bool:
-    return flags is not None and (flags.murky or flags.zero is not None or flags.nonzero is not None)
+    return flags is not None and flags.telling
 
 
 def _is_same_register(insn: capstone.CsInsn) -> bool:
@@ -297,41 +339,6 @@ def _is_same_register(insn: capstone.CsInsn) -> bool:
 def _is_bit_string(insn: capstone.CsInsn) -> bool:
     """Whether an operand in memory is bits that begin there: the one that a register says may lie far away."""
     return insn.mnemonic.split()[-1] in _BIT_STRINGS and insn.operands[1].type == x86.X86_OP_REG
-
-
-def _moved(value: Truth, name: str, size: int) -> Truth:
-    """A telling value behind a move of so many bytes: as much of it counts as was moved, or was made by extending."""
-    if value.width < size:
-        return MURKY
-    if name == "movzx" or size >= 4:
-        return replace(value, width=8)
-    if name == "mov":
-        return value
-    return replace(value, width=8) if value.boolean else MURKY
-
-
-def _extended(value: Number, name: str, source: int, target: int) -> Number:
-    number = low(value, source).value
-    if name in ("movsx", "movsxd") and number >> (8 * source - 1):
-        number |= MASK ^ ((1 << 8 * source) - 1)
-    return low(Number(number), target)
-
-
-def _masked(truth: Truth, mask: int, size: int) -> Value:
-    """A telling value of which only the bits of a mask are left."""
-    whole = (1 << 8 * size) - 1
-    if (truth.boolean and mask & 1) or (truth.small and mask & 0xFF == 0xFF) or mask & whole == whole:
-        return truth
-    return None if truth.boolean else MURKY
-
-
-def _compared(value: Truth, number: int, at: int) -> Flags:
-    """The flags of a telling value's comparison with a number."""
-    if number == 0:
-        return Flags(value.zero, value.nonzero, plain=True, at=at)
-    if number == 1 and value.boolean:
-        return Flags(value.nonzero, value.zero, value.zero, value.nonzero, at=at)
-    return Flags(murky=True, at=at)
 
 
 def _pushed(value: Value, state: State) -> bool:
@@ -369,6 +376,10 @@ _HANDLERS: Final[Mapping[str, Callable[[Effects, capstone.CsInsn, State], bool]]
     "sub": Effects._subtract,
     "xor": Effects._xor,
     "and": Effects._and,
+    "dec": Effects._decrement,
+    "neg": Effects._negate,
+    "sbb": Effects._subtract_with_borrow,
+    "bt": Effects._test_bit,
     "or": Effects._or,
     "test": Effects._test,
     "cmp": Effects._compare,

@@ -24,7 +24,7 @@ from pmuconf.host.code.offsets import Offsets
 from pmuconf.host.guard.effects import CONDITIONS
 from pmuconf.host.guard.events import Event, Kind, Obstacle, Walk
 from pmuconf.host.guard.registers import move_stack_pointer, set_part
-from pmuconf.host.guard.state import MURKY, SCRATCH, Base, Fact, Loaded, Pointer, State, Truth, Value
+from pmuconf.host.guard.state import MURKY, SCRATCH, Base, Fact, Loaded, Number, Pointer, State, Truth, Value
 from pmuconf.host.guard.walker import Options, Walker
 from pmuconf.host.names import (
     HOOKS,
@@ -205,10 +205,10 @@ class _Path:
             self._arrive(target, state.copy())
 
     def _jump(self, insn: Any, state: State) -> None:
-        operand = insn.operands[0]
-        if operand.type == x86.X86_OP_IMM:
-            self._go(insn.address, _target(insn), state)
-        elif self._is_vendors(self.walker.effects.operands.value(insn, operand, state)):
+        target = self.walker.effects.operands.value(insn, insn.operands[0], state)
+        if isinstance(target, Number):
+            self._go(insn.address, target.value, state)
+        elif self._is_vendors(target):
             self._leave(insn.address, state)
         else:
             self._block(insn.address, state, Obstacle.INDIRECT_JUMP)
@@ -257,12 +257,13 @@ class _Path:
     # ---- calls ----------------------------------------------------------------------------------------------------
 
     def _call(self, insn: Any, state: State) -> None:
-        operand, following = insn.operands[0], _behind(insn)
-        if operand.type != x86.X86_OP_IMM:
-            self._through(insn.address, self.walker.effects.operands.value(insn, operand, state), state)
+        following = _behind(insn)
+        value = self.walker.effects.operands.value(insn, insn.operands[0], state)
+        if not isinstance(value, Number):
+            self._through(insn.address, value, state)
             self._fall(following, _called(state), silently=True)
             return
-        target = _target(insn)
+        target = value.value
         names = self.walker.names(target)
         if self._is_hook(insn.address, names):
             self.walker.path.hooks.add(self.walker.image.symbols.show(self.entry))
@@ -295,7 +296,10 @@ class _Path:
             return self._callee(at, target, state, jump=jump)
         thunk = next(filter(None, map(THUNK.fullmatch, names)), None)
         if thunk is not None:
-            self._through(at, state.registers.get(thunk.group(1)), state)
+            real = state.registers.get(thunk.group(1))
+            if isinstance(real, Number) and not any(map(THUNK.fullmatch, self.walker.names(real.value))):
+                return self._enter(at, real.value, self.walker.names(real.value), state, jump=jump)
+            self._through(at, real, state)
         elif self.inside:
             self._note(Kind.WORK, at, state)
         elif not self.walker.options.copy:

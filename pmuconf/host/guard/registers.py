@@ -102,7 +102,8 @@ def _extended(value: Value) -> Value:
         return low(value, 4)
     if isinstance(value, (Pointer, Loaded)):
         return None
-    return replace(value, width=8) if value is not None and value.width >= 4 else value
+    # What is larger than a byte is likely to be tested as what it was written as.
+    return replace(value, width=8) if value is not None and value.width >= 4 and value.small else value
 
 
 def _merged(value: Value, before: Value, size: int) -> Value:

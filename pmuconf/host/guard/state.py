@@ -26,6 +26,7 @@ __all__ = [
     "State",
     "Truth",
     "Value",
+    "either",
     "is_of_stack",
 ]
 
@@ -109,6 +110,7 @@ class Flags:
     :param zero: the fact that holds if ZF is set; ``nonzero``: if it is clear.
     :param below: the fact that holds if CF is set; ``not_below``: if it is clear.
     :param plain: CF is known to be clear.
+    :param positive: SF and OF are known to be clear.
     :param murky: the flags depend on a telling value in some other way.
     :param at: the instruction that set them.
     """
@@ -118,8 +120,14 @@ class Flags:
     below: Fact | None = None
     not_below: Fact | None = None
     plain: bool = False
+    positive: bool = False
     murky: bool = False
     at: int = 0
+
+    @property
+    def telling(self) -> bool:
+        """Whether they tell a fact, or depend on a telling value."""
+        return self.murky or any((self.zero, self.nonzero, self.below, self.not_below))
 
     def on(self, condition: str) -> tuple[Fact | None, Fact | None, bool]:
         """The facts that hold if a condition (``e``, ``a`` ...) is met and if not; and whether that is murky."""
@@ -129,14 +137,14 @@ class Flags:
             met, unmet = self.zero, self.nonzero
         elif condition in ("b", "ae"):
             met, unmet = self.below, self.not_below
-        elif condition in ("be", "a") and self.plain:
+        elif (condition in ("be", "a") and self.plain) or (condition in ("le", "g") and self.positive):
             met, unmet = self.zero, self.nonzero
         else:
-            return None, None, self.zero is not None or self.nonzero is not None
-        if condition in ("ne", "ae", "a"):
+            return None, None, self.telling
+        if condition in ("ne", "ae", "a", "g"):
             met, unmet = unmet, met
-        if met is None and unmet is None and (self.zero is not None or self.nonzero is not None):
-            return None, None, True  # CF of a comparison that only ZF is understood of
+        if met is None and unmet is None and self.telling:
+            return None, None, True  # only another flag is understood
         return met, unmet, False
 
 
@@ -184,7 +192,9 @@ class State:
         exposed = self.exposed or other.exposed
         for slot in self.stack.keys() | other.stack.keys():
             mine, theirs = self.stack.get(slot, (None, 8)), other.stack.get(slot, (None, 8))
-            met = mine[0] if mine == theirs else _meet(mine[0], theirs[0])
+            met = _meet(mine[0], theirs[0])
+            if mine[1] != theirs[1] and isinstance(met, Truth) and not met.small:
+                met = MURKY
             exposed = exposed or _is_lost(met, mine[0], theirs[0])
             if met is not None:
                 stack[slot] = met, min(mine[1], theirs[1])
@@ -197,7 +207,7 @@ class State:
                 registers[name] = value
         flags = self.flags
         if flags != other.flags:
-            telling = any(f is not None and (f.zero or f.nonzero or f.murky) for f in (flags, other.flags))
+            telling = any(f is not None and f.telling for f in (flags, other.flags))
             flags = Flags(murky=True) if telling else None
         return State(registers, stack, flags, self.enabled, self.counting, self.murky, exposed)
 
@@ -257,6 +267,49 @@ def _is_lost(met: Value, *values: Value) -> bool:
 
 
 def _meet(mine: Value, theirs: Value) -> Value:
-    if mine == theirs:
+    return either(None, mine, None, theirs, 8)
+
+
+def either(fact: Fact | None, mine: Value, other: Fact | None, theirs: Value, size: int) -> Value:
+    """What is known of a value that is ``mine`` where a fact holds, or ``theirs`` where another one does.
+
+    A zero tells what both tell by being zero. One that can't be zero has no say in that. A non-zero does likewise.
+
+    :param size: how many bytes of either count.
+    """
+    if mine is not None and mine == theirs:
         return mine
-    return MURKY if isinstance(mine, Truth) or isinstance(theirs, Truth) else None
+    if not isinstance(mine, Truth) and not isinstance(theirs, Truth) and fact is None and other is None:
+        return None
+    arms = [(fact, mine), (other, theirs)]
+    zero, nonzero = (
+        _common([_facts_if(value, known, nonzero=nonzero) for known, value in arms]) for nonzero in (False, True)
+    )
+    if zero is None and nonzero is None:
+        return MURKY
+    width = min([size, *(value.width for value in (mine, theirs) if isinstance(value, Truth))])
+    small, boolean = (all(_is_up_to(most, value) for value in (mine, theirs)) for most in (0xFF, 1))
+    return Truth(zero, nonzero, width, small=small, boolean=boolean)
+
+
+def _facts_if(value: Value, known: Fact | None, *, nonzero: bool) -> set[Fact] | None:
+    """What holds if a value is zero or not, beside what is known; None: it can't be."""
+    if isinstance(value, Number) and bool(value.value) != nonzero:
+        return None
+    implied = (value.nonzero if nonzero else value.zero) if isinstance(value, Truth) else None
+    facts = {fact for fact in (implied, known) if fact is not None}
+    return None if {Fact(Question.ENABLE, nonzero=False), Fact(Question.ENABLE, nonzero=True)} <= facts else facts
+
+
+def _common(each: list[set[Fact] | None]) -> Fact | None:
+    """A fact that holds in each case that can be; that of enable_pmu before another one."""
+    possible = [facts for facts in each if facts is not None]
+    common = set.intersection(*possible) if possible else set()
+    return min(common, key=lambda fact: fact.question is not Question.ENABLE, default=None)
+
+
+def _is_up_to(most: int, value: Value) -> bool:
+    """Whether a value is known to be no more than 1, or than fits into one byte."""
+    if isinstance(value, Number):
+        return value.value <= most
+    return isinstance(value, Truth) and (value.boolean or (value.small and most > 1))

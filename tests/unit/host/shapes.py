@@ -308,7 +308,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     _shape("no-call", "", "no-call", callee=""),
     # Calls that nobody knows.
-    _shape("pointer", f"{POINTER} f(vcpu, 1);", "unknown"),
+    _shape("pointer", f"{POINTER} f(vcpu, 1);", "unknown", "unguarded"),
     _shape("pointer-guarded", f"{POINTER} if ({PMU}) f(vcpu, 1);", "unknown", "guarded"),
     _shape(
         "unknown-function",

@@ -81,6 +81,65 @@ def test_is_no_guard(body: str) -> None:
     assert verdict in (Verdict.UNGUARDED, Verdict.UNKNOWN)
 
 
+# What a guard may be compiled to, beside a test and a branch.
+GUARDS = {
+    "less 1": f"{LOAD}; sub ebx, 1; jb .Lout; call {CALLEE}; .Lout: ret",
+    "decremented": f"{LOAD}; dec ebx; jne .Lout; call {CALLEE}; .Lout: ret",
+    "negated": f"{LOAD}; neg ebx; {COUNT} ret",
+    "negated, by its carry": f"{LOAD}; neg ebx; jae .Lout; call {CALLEE}; .Lout: ret",
+    "a mask of the carry": f"{LOAD}; neg ebx; sbb eax, eax; test eax, eax; {COUNT} ret",
+    "a mask of what is less than 1": f"{LOAD}; cmp ebx, 1; sbb eax, eax; jne .Lout; call {CALLEE}; .Lout: ret",
+    "its bit": f"{LOAD}; bt ebx, 0; jae .Lout; call {CALLEE}; .Lout: ret",
+    "greater than 0": f"{LOAD}; test ebx, ebx; jle .Lout; call {CALLEE}; .Lout: ret",
+    "a number if it is set": f"""{LOAD}; xor eax, eax; mov ecx, 8; test bl, bl; cmovne eax, ecx; test eax, eax
+        {COUNT} ret""",
+    "something unknown if it is set": f"""{LOAD}; xor eax, eax; test bl, bl; cmovne rax, rsi; test rax, rax
+        {COUNT} ret""",
+    "itself, or 0": f"{LOAD}; xor eax, eax; test rsi, rsi; cmove ebx, eax; test ebx, ebx; {COUNT} ret",
+    "itself, or 0 where paths meet": f"""{LOAD}; test rsi, rsi; je .Lmeet; xor ebx, ebx; .Lmeet: test ebx, ebx
+        {COUNT} ret""",
+    "a byte of a register": f"mov rax, [rdi+0x10]; mov sil, [rax+0x203]; test esi, 1; {COUNT} ret",
+    "a call of a known address": f"{LOAD}; test bl, bl; je .Lout; lea rax, {CALLEE}[rip]; call rax; .Lout: ret",
+}
+# The same, the wrong way round.
+WRONG_WAY = {
+    "less 1": f"{LOAD}; sub ebx, 1; jae .Lout; call {CALLEE}; .Lout: ret",
+    "decremented": f"{LOAD}; dec ebx; je .Lout; call {CALLEE}; .Lout: ret",
+    "negated": f"{LOAD}; neg ebx; jne .Lout; call {CALLEE}; .Lout: ret",
+    "a mask of the carry": f"{LOAD}; neg ebx; sbb eax, eax; jne .Lout; call {CALLEE}; .Lout: ret",
+    "its bit": f"{LOAD}; bt ebx, 0; jb .Lout; call {CALLEE}; .Lout: ret",
+    "greater than 0": f"{LOAD}; test ebx, ebx; jg .Lout; call {CALLEE}; .Lout: ret",
+    "a number if it is clear": f"""{LOAD}; xor eax, eax; mov ecx, 8; test bl, bl; cmove eax, ecx; test eax, eax
+        {COUNT} ret""",
+    "itself, or 1": f"{LOAD}; mov eax, 1; test rsi, rsi; cmove ebx, eax; test ebx, ebx; {COUNT} ret",
+    "itself, or 1 where paths meet": f"""{LOAD}; test rsi, rsi; je .Lmeet; mov ebx, 1; .Lmeet: test ebx, ebx
+        {COUNT} ret""",
+    "a byte of a register, and more": f"mov rax, [rdi+0x10]; mov sil, [rax+0x203]; test esi, 0x101; {COUNT} ret",
+    "a call of a known address": f"{LOAD}; lea rax, {CALLEE}[rip]; call rax; ret",
+    "a thunk that is called with its own address": """lea rax, __x86_indirect_thunk_rax[rip]
+        call __x86_indirect_thunk_rax; ret""",
+}
+MORE = "__x86_indirect_thunk_rax: jmp rax\n"
+
+
+@pytest.mark.parametrize("body", GUARDS.values(), ids=GUARDS)
+def test_is_a_guard(body: str) -> None:
+    assert verdict_on(f"{STUBS}{FUNCTION}: {body}") == (Verdict.GUARDED, "guard-in-caller")
+
+
+@pytest.mark.parametrize("body", WRONG_WAY.values(), ids=WRONG_WAY)
+def test_is_no_guard_the_wrong_way_round(body: str) -> None:
+    verdict, _ = verdict_on(f"{STUBS}{MORE}{FUNCTION}: {body}")
+    assert verdict in (Verdict.UNGUARDED, Verdict.UNKNOWN)
+
+
+def test_a_thunk_with_a_known_address_is_a_call_of_it() -> None:
+    call = f"lea rax, {CALLEE}[rip]; call __x86_indirect_thunk_rax"
+    assert verdict_on(f"{STUBS}{MORE}{FUNCTION}: {call}; ret") == (Verdict.UNGUARDED, "no-test")
+    guarded = f"{LOAD}; test bl, bl; je .Lout; {call}; .Lout: ret"
+    assert verdict_on(f"{STUBS}{MORE}{FUNCTION}: {guarded}") == (Verdict.GUARDED, "guard-in-caller")
+
+
 @pytest.mark.parametrize("access", ["inc qword ptr [rbx+0x360]", "mov rax, [rbx+0x340]"])
 def test_the_pmu_may_be_behind_a_pointer_that_was_lost(access: str) -> None:
     """The vCPU's address is as before, and no longer known to be it."""
