@@ -1,6 +1,7 @@
 """Functions thrown by dice, with what they call: guards, what looks like them, and the code that compilers put around.
 
-One function is a small kernel: kvm_skip_emulated_instruction, its callee, a helper, and stubs for all else.
+One function is a small kernel: kvm_skip_emulated_instruction, its callee, another function of the PMU, a helper, and
+stubs for all else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pmuconf.host.names import FUNCTION
 from tests.unit.host.guard.assembled import CALLEE
 from tests.unit.host.guard.instructions import CONDITIONS
 
-__all__ = ["HELPER", "STUBS", "STUB_SIZE", "function", "stubs"]
+__all__ = ["HELPER", "OF_PMU", "STUBS", "STUB_SIZE", "function", "stubs"]
 
 STUBS: Final = (
     *("__SCT__kvm_x86_get_rflags", "__SCT__kvm_x86_pmu_isr", "kvm_make_request", "kvm_vcpu_do_singlestep"),
@@ -20,6 +21,8 @@ STUBS: Final = (
 )
 STUB_SIZE: Final = 16
 HELPER: Final = "has_something"
+OF_PMU: Final = "kvm_pmu_something"
+"""A function of the PMU that the check does not know."""
 _LONG = ("rax", "rbx", "rcx", "rdx", "rsi", "rbp", "r8", "r12")
 _PART = {
     8: {"rax": "al", "rbx": "bl", "rcx": "cl", "rdx": "dl", "rsi": "sil", "rbp": "bpl", "r8": "r8b", "r12": "r12b"},
@@ -45,13 +48,12 @@ class _Function:
         self.dice, self.number = dice, number
         self._labels = 0
         self._lines: list[str] = []
+        self._tables: list[str] = []
         self._vm = self._value = ""
 
     def source(self) -> str:
         main = self._main()
-        callee = self._callee()
-        helper = self._helper()
-        parts = ((FUNCTION, main), (CALLEE, callee), (HELPER, helper))
+        parts = ((FUNCTION, main), (CALLEE, self._counting()), (OF_PMU, self._counting()), (HELPER, self._helper()))
         return "\n".join(f".balign 16; {name}.{self.number}: {'; '.join(lines)}" for name, lines in parts)
 
     # ---- the three functions --------------------------------------------------------------------------------------
@@ -67,15 +69,20 @@ class _Function:
         self._own = ("rax", "rcx", "rdx", "rsi", "r8") if framed else ("rax", "rcx", "rdx", "rsi", "r8", "rbp", "r12")
         for _ in range(dice.randrange(1, 4)):
             self._noise()
-        for _ in range(dice.choice((1, 1, 1, 2))):
+        for _ in range(dice.choice((0, 1, 1, 1, 1, 2))):
             self._work(dice.random() < 0.75)
         for _ in range(dice.randrange(2)):
             self._noise()
-        lines += [f"add rsp, {_FRAME}", "pop r12", "pop rbx", "pop rbp"]
-        lines.append(dice.choice(("ret", "ret", "jmp __x86_return_thunk", "jmp kvm_vcpu_do_singlestep")))
-        return lines
+        leave = [f"add rsp, {_FRAME}", "pop r12", "pop rbx", "pop rbp"]
+        last = ["ret", "ret", "jmp __x86_return_thunk", "jmp kvm_vcpu_do_singlestep"]
+        if dice.random() < 0.1:
+            out = self._label()
+            self._guard(out)
+            lines += ["mov rdi, rbx", *leave, f"jmp {CALLEE}.{self.number}", f"{out}:"]
+        return [*lines, *leave, dice.choice(last), *self._tables]
 
-    def _callee(self) -> list[str]:
+    def _counting(self) -> list[str]:
+        """The callee, or another function of the PMU."""
         dice = self.dice
         self._lines = lines = []
         kind = dice.randrange(6)
@@ -112,15 +119,31 @@ class _Function:
         """A call of what counts, mostly behind a test of something."""
         out = self._label()
         if guarded:
-            self._telling()
-            for _ in range(self.dice.choice((0, 0, 1, 2, 3))):
-                self._noise() if self.dice.random() < 0.4 else self._change()
-            self._test(out)
+            self._guard(out)
         for _ in range(self.dice.choice((0, 0, 0, 1))):
             self._noise()
-        self._lines.append("mov rdi, rbx")
-        self._lines.append(f"call {CALLEE}.{self.number}")
+        callee = f"{CALLEE}.{self.number}"
+        kinds = (
+            ["inc qword ptr [rbx+0x360]"],  # the callee inlined
+            ["mov rdi, rbx", f"call {OF_PMU}.{self.number}"],
+            ["mov rdi, rbx", "call __SCT__kvm_x86_pmu_isr"],
+            ["mov rdi, rbx", f"lea rax, {callee}[rip]", "call rax"],
+            ["mov rdi, rbx", f"lea rax, {callee}[rip]", "call __x86_indirect_thunk_rax"],
+        )
+        self._lines += self.dice.choice(kinds) if self.dice.random() < 0.2 else ["mov rdi, rbx", f"call {callee}"]
         self._lines.append(f"{out}:")
+
+    def _guard(self, out: str) -> None:
+        """A test of something, and a branch around what follows."""
+        if self.dice.random() < 0.15:
+            vm, member = self._register(), self.dice.choice((0x203, 0x203, 0x203, 0x202))
+            self._lines += [f"mov {vm}, [rbx+0x10]", f"cmp byte ptr [{vm}+{member:#x}], {self.dice.choice((0, 0, 1))}"]
+            self._lines.append(f"j{self.dice.choice(('e', 'e', 'ne', 'b', 'be', 'a'))} {out}")
+            return
+        self._telling()
+        for _ in range(self.dice.choice((0, 0, 1, 2, 3))):
+            self._noise() if self.dice.random() < 0.4 else self._change()
+        self._test(out)
 
     def _telling(self) -> None:
         """The byte, or something else, in a register."""
@@ -159,7 +182,7 @@ class _Function:
         again = slot.replace("qword", {8: "qword", 4: "dword", 2: "word", 1: "byte"}[size])
         wide = max(size, 4)
         mine_wide, theirs_wide = (name if wide == 8 else _PART[4][name] for name in (value, other))
-        kind = dice.randrange(16)
+        kind = dice.randrange(18)
         if kind < 3:
             lines += [f"mov {slot}, {mine}"]
             for _ in range(dice.randrange(3)):
@@ -200,6 +223,12 @@ class _Function:
             lines.append(f"{dice.choice(('cmpxchg', 'xchg', 'xadd'))} {dice.choice((slot, theirs))}, {mine}")
         elif kind == 14:
             lines.append(f"movsx {_PART[4][value]}, {_PART[8][value]}")
+        elif kind == 15:
+            more = dice.choice((f"{value}*2", f"{value}+{value}", f"{value}-1", f"{value}+0", f"{value}+{other}"))
+            lines.append(f"lea {dice.choice((value, _PART[4][value]))}, [{more}]")
+        elif kind == 16 and value in ("rax", "rcx", "rdx"):
+            lines += [f"mov {value[1]}h, {value[1]}l"] if dice.random() < 0.6 else []
+            lines += [f"movzx {_PART[4][value]}, {value[1]}h"] if dice.random() < 0.6 else []
         else:
             lines.append(f"{dice.choice(('movzx', 'movsx'))} {_PART[4][value]}, {_PART[2][value]}")
 
@@ -241,6 +270,9 @@ class _Function:
         """Code that has nothing to do with it, or changes something by the way."""
         dice, lines = self.dice, self._lines
         name, other = self._register(), self._register()
+        if dice.random() < 0.01:
+            self._indirect()
+            return
         kind = dice.randrange(18)
         if kind < 2:
             lines += ["mov rdi, rbx", f"call {dice.choice(STUBS[:1] + STUBS[2:5])}"]
@@ -277,6 +309,27 @@ class _Function:
         elif kind == 15:
             lines.append(f"set{dice.choice(CONDITIONS)} {_PART[8][name]}")
         elif kind == 16:
-            lines.append(f"mov {dice.choice('abcd')}h, {dice.choice((0, 1))}")
+            lines.append(f"mov {dice.choice('aaccddb')}h, {dice.choice((0, 1))}")
         else:
             lines.append(f"xchg {name}, {other}")
+
+    def _indirect(self) -> None:
+        """A jump table, a call through a pointer, or a look at the PMU."""
+        lines, kind = self._lines, self.dice.randrange(4)
+        if kind < 2:
+            table, targets = self._label(), [self._label() for _ in range(4)]
+            lines += [
+                "mov eax, [rbx+0x20]",
+                "and eax, 3",
+                f"lea rcx, {table}[rip]",
+                "movsxd rax, dword ptr [rcx+rax*4]",
+            ]
+            lines += ["add rax, rcx", self.dice.choice(("jmp rax", "notrack jmp rax", "jmp __x86_indirect_thunk_rax"))]
+            for target in targets:
+                lines += [f"{target}: mov edx, {self.dice.randrange(3)}"]
+            self._tables.append(f"{table}: .long {', '.join(f'{target} - {table}' for target in targets)}")
+        elif kind == 2:
+            call = self.dice.choice(("call rax", "call __x86_indirect_thunk_rax"))
+            lines += ["mov rdi, rbx", f"lea rax, {self.dice.choice(STUBS[2:5])}[rip]", call]
+        else:
+            lines.append(f"mov {self._register()}, [rbx+{self.dice.choice((0x300, 0x340, 0x360)):#x}]")
