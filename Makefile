@@ -19,6 +19,7 @@
 #                       what each operation gave goes into docs/verification.md
 # make test-libvirt   the functional tests with the libvirts of Debian 13 and of unstable, libvirtd and virtqemud, in systems
 #                     that it sets up once (root, 5 GB); test-libvirt-trixie and test-libvirt-sid are one each
+# make test-hosts   boot three hosts on a network of their own: the role and the playbooks over SSH, live migration (root)
 # make test-ansible   test the Ansible collection on 50 hosts of its own, with ansible-core 2.19 and 2.14 (root, an hour)
 # make fuzz-path   judge random functions, and run them on an emulated CPU: FUNCTIONS=1000000 SEED=1
 # make picture  draw the report page that README.md shows (docs/report.png)
@@ -39,7 +40,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-libvirt test-ansible lint bench bench-fleet \
+.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-libvirt test-ansible test-hosts lint bench bench-fleet \
         bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
         corpus architecture causes mutants sample sample-nova clean
 
@@ -81,6 +82,11 @@ test-libvirt: test-libvirt-trixie test-libvirt-sid
 test-libvirt-%:
 	.ci/packages libvirt
 	tests/functional/in-debian $* python3 -m pytest -p no:cacheprovider -n 2 tests/functional
+
+test-hosts: $(VENV)/test
+	.ci/packages system
+	new=$$(tests/ansible/environment 2.19) && old=$$(tests/ansible/environment 2.14) && \
+	PMUCONF_TEST_ANSIBLE=$$new:$$old $(BIN)/python -m pytest tests/hosts
 
 test-ansible: $(VENV)/test
 	.ci/packages ansible

@@ -72,7 +72,8 @@ class Machine:
         options = f"lowerdir={layers},upperdir={self.upper},workdir={work}"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, self.root], check=True)
         self._nspawn: subprocess.Popen[bytes] | None = None
-        self._leader = 0
+        self.leader = 0
+        """The process id of its first process, as this machine sees it; 0: it is not booted."""
         self._said = folder / "nspawn.log"
 
     def prepare(self, *command: str) -> str:
@@ -105,12 +106,12 @@ class Machine:
         os.close(console)
         self._terminal = ours
         end = time.monotonic() + _BOOT
-        while not (self._leader and self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")):
+        while not (self.leader and self.run("systemctl", "is-system-running", check=False) in ("running", "degraded")):
             said = self._said.read_text(errors="replace")[-2000:]
             assert self._nspawn.poll() is None, f"systemd-nspawn has ended:\n{said}"
             assert time.monotonic() < end, f"it does not come up:\n{said}"
             time.sleep(0.1)
-            self._leader = self._leader or _first_process(self._nspawn.pid)
+            self.leader = self.leader or _first_process(self._nspawn.pid)
 
     def power_off(self) -> None:
         """Turn it off, at once, as far as it still runs."""
@@ -124,7 +125,7 @@ class Machine:
             self._nspawn.kill()
             self._nspawn.wait()
         os.close(self._terminal)
-        self._nspawn, self._leader = None, 0
+        self._nspawn, self.leader = None, 0
 
     def result(self, *command: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """A command run in the booted machine as root; a single word is a line for the shell."""
@@ -146,11 +147,11 @@ class Machine:
         )
 
     def _enter(self) -> list[str]:
-        return ["nsenter", "--all", "--target", str(self._leader), "--wdns=/root", "--"]
+        return ["nsenter", "--all", "--target", str(self.leader), "--wdns=/root", "--"]
 
     def ip(self, *words: str) -> None:
         """Change its network with this machine's ip: it has none of its own."""
-        subprocess.run(["nsenter", "--net", "--target", str(self._leader), "--", "ip", *words], check=True)
+        subprocess.run(["nsenter", "--net", "--target", str(self.leader), "--", "ip", *words], check=True)
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the machine."""

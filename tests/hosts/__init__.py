@@ -1,0 +1,1 @@
+"""Several booted hosts on a network of their own: make test-hosts."""
