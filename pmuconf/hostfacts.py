@@ -9,6 +9,7 @@ from typing import Final
 
 __all__ = [
     "CONTRADICTORY",
+    "MAY_BE_EMULATED",
     "Copies",
     "Evidence",
     "FileId",
@@ -66,6 +67,9 @@ class KernelPmu(enum.Enum):
 
 CONTRADICTORY: Final = ("several-vms", "kernel-memory-odd")
 """Causes of a VM whose kernel memory contradicts itself: that is an observation, so nothing is inferred instead."""
+
+MAY_BE_EMULATED: Final = "may-be-emulated"
+"""The cause of a process whose VM of KVM could not be seen, and whose command line allows QEMU to go without KVM."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ class LiveVm:
     :param pid: of the process as the probe sees it; None: the VM's process is unknown.
     :param started: when the process started, in clock ticks after boot (/proc/PID/stat). With pid, it identifies it.
     :param uuid: of the domain, from QEMU's command line.
+    :param name: of the VM, from its command line: written by others, of any length.
+    :param manager: what started it, by its command line: libvirt, proxmox or kata; empty: unknown, or nobody.
     :param kernel_pmu: by kernel memory; UNKNOWN if that can't be read.
     :param cause: why it is unknown: kcore-refused, no-offsets, unstable, several-vms ...
     :param in_use: whether a vCPU had counters programmed in one of the samples; None: not read.
@@ -241,6 +247,7 @@ class LiveVm:
     next_qemu: Qemu | None = None
     exe: FileId | None = None
     threads: tuple[Thread, ...] = ()
+    manager: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Final
 
 from pmuconf.domain.definition import Domain, PmuState
 from pmuconf.fastpath.guest import Guest
-from pmuconf.hostfacts import CONTRADICTORY, Evidence, HostFacts, KernelPmu, LiveVm, Qemu
+from pmuconf.hostfacts import CONTRADICTORY, MAY_BE_EMULATED, Evidence, HostFacts, KernelPmu, LiveVm, Qemu
 
 __all__ = ["WHY_UNKNOWN", "InKernel", "in_kernel_pmu", "loses_pmu"]
 
@@ -20,6 +20,8 @@ WHY_UNKNOWN: Final = {
     "several-vms": "its process has several VMs in KVM, which differ",
     "kernel-memory-odd": "what kernel memory says of it contradicts itself, or kvm.enable_pmu",
     "cpu-unknown": "the command line of its QEMU does not say",
+    "no-qemu": "no QEMU that is known here runs it, so only kernel memory says it",
+    MAY_BE_EMULATED: "its QEMU may run it without KVM, and whether it does can't be seen",
     "mediated-pmu": "with mediated PMUs, or where that is not known, it depends on its interrupt controller",
     "tdx-guest": "it is a TDX guest, or may be one: newer kernels give such guests no PMU, older kernels may",
     "qemu-unknown": "its QEMU may disable the PMU or not",
@@ -54,7 +56,7 @@ def in_kernel_pmu(host: HostFacts | None, guest: Guest) -> InKernel:
         return _unknown("remote-host")
     if vm is None:  # nothing shows that it runs here: the facts of this host may not be those of its own
         return _unknown("process-unknown")
-    if vm.cause in CONTRADICTORY:
+    if vm.cause in CONTRADICTORY or vm.cause == MAY_BE_EMULATED:
         return _unknown(vm.cause)
     return _by_parameter(host) or _by_tdx(host, guest.domain, vm) or _by_qemu(host, vm)
 
@@ -76,7 +78,7 @@ def _by_tdx(host: HostFacts, definition: Domain, vm: LiveVm) -> InKernel | None:
 def _by_qemu(host: HostFacts, vm: LiveVm) -> InKernel:
     """What follows from the options of the process, and from what its QEMU does."""
     if vm.pmu_property is None:
-        return _unknown("cpu-unknown")
+        return _unknown("no-qemu" if vm.qemu is None else "cpu-unknown")
     disables = None if vm.qemu is None else vm.qemu.disables
     if not vm.pmu_property and disables is None:
         return _unknown("qemu-unknown")

@@ -22,10 +22,10 @@ from pmuconf.host.names import KVM, VM_LIST
 from pmuconf.host.root import Root
 from pmuconf.host.vms.kvmlist import KvmList, KvmVm
 from pmuconf.host.vms.layout import Layout
-from pmuconf.host.vms.procdir import initial_namespace, same_program
+from pmuconf.host.vms.procdir import initial_namespace, is_there, same_program
 from pmuconf.host.vms.process import VmProcess, vm_processes
 from pmuconf.host.vms.qemu import qemu_of_process
-from pmuconf.hostfacts import KernelPmu, LiveVm
+from pmuconf.hostfacts import MAY_BE_EMULATED, KernelPmu, LiveVm
 
 __all__ = ["live_vms", "open_list"]
 
@@ -234,8 +234,11 @@ def _joined(root: Root, look: _Look, pmu: _PmuUse) -> tuple[LiveVm, ...]:
         if kvm_vms:
             entry = _with_memory(entry, kvm_vms, pmu, all_disabled=all_disabled)
         else:
-            entry = replace(entry, cause=without_vm)
-        entries.append(_if_same_program(root, process, entry))
+            maybe = not process.seen and process.args is not None and process.args.may_be_emulated
+            entry = replace(entry, cause=MAY_BE_EMULATED if maybe else without_vm)
+        entry = _if_same_program(root, process, entry)
+        if entry.cause != "unstable" or is_there(root, process.pid, process.started):
+            entries.append(entry)
     given = look.given
     for kvm_vm in sorted(look.vms, key=lambda kvm_vm: kvm_vm.thread):
         if kvm_vm.address not in given:
@@ -249,7 +252,7 @@ def _of_process(root: Root, process: VmProcess) -> LiveVm:
     vm = LiveVm(process.pid, process.started, command=process.command, exe=process.file, threads=process.others)
     args = process.args
     if args is None:
-        return vm
+        return replace(vm, name=process.name, manager=process.manager, started_as=process.started_as)
     return replace(
         vm,
         uuid=args.uuid,
@@ -259,6 +262,7 @@ def _of_process(root: Root, process: VmProcess) -> LiveVm:
         may_be_recreated=args.may_be_recreated,
         tdx=args.tdx,
         started_as=args.binary,
+        manager=args.manager,
         qemu=qemu_of_process(root, process.pid, process.started, process.exe),
     )
 
@@ -270,7 +274,9 @@ def _if_same_program(root: Root, process: VmProcess, vm: LiveVm) -> LiveVm:
     """
     if same_program(root, process.pid, process.started, process.file, process.others):
         return vm
-    return LiveVm(vm.pid, vm.started, command=vm.command, uuid=vm.uuid, name=vm.name, cause="unstable")
+    return LiveVm(
+        vm.pid, vm.started, command=vm.command, uuid=vm.uuid, name=vm.name, manager=vm.manager, cause="unstable"
+    )
 
 
 def _with_memory(vm: LiveVm, vms: Sequence[KvmVm], pmu: _PmuUse, *, all_disabled: bool) -> LiveVm:

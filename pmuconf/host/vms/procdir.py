@@ -24,6 +24,7 @@ __all__ = [
     "file_id",
     "holds_vm",
     "initial_namespace",
+    "is_there",
     "name_and_start",
     "namespace_of",
     "other_threads",
@@ -142,6 +143,18 @@ def program(root: Root, directory: int) -> FileId | None:
         return file_id(os.stat("exe", dir_fd=directory) if root.live else os.stat(root.at(exe)), exe)
     except (OSError, PmuconfError):
         return None
+
+
+def is_there(root: Root, pid: int, started: int) -> bool:
+    """Whether the process still is there, whatever program it runs.
+
+    :raises PmuconfError: as Root.at.
+    """
+    try:
+        with directory_of(root, pid, started):
+            return True
+    except OSError:
+        return False
 
 
 def same_program(root: Root, pid: int, started: int, file: FileId | None, threads: tuple[Thread, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pmuconf.host.root import Root
@@ -18,7 +18,8 @@ from pmuconf.host.vms.procdir import (
     program,
     thread_ids,
 )
-from pmuconf.host.vms.qemu_args import QemuArgs, parse_args
+from pmuconf.host.vms.qemu_args import MAX_PATH, QemuArgs, parse_args, words_of
+from pmuconf.host.vms.starter import is_monitor, manager_of, name_by_option
 from pmuconf.hostfacts import FileId, Thread
 
 __all__ = ["VmProcess", "vm_processes"]
@@ -35,6 +36,8 @@ class VmProcess:
     :param command: its name as the kernel knows it (comm).
     :param exe: the target of /proc/PID/exe, " (deleted)" included; empty if that can't be read.
     :param args: what its command line says, if it is a QEMU.
+    :param name: of the VM, if another monitor than QEMU was given one; ``manager`` likewise, and ``started_as``: the
+        first word.
     :param seen: whether its open VM was seen.
     :param threads: the ids of all its threads.
     :param others: some of its threads besides the first, as other_threads() gives them.
@@ -50,6 +53,9 @@ class VmProcess:
     threads: frozenset[int] = frozenset()
     others: tuple[Thread, ...] = ()
     file: FileId | None = None
+    name: str | None = None
+    manager: str = ""
+    started_as: str = ""
 
     def unchanged_since(self, ticks: int) -> bool:
         """Whether it has run the same program since then: a thread is older, or there are no other threads to tell."""
@@ -79,7 +85,17 @@ def _read(root: Root, pid: int, directory: int) -> VmProcess | None:
     exe = ""
     with contextlib.suppress(OSError):
         exe = os.readlink("exe", dir_fd=directory)
-    args = parse_args(raw if len(raw) < MAX_CMDLINE else b"", exe)
-    if seen is None and (args is None or not args.kvm):
+    raw = raw if len(raw) < MAX_CMDLINE else b""
+    args = parse_args(raw, exe)
+    words = words_of(raw) if args is None else []
+    if seen is None and not (is_monitor(command, words) if args is None else args.kvm):
         return None
-    return VmProcess(pid, started, command, exe, args, seen is True, thread_ids(directory), others, file)
+    process = VmProcess(pid, started, command, exe, args, seen is True, thread_ids(directory), others, file)
+    if not words:
+        return process
+    return replace(
+        process,
+        name=name_by_option(words),
+        manager=manager_of(words),
+        started_as=words[0] if len(words[0]) < MAX_PATH else "",
+    )

@@ -11,12 +11,15 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from pmuconf.domain.cpu import accelerator, has_pmu, last, options, properties, values
+from pmuconf.domain.cpu import accelerator, has_pmu, last, options, properties, split, values
 from pmuconf.host.confidential import is_tdx
+from pmuconf.host.vms.starter import manager_of
 
-__all__ = ["QemuArgs", "parse_args"]
+__all__ = ["MAX_PATH", "QemuArgs", "parse_args", "words_of"]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+MAX_PATH: Final = 4096
+"""The length from which a text is no path, in bytes (PATH_MAX)."""
 _RECREATING: Final = frozenset({"confidential-guest-support", "memory-encryption", "x-change-vmfd-on-reset"})
 
 
@@ -28,7 +31,10 @@ class QemuArgs:
     :param kvm: whether KVM was asked for, before any other accelerator.
     :param incoming: whether it was started to take a migration or a saved state in.
     :param tdx: whether it is a TDX guest; None: it may be one.
-    :param binary: the first word: the path that it was started by. libvirt takes it from the definition.
+    :param may_be_emulated: whether another accelerator than KVM may run it: QEMU tries them in turn.
+    :param binary: the first word: the path that it was started by. libvirt takes it from the definition. Empty if it
+        is too long for a path.
+    :param manager: as manager_of() has it.
     :param may_be_recreated: whether a reset may give it another VM of KVM. Since QEMU 11.0 those of
         confidential guests do.
     """
@@ -41,20 +47,27 @@ class QemuArgs:
     may_be_recreated: bool = False
     tdx: bool | None = False
     binary: str = ""
+    may_be_emulated: bool = True
+    manager: str = ""
+
+
+def words_of(cmdline: bytes) -> list[str]:
+    """The words of /proc/PID/cmdline."""
+    words = [word.decode("utf-8", "replace") for word in cmdline.split(b"\0")]
+    return words if words[-1] else words[:-1]
 
 
 def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
     """The facts in /proc/PID/cmdline; None if neither that nor the path of the binary looks like a QEMU's."""
-    words = [word.decode("utf-8", "replace") for word in cmdline.split(b"\0")]
-    if not words[-1]:
-        words.pop()
+    words = words_of(cmdline)
     names = [os.path.basename(path.partition(" (deleted)")[0]) for path in (exe, *words[:1])]
     if not any("qemu" in name or name == "kvm" for name in names):
         return None
     if not cmdline.endswith(b"\0"):  # cut short, or written over by the process itself
         return QemuArgs()
+    manager = manager_of(words)
     return QemuArgs(
-        uuid=_uuid(last(words, "uuid")),
+        uuid=_uuid(_smbios_uuid(words) if manager == "proxmox" else last(words, "uuid")),
         name=_name(last(words, "name")),
         pmu=has_pmu(words, names),
         kvm=accelerator(words, names) == "kvm",
@@ -63,8 +76,25 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         may_be_recreated=any(
             key in _RECREATING for value in values(words, "machine", "M") for key, _, _ in properties(value)
         ),
-        binary=words[0],
+        binary=words[0] if len(words[0]) < MAX_PATH else "",
+        may_be_emulated=_names_emulation(words),
+        manager=manager,
     )
+
+
+def _names_emulation(words: list[str]) -> bool:
+    """Whether the words name an accelerator beside KVM, in any of the forms that there are."""
+    named = [value.removeprefix("accel=") for value in values(words, "accel")]
+    named += [
+        text for value in values(words, "machine", "M") for key, _, text in properties(value) if key == "accel"
+    ]
+    return any(split(text)[0] != "kvm" for text in named)
+
+
+def _smbios_uuid(words: list[str]) -> str | None:
+    """The VM's UUID where Proxmox writes it; None if it is not there once."""
+    found = {text for value in values(words, "smbios") for key, _, text in properties(value) if key == "uuid"}
+    return found.pop() if len(found) == 1 else None
 
 
 def _uuid(text: str | None) -> str | None:

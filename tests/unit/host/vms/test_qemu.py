@@ -190,7 +190,13 @@ class TestIdentity:
             *("-incoming", "defer", "-msg", "timestamp=on"),
         )
         assert found == QemuArgs(
-            uuid=UUID, name="web,1", pmu=True, kvm=True, incoming=True, binary="/usr/bin/qemu-system-x86_64"
+            uuid=UUID,
+            name="web,1",
+            pmu=True,
+            kvm=True,
+            incoming=True,
+            binary="/usr/bin/qemu-system-x86_64",
+            may_be_emulated=False,
         )
 
     @pytest.mark.parametrize(
