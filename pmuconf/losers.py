@@ -62,9 +62,8 @@ def _here(report: Report) -> Iterator[Loser]:
     for vm in report.vms:
         if answer := _of_vm(vm):
             yield Loser("vm", vm.name, *answer)
-    ours = {vm.process.pid for vm in report.vms if vm.process is not None}
-    for process in report.facts.vms if report.facts is not None else ():
-        if process.pid not in ours and process.kernel_pmu is not KernelPmu.DISABLED:
+    for process in report.others:
+        if process.kernel_pmu is not KernelPmu.DISABLED:
             yield Loser("process", _named(process), bool(process.in_use), "other-manager")
 
 

@@ -145,8 +145,8 @@ class Subject:
         """Why an explicit choice may have been made that can't be seen; empty if none can be hidden."""
         if self.extra_specs is UNKNOWN or self.image_properties is UNKNOWN:
             return "its metadata cannot show whether hw:pmu or hw_pmu asked for that"
-        if self.manager in (Manager.LIBVIRT, Manager.NOVA):
-            return ""
+        if self.manager in (Manager.LIBVIRT, Manager.NOVA) or not self.manager.of_libvirt:
+            return ""  # of a VM without a definition, nobody has written on into one
         return f"the metadata of {self.manager.title} cannot show who asked for that"
 
 

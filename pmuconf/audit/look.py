@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pmuconf.audit.processes import vms_of_processes
 from pmuconf.audit.report import Report, asks_host, join
 from pmuconf.audit.vm import Unjudged, Vm, judge
 from pmuconf.domain import reading
@@ -23,7 +24,10 @@ from pmuconf.policy import Policy
 if TYPE_CHECKING:  # an audit of files needs no libvirt
     from pmuconf.hypervisor.hypervisor import Exits, Hypervisor, Listed
 
-__all__ = ["Pace", "audit", "audit_files", "look"]
+__all__ = ["PROCESSES", "Pace", "audit", "audit_files", "audit_processes", "look", "with_processes"]
+
+PROCESSES: Final = "processes"
+"""The source of a report for which libvirt was not asked."""
 
 _STEP: Final = 0.5
 """The seconds of a sample between two steps of the bar."""
@@ -87,6 +91,22 @@ def audit(
             for name in sorted(before.silent | after.silent)
         ]
     return Report(hypervisor.uri, vms, facts, whole=not names, warnings=tuple(warnings))
+
+
+def with_processes(report: Report, policy: Policy) -> Report:
+    """The same report, with the VMs too that KVM holds on this host and libvirt does not know.
+
+    :param report: with the facts of its host; without them it is about another host, and a warning says so.
+    """
+    if report.facts is None:
+        sentence = "these are domains of another host: the processes there can't be seen from here"
+        return replace(report, warnings=(*report.warnings, sentence))
+    return replace(report, vms=(*report.vms, *vms_of_processes(policy, report.facts, report.vms)))
+
+
+def audit_processes(policy: Policy, facts: HostFacts) -> Report:
+    """The audit of every VM that KVM holds on this host, by its process: libvirt is not asked."""
+    return Report(PROCESSES, vms_of_processes(policy, facts), facts)
 
 
 def _waiting(end: float) -> Iterator[None]:

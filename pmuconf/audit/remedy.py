@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pmuconf.audit.starters import redefine_process, start_anew
 from pmuconf.audit.vm import Status, Vm
 from pmuconf.domain.definition import PmuState
 from pmuconf.fastpath.cases import CASES, RemedyKind
@@ -134,9 +135,10 @@ def _words(kind: RemedyKind, vm: Vm, host: HostFacts | None, needing: int | None
     if kind is RemedyKind.APPLY:
         return _apply(vm)
     if kind is RemedyKind.REDEFINE:
-        return redefine(PmuState.OFF if vm.decision is None else vm.decision.state)
+        wanted = PmuState.OFF if vm.decision is None else vm.decision.state
+        return redefine_process(vm, wanted) if vm.by_process else redefine(wanted)
     if kind is RemedyKind.POWER_CYCLE:
-        return power_cycle(nova=vm.nova)
+        return start_anew(vm) if vm.by_process else power_cycle(nova=vm.nova)
     return options_remedy(kind, vm.decision)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 
+from pmuconf.audit.processes import others
 from pmuconf.audit.remedy import Remedy, remedies
 from pmuconf.audit.vm import Severity, Vm, guest_of
 from pmuconf.domain.definition import PmuState
@@ -22,7 +23,7 @@ __all__ = ["Report", "asks_host", "join"]
 class Report:
     """The audit of one host.
 
-    :param source: the libvirt URI, or the files that were read instead.
+    :param source: the libvirt URI, the files that were read instead, or ``processes``.
     :param facts: of the host; None if it was not asked: no VM of it runs under KVM, it is another host, or files were
         read.
     :param whole: the VMs are all that the host has.
@@ -42,6 +43,11 @@ class Report:
         """The worst of its domains."""
         return max((vm.severity for vm in self.vms), default=Severity.OK)
 
+    @cached_property
+    def others(self) -> tuple[LiveVm, ...]:
+        """What KVM holds beside the running VMs of this report; empty if the host was not asked."""
+        return others(self.facts, self.vms)
+
     def remedies(self, vm: Vm) -> tuple[Remedy, ...]:
         """What is to be done about one of its VMs, in the order in which to do it; empty if it is as wanted."""
         return remedies(vm, self.facts, self._needing)
@@ -54,10 +60,8 @@ class Report:
         """
         if self.facts is None or not self.whole:
             return None
-        ours = {vm.process.pid for vm in self.vms if vm.process is not None}
         kept = sum(vm.decision is not Decision.OFF and vm.effective_pmu is not PmuState.OFF for vm in self.vms)
-        others = sum(vm.pid not in ours and vm.kernel_pmu is not KernelPmu.DISABLED for vm in self.facts.vms)
-        return kept + others
+        return kept + sum(vm.kernel_pmu is not KernelPmu.DISABLED for vm in self.others)
 
 
 def join(vms: Sequence[Vm], facts: HostFacts | None) -> tuple[Vm, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from pmuconf.domain.definition import Domain, PmuState
+from pmuconf.domain.definition import Domain, Manager, PmuState
 from pmuconf.drift import drifts, guest_waits, image_waits, stuck
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.guest import Guest, overridden
@@ -79,6 +79,7 @@ class Vm:
     :param process: its QEMU; None: the host was not asked, or the process was not found.
     :param answer: whether it has the fast path; None: the host was not asked.
     :param exits_per_second: all its VM exits, of which an unknown part gains by the fast path; None: not counted.
+    :param by_process: libvirt does not know it: all that is known of it is from its process and from KVM.
     """
 
     name: str
@@ -100,6 +101,12 @@ class Vm:
     process: LiveVm | None = None
     answer: Answer | None = None
     exits_per_second: float | None = None
+    by_process: bool = False
+
+    @property
+    def manager(self) -> Manager | None:
+        """Who writes it, or who started its process; None: it could not be read."""
+        return None if self.domain is None else self.domain.manager
 
     @property
     def drift(self) -> bool:
@@ -205,15 +212,17 @@ def judge(
     next_boot: Domain | None = None,
     saved: Domain | None = None,
     snapshots: Iterable[Domain | None] = (),
+    subject: Subject | None = None,
 ) -> Vm:
     """One domain with the decision of the policy about it.
 
     :param live: at least one of live and next_boot is given.
+    :param subject: what the policy decides by; None: what the definition says.
     """
     definition = next_boot or live
     if definition is None:
         raise ValueError("neither a live nor a next-boot definition")
-    ruling, error = _ruling(policy, definition)
+    ruling, error = _ruling(policy, subject or Subject.of_domain(definition))
     return Vm(
         name=definition.name,
         uuid=definition.uuid,
@@ -233,8 +242,8 @@ def judge(
     )
 
 
-def _ruling(policy: Policy, definition: Domain) -> tuple[Ruling | None, Unjudged | None]:
+def _ruling(policy: Policy, subject: Subject) -> tuple[Ruling | None, Unjudged | None]:
     try:
-        return decide(policy, Subject.of_domain(definition)), None
+        return decide(policy, subject), None
     except FlavorImageConflict as conflict:
         return None, Unjudged.of(conflict)

@@ -7,12 +7,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pmuconf.access import connect, surveyor
-from pmuconf.audit.look import Pace, audit, audit_files
+from pmuconf.audit.look import PROCESSES, Pace, audit, audit_files, audit_processes, with_processes
 from pmuconf.audit.report import Report
 from pmuconf.audit.selection import Selection, VmKind
 from pmuconf.audit.vm import Status, Vm
@@ -20,7 +22,7 @@ from pmuconf.commands.base import Table, add_connect, progress, settings, warnin
 from pmuconf.commands.plaintable import Brief
 from pmuconf.commands.terminal import width_of
 from pmuconf.conf import Settings
-from pmuconf.domain.definition import PmuState
+from pmuconf.domain.definition import Manager, PmuState
 from pmuconf.errors import PmuconfError
 from pmuconf.fastpath.cases import FastPath
 from pmuconf.flavors.map import FlavorMap
@@ -29,7 +31,17 @@ from pmuconf.report.document import record, summary, worth
 from pmuconf.report.groups import KINDS
 from pmuconf.wording import counted
 
-__all__ = ["Audit", "add_host_facts", "add_sample", "add_sources", "files_given", "opening", "run_audit"]
+__all__ = [
+    "Audit",
+    "add_host_facts",
+    "add_processes",
+    "add_sample",
+    "add_sources",
+    "audit_host",
+    "files_given",
+    "opening",
+    "run_audit",
+]
 
 _NOT_JUDGED: Final = {
     None: "read from a file",
@@ -40,6 +52,7 @@ _NOT_JUDGED: Final = {
     "saved-image": "not running",
 }
 _FAST_PATH: Final = "fast path: "
+_NO_LIBVIRT: Final = ("libvirt-missing", "libvirt-unreachable")
 _WORST_FIRST: Final = (
     *("error", "drift", "overridden", "slow", "pending", "transient", "undecided", "partial", "unknown", "ok"),
 )
@@ -64,7 +77,7 @@ class Audit(Table):
       drift       the next boot is not what the policy wants: run pmuconf apply
       pending     the next boot is right, the running guest or its saved image is not yet: stop and start it
       overridden  the next boot is right, but options in <qemu:commandline> decide what the guest gets: see remedies
-      transient   it runs, and has no next boot
+      transient   it runs, and has no next boot, or none that libvirt knows
       undecided   a rule needs a fact that is unknown here
       slow, partial, unknown   as the policy wants, but see fast
       error       it can't be judged (in other formats: the code of the cause)
@@ -82,7 +95,7 @@ class Audit(Table):
         *("name", "uuid", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
         *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "running"),
         *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
-        *("qemu", "exits_per_second", "error", "status"),
+        *("qemu", "exits_per_second", "error", "status", "manager", "by_process", "pid"),
     )
     wide: Sequence[str | Brief] = (
         *("name", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
@@ -173,6 +186,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help="Take the extra specs of flavors from FILE ('pmuconf flavors export') for domains whose metadata does not "
         "have them: before version 32, Nova does not write them.",
     )
+    add_processes(parser)
     add_host_facts(parser)
     add_sample(parser)
 
@@ -200,6 +214,17 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ID",
         help="Show only VMs of this OpenStack project. May be given several times.",
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add --processes."""
+    parser.add_argument(
+        "--processes",
+        action="store_true",
+        help="Also list the VMs that KVM runs here and libvirt does not know, by their processes: VMs of Proxmox, "
+        "Kata, Firecracker or a QEMU started by hand. Libvirt need not be there. Run it as root: others see few of "
+        "them.",
     )
 
 
@@ -238,25 +263,55 @@ def run_audit(
     """The audit that the arguments of add_sources() ask for; the host is examined if a VM runs there, or always."""
     fill = FlavorMap.load(args.flavors).fill if args.flavors else None
     if args.xml:
-        if args.domains or args.connect or args.host_facts or args.sample:
+        if args.domains or args.connect or args.processes or args.host_facts or args.sample:
             raise PmuconfError(
-                "--xml reads files: it goes with neither DOMAIN, --connect, --host-facts nor --sample", cause="usage"
+                "--xml reads files: it goes with neither DOMAIN, --connect, --processes, --host-facts nor --sample",
+                cause="usage",
             )
         return audit_files(chosen.policy, args.xml, max_bytes=chosen.max_xml_bytes, fill=fill)
-    with connect(chosen, args.connect, read_only=True) as hypervisor:
-        report = audit(
-            hypervisor,
-            chosen.policy,
-            args.domains,
-            max_bytes=chosen.max_xml_bytes,
-            survey=surveyor(args.host_facts),
+    if args.processes and args.domains:
+        raise PmuconfError(
+            "--processes lists all VMs: it does not go with DOMAIN", cause="usage", hint="Use pmuconf explain"
+        )
+    report = audit_host(
+        args,
+        chosen,
+        partial(
+            audit,
+            names=args.domains,
             always=always,
             fill=fill,
             pace=Pace(args.sample, progress),
-        )
+        ),
+    )
     for sentence in report.warnings:
         warn(sentence)
     return report
+
+
+def audit_host(args: argparse.Namespace, chosen: Settings, look: Callable[..., Report]) -> Report:
+    """The audit of this host, by the arguments of add_connect(), add_processes() and add_host_facts().
+
+    With --processes, a host without libvirt is audited by its processes alone. If one of them is a VM of libvirt's,
+    libvirt is there and does not answer: that is an error, because VMs would be missing.
+
+    :param look: audit() with what else is asked for.
+    """
+    survey = surveyor(args.host_facts)
+    with ExitStack() as opened:
+        try:
+            hypervisor = opened.enter_context(connect(chosen, args.connect, read_only=True))
+        except PmuconfError as error:
+            if not args.processes or args.connect or error.cause not in _NO_LIBVIRT:
+                raise
+            facts = survey()
+            if any(vm.manager == Manager.LIBVIRT.value for vm in facts.vms):
+                raise
+            report = audit_processes(chosen.policy, facts)
+            return replace(report, warnings=(f"only processes were looked at: {error.message} ({error.cause})",))
+        always = {"always": True} if args.processes else {}
+        report = look(hypervisor, chosen.policy, max_bytes=chosen.max_xml_bytes, survey=survey, **always)
+    return with_processes(report, chosen.policy) if args.processes else report
 
 
 def opening(report: Report) -> list[str]:
@@ -315,7 +370,7 @@ def _status(vm: Vm) -> str:
         return vm.error.cause
     if vm.status in (Status.DRIFT, Status.OVERRIDDEN, Status.PENDING):
         return str(vm.status.value)
-    if vm.transient:
+    if vm.transient and not (vm.by_process and vm.status is Status.OK):
         return "transient"
     if vm.status is Status.UNDECIDED:
         return "undecided"
@@ -330,7 +385,7 @@ def _sentence(shown: Report, total: int) -> str:
     :param total: how many there are.
     """
     if not total:
-        return f"there are no domains on {shown.source}"
+        return "no VM of KVM was seen here" if shown.source == PROCESSES else f"there are no domains on {shown.source}"
     counts = summary(shown)
     counts["overridden"] = sum(vm.overridden for vm in shown.vms)
     counts["pending"] = sum(map(VmKind.PENDING.has, shown.vms))

@@ -38,11 +38,12 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         Example(
             "Only the VMs with a finding, with every column, for a script", "pmuconf audit --only findings -f json"
         ),
-        Example("Files of 'virsh dumpxml', where libvirt is out of reach", "pmuconf audit --xml dumps/"),
+        Example("As root: VMs of Proxmox, Kata or Firecracker too", "pmuconf audit --processes"),
     ),
     "explain": (
         Example("As root: does this VM have the fast path, and if not, what helps?", "pmuconf explain web1"),
         Example("How much would it save? Count its exits for five seconds", "pmuconf explain web1 --sample 5s"),
+        Example("A VM that libvirt does not know, by its process", "pmuconf explain --processes 4711"),
         Example("For a script: the same as one JSON document", "pmuconf explain web1 -f json"),
     ),
     "report": (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from pmuconf.access import connect, surveyor
 from pmuconf.audit.look import Pace, audit
-from pmuconf.commands.audit import add_host_facts
+from pmuconf.commands.audit import add_host_facts, add_processes, audit_host
 from pmuconf.commands.base import Action, add_connect, progress, settings
 from pmuconf.commands.exitstatus import CHECK_UNKNOWN
 from pmuconf.commands.outputs import add_format, show
@@ -30,6 +30,7 @@ class ShowStatus(Action):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
         add_connect(parser)
+        add_processes(parser)
         add_host_facts(parser)
         add_format(parser)
         parser.add_argument("--check", action="store_true", help="One line in the format of monitoring plug-ins.")
@@ -53,15 +54,8 @@ class ShowStatus(Action):
 
     def _status(self, args: argparse.Namespace) -> HostStatus:
         chosen = settings(self)
-        with connect(chosen, args.connect, read_only=True) as hypervisor:
-            report = audit(
-                hypervisor,
-                chosen.policy,
-                max_bytes=chosen.max_xml_bytes,
-                survey=surveyor(args.host_facts),
-                always=True,
-                pace=Pace(0 if args.no_sample else 1, progress),
-            )
+        look = partial(audit, always=True, pace=Pace(0 if args.no_sample else 1, progress))
+        report = audit_host(args, chosen, look)
         for sentence in report.warnings:
             self.app.LOG.warning("%s", sentence)
         return status_of(report)

@@ -13,6 +13,11 @@ from pmuconf.policy import VIRT_TYPES
 __all__ = ["GROUPS", "RULE_OPTS", "RULE_PREFIX", "STATES", "WORKED_RULE", "list_opts", "options_of"]
 
 RULE_PREFIX: Final = "rule:"
+_PROCESSES: Final = [
+    ("no", "they are not reported"),
+    ("beside", "they are reported beside the domains of libvirt"),
+    ("only", "they are all that is reported: this host has no libvirt, and it is not asked"),
+]
 _MODES: Final = [
     ("observe", "report what is off policy, change nothing"),
     ("enforce", "write the PMU state of the next boot"),
@@ -246,6 +251,13 @@ _SERVICE_OPTS: Final[list[cfg.Opt]] = [
         default="/run/pmuconf/host-facts.json",
         help="A file with the facts of this host that only root can read. 'pmuconf host facts' writes it "
         "(pmuconf-host-facts.timer). If it is missing or void, the service finds out as much as its rights allow.",
+    ),
+    cfg.StrOpt(
+        "processes",
+        default="no",
+        choices=_PROCESSES,
+        help="VMs that KVM holds and libvirt does not know: those of Proxmox, Kata, Firecracker or a QEMU started by "
+        "hand. The service finds most of them in host_facts only, because it does not run as root.",
     ),
     cfg.StrOpt(
         "log_format",

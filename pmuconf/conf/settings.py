@@ -23,7 +23,7 @@ from pmuconf.domain.definition import X86
 from pmuconf.errors import PmuconfError
 from pmuconf.policy import CRITERIA, RESERVED, VIRT_TYPES, Decision, NovaDomains, Policy, Rule, shadowed
 
-__all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Mode", "ServiceSettings", "Settings", "load"]
+__all__ = ["DEFAULT_DIR", "DEFAULT_FILE", "Mode", "Processes", "ServiceSettings", "Settings", "load"]
 
 DEFAULT_FILE: Final = Path("/etc/pmuconf/pmuconf.conf")
 DEFAULT_DIR: Final = Path("/etc/pmuconf/pmuconf.conf.d")
@@ -36,6 +36,14 @@ class Mode(enum.Enum):
 
     OBSERVE = "observe"
     ENFORCE = "enforce"
+
+
+class Processes(enum.Enum):
+    """Which VMs the service reports by their processes: none, those that libvirt does not know, or all there are."""
+
+    NO = "no"
+    BESIDE = "beside"
+    ONLY = "only"
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class ServiceSettings:
     html: Path | None
     host_facts: Path | None
     log_format: str
+    processes: Processes = Processes.NO
 
     def mode_of(self, rule: str) -> Mode:
         """The mode for domains about which this rule, or another step of the policy, decides."""
@@ -184,6 +193,7 @@ def _service(conf: cfg.ConfigOpts, names: Sequence[str], written: ConfigFiles) -
         html=Path(group.html) if group.html else None,
         host_facts=Path(group.host_facts) if group.host_facts else None,
         log_format=group.log_format,
+        processes=Processes(group.processes),
     )
 
 

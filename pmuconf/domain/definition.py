@@ -33,7 +33,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 
 
 class Manager(enum.Enum):
-    """Who writes a domain."""
+    """Who writes a domain; or, of a VM that libvirt does not know, who started its process."""
 
     LIBVIRT = "libvirt"
     NOVA = "nova"
@@ -41,6 +41,14 @@ class Manager(enum.Enum):
     OVIRT = "ovirt"
     CLOUDSTACK = "cloudstack"
     OPENNEBULA = "opennebula"
+    PROXMOX = "proxmox"
+    KATA = "kata"
+    UNKNOWN = "unknown"
+
+    @property
+    def of_libvirt(self) -> bool:
+        """Whether it has libvirt run its VMs."""
+        return self not in (Manager.PROXMOX, Manager.KATA, Manager.UNKNOWN)
 
     @property
     def title(self) -> str:
@@ -55,6 +63,9 @@ _TITLES: Final = {
     Manager.OVIRT: "oVirt",
     Manager.CLOUDSTACK: "CloudStack",
     Manager.OPENNEBULA: "OpenNebula",
+    Manager.PROXMOX: "Proxmox",
+    Manager.KATA: "Kata Containers",
+    Manager.UNKNOWN: "an unknown manager",
 }
 
 

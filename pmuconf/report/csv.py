@@ -27,6 +27,7 @@ COLUMNS: Final = (
         "severity",
     ),
     *("next_effective_pmu", "pmu_obeyed", "overridden"),
+    *("manager", "by_process", "pid"),
 )
 """The header. New columns come at the end, so that the numbers of the old ones stay."""
 

@@ -65,6 +65,9 @@ def record(report: Report, vm: Vm) -> dict[str, Any]:
         "pending": vm.pending,
         "transient": vm.transient,
         "nova": vm.nova,
+        "manager": vm.manager and vm.manager.value,
+        "by_process": vm.by_process,
+        "pid": vm.process and vm.process.pid,
         "running": vm.live is not None,
         "overridden": vm.overridden,
         **_fast_path(vm),
@@ -114,13 +117,11 @@ def host_record(facts: HostFacts) -> dict[str, Any]:
 
 
 def _host(facts: HostFacts, report: Report) -> dict[str, Any]:
-    ours = {vm.process.pid for vm in report.vms if vm.process is not None}
     return {
         **host_record(facts),
         "other_vms": [
             {"pid": vm.pid, "command": vm.command, "in_kernel_pmu": vm.kernel_pmu.value, "pmu_in_use": vm.in_use}
-            for vm in facts.vms
-            if vm.pid is None or vm.pid not in ours
+            for vm in report.others
         ],
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pmuconf.domain.definition import Manager
 from pmuconf.fastpath.cases import CASES
 from pmuconf.hostfacts import does_to_pmu
 from pmuconf.report.bars import Bar, Counted, bars
@@ -103,6 +104,7 @@ def _view(document: Mapping[str, Any]) -> dict[str, Any]:
         "qemus": _qemus(rows, groups),
         "steps": steps,
         "rows": rows,
+        "starters": {manager.value: manager.title for manager in Manager if manager is not Manager.UNKNOWN},
         "exits": any(vm["exits_per_second"] is not None for vm in vms),
     }
 

@@ -12,8 +12,14 @@ __all__ = ["VERSIONS", "current"]
 VERSIONS: Final = range(1, VERSION + 1)
 """The versions of the format that current() takes."""
 
-_LATER: Final[Mapping[str, Any]] = {"next_effective_pmu": None, "pmu_obeyed": True}
-"""What version 1 may lack. It took the ``<pmu>`` of every definition at its word."""
+_LATER: Final[Mapping[str, Any]] = {
+    "next_effective_pmu": None,
+    "pmu_obeyed": True,
+    "manager": None,
+    "by_process": False,
+    "pid": None,
+}
+"""What version 1 lacks. It took the ``<pmu>`` of every definition at its word, and knew VMs by libvirt alone."""
 
 
 def current(document: Mapping[str, Any]) -> Mapping[str, Any]:

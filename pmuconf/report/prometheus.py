@@ -8,8 +8,9 @@ docs/report.md lists the metrics, and a test compares the two.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -35,6 +36,7 @@ _COUNTS: Final = {
 _VM_LABELS: Final = (
     *("uuid", "name", "flavor", "fast_path", "cause", "evidence"),
     *("decision", "live", "next_boot", "in_kernel_pmu", "pmu_in_use"),
+    *("manager", "pid"),
 )
 
 
@@ -151,8 +153,7 @@ def _vm_info(document: Mapping[str, Any]) -> Metric:
     """One series for each VM. Two files may be of the same VM, and a series twice would void the whole scrape."""
     metric = InfoMetricFamily("pmuconf_vm", "One VM: which it is, and what the report says of it.", labels=_VM_LABELS)
     rows = {
-        tuple(_text(_in_use(vm) if key == "pmu_in_use" else vm[key]) for key in _VM_LABELS): None
-        for vm in document["domains"]
+        tuple(_text(_LABEL_OF.get(key, itemgetter(key))(vm)) for key in _VM_LABELS): None for vm in document["domains"]
     }
     for row in rows:
         metric.add_metric(row, {})
@@ -161,6 +162,16 @@ def _vm_info(document: Mapping[str, Any]) -> Metric:
 
 def _in_use(vm: Mapping[str, Any]) -> str:
     return {True: "yes", False: "no", None: "unknown"}[vm["pmu_in_use"]]
+
+
+def _only_pid(vm: Mapping[str, Any]) -> int | None:
+    """The process of a VM that nothing else tells from others; of every other VM, a new start would begin a series."""
+    pid: int | None = vm["pid"] if vm["by_process"] and vm["uuid"] is None else None
+    return pid
+
+
+_LABEL_OF: Final[Mapping[str, Callable[[Mapping[str, Any]], object]]] = {"pmu_in_use": _in_use, "pid": _only_pid}
+"""The labels of a VM that are not simply what its record says."""
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pmuconf.audit.remedy import needless
 from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Status, Vm
+from pmuconf.domain.definition import Manager
 from pmuconf.hostfacts import HostFacts, does_to_pmu
 from pmuconf.policy import Policy
 from pmuconf.report.document import document, record, worth
@@ -52,6 +53,8 @@ class Explanation:
 def story(report: Report, vm: Vm) -> Iterator[str]:
     """The sentences, one a line."""
     manager = "managed by Nova" if vm.nova else "transient" if vm.transient else "a plain libvirt domain"
+    if vm.by_process and vm.process is not None:
+        manager = _starter(vm.process.pid, vm.manager)
     flavor = f", flavor {vm.flavor}" if vm.flavor else ""
     yield f"{vm.name}: {manager}{flavor}, {'running' if vm.live else 'not running'}, {vm.uuid}"
     if vm.error is not None:
@@ -76,6 +79,13 @@ def _of_definitions(vm: Vm) -> Iterator[str]:
         may = "may not decide" if vm.obeyed is None else "does not decide"
         gets = vm.next_effective.value if vm.next_effective else "a PMU or not, which is unknown"
         yield f"its <pmu> {may}, options of its QEMU do: at its next boot the guest gets {gets}"
+
+
+def _starter(pid: int | None, manager: Manager | None) -> str:
+    """What a VM is that libvirt does not know."""
+    process = "without a process" if pid is None else f"process {pid}"
+    of = f" of {manager.title}" if manager not in (None, Manager.UNKNOWN) else ""
+    return f"not known to this libvirt, {process}{of}"
 
 
 def _of_qemu(vm: Vm) -> Iterator[str]:

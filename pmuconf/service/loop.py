@@ -17,7 +17,7 @@ from pmuconf.audit.report import Report
 from pmuconf.audit.vm import Vm
 from pmuconf.change.domains import Domains
 from pmuconf.change.plan import Seen
-from pmuconf.conf import Settings
+from pmuconf.conf import Processes, Settings
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Hypervisor
@@ -92,6 +92,9 @@ class Service:
         backoff = Backoff()
         while not self._notes.stopping:
             self._reload()
+            if self._chosen.service.processes is Processes.ONLY:
+                self._serve_processes()
+                continue
             try:
                 with Hypervisor.open(self._chosen.uri, read_only=True, alive=self._announcer.alive) as hypervisor:
                     self._serve(hypervisor, backoff)
@@ -145,7 +148,7 @@ class Service:
                 if notes.lost:
                     raise PmuconfError("the connection to libvirt broke", cause="libvirt-lost")
                 if self._reload():
-                    if self._chosen.uri != uri:
+                    if self._chosen.uri != uri or self._chosen.service.processes is Processes.ONLY:
                         return
                     next_pass = 0.0
                 now = time.monotonic()
@@ -164,6 +167,25 @@ class Service:
                     publisher.publish(self._chosen, hypervisor, list(self._vms.values()), self._at)
                 until = next_pass if publisher.due is None else min(next_pass, publisher.due)
                 notes.wait(until, self._sign, events=True)
+
+    def _serve_processes(self) -> None:
+        """Report the VMs of a host without libvirt, again and again, until that is not wanted any more."""
+        self.health.connected(yes=False)
+        self._announcer.well("libvirt")
+        self._vms = {}
+        next_pass = 0.0
+        while not self._notes.stopping and self._chosen.service.processes is Processes.ONLY:
+            if self._reload():
+                next_pass = 0.0
+                continue
+            now = time.monotonic()
+            if now >= next_pass:
+                self._at = datetime.now(timezone.utc)
+                number = self._publisher.publish_processes(self._chosen, self._at)
+                if number is not None:
+                    self._passed(now, f"{counted(number, 'VM')} by their processes", domains=number)
+                next_pass = now + self._chosen.service.interval
+            self._notes.wait(next_pass, self._sign, events=False)
 
     def _connected(self) -> None:
         self.health.connected(yes=True)
@@ -186,13 +208,17 @@ class Service:
         self._enforcement.failures.begin_pass(self._vms.keys())
         # What an earlier connection or run left in flight is settled first, even if nothing else is to be done.
         self._bring(hypervisor, seen, {}, settle=fresh, failed_too=True)
-        self.health.passed()
-        self.health.began(self._at.timestamp())
-        self.health.pass_seconds.set(time.monotonic() - begin)
         self._publisher.hurry()
         counts = summary(Report("", tuple(self._vms.values())))
         sentence = f"{counted(counts['domains'], 'domain')}: {counts['drift']} drift, {counts['pending']} pending"
         numbers = {key: value for key, value in counts.items() if isinstance(value, int)}
+        self._passed(begin, sentence, **numbers)
+
+    def _passed(self, begin: float, sentence: str, **numbers: int) -> None:
+        """A look at all VMs is complete: say so."""
+        self.health.passed()
+        self.health.began(self._at.timestamp())
+        self.health.pass_seconds.set(time.monotonic() - begin)
         self._log.info("pass", sentence, seconds=round(time.monotonic() - begin, 3), **numbers)
         self._systemd.status(sentence)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pmuconf.audit.look import audit_processes, with_processes
 from pmuconf.audit.report import Report, asks_host, join
 from pmuconf.audit.vm import Vm
-from pmuconf.conf import Settings
+from pmuconf.conf import Processes, Settings
 from pmuconf.errors import PmuconfError
 from pmuconf.hostfacts import HostFacts
 from pmuconf.hypervisor.hypervisor import Hypervisor
@@ -48,16 +50,34 @@ class Publisher:
         self.stale, self._not_before = True, 0.0
 
     def publish(self, chosen: Settings, hypervisor: Hypervisor, vms: Sequence[Vm], at: datetime) -> None:
-        """Put out the report of these VMs.
+        """Put out the report of these VMs, and of those that libvirt does not know if they are wanted.
 
         :param at: when all of them were looked at.
         """
         self._announcer.alive()
         begin = time.thread_time()
         vms = tuple(sorted(vms, key=lambda vm: vm.name))
-        facts = self._facts(chosen.service.host_facts) if hypervisor.local and asks_host(vms) else None
+        beside = chosen.service.processes is not Processes.NO
+        asked = hypervisor.local and (beside or asks_host(vms))
+        facts = self._facts(chosen.service.host_facts) if asked else None
         self._announcer.alive()
         report = Report(hypervisor.uri, join(vms, facts), facts, at=at)
+        self._publish(chosen, with_processes(report, chosen.policy) if beside else report, begin)
+
+    def publish_processes(self, chosen: Settings, at: datetime) -> int | None:
+        """Put out the report of the VMs that KVM holds here; their number, None if the host could not be examined."""
+        self._announcer.alive()
+        begin = time.thread_time()
+        facts = self._facts(chosen.service.host_facts)
+        self._announcer.alive()
+        report = None if facts is None else replace(audit_processes(chosen.policy, facts), at=at)
+        if report is None:
+            self._put_out(chosen, begin)
+            return None
+        self._publish(chosen, report, begin)
+        return len(report.vms)
+
+    def _publish(self, chosen: Settings, report: Report, begin: float) -> None:
         self._document = document(report, chosen.policy)
         self.stale = False
         self._put_out(chosen, begin)

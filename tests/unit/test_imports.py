@@ -23,7 +23,9 @@ PURE = (
         "drift",
     ),
     *(
+        "audit/processes",
         "audit/remedy",
+        "audit/starters",
         "audit/selection",
         "audit/vm",
         "report/screen",
@@ -68,6 +70,7 @@ ALLOWED = {
     *(
         "lxml",
         "pmuconf.audit.remedy",
+        "pmuconf.audit.starters",
         "pmuconf.change.result",
         "pmuconf.domain.cpu",
         "pmuconf.domain.difference",

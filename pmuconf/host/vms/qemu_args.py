@@ -85,16 +85,14 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
 def _names_emulation(words: list[str]) -> bool:
     """Whether the words name an accelerator beside KVM, in any of the forms that there are."""
     named = [value.removeprefix("accel=") for value in values(words, "accel")]
-    named += [
-        text for value in values(words, "machine", "M") for key, _, text in properties(value) if key == "accel"
-    ]
+    named += [text for value in values(words, "machine", "M") for key, _, text in properties(value) if key == "accel"]
     return any(split(text)[0] != "kvm" for text in named)
 
 
 def _smbios_uuid(words: list[str]) -> str | None:
     """The VM's UUID where Proxmox writes it; None if it is not there once."""
-    found = {text for value in values(words, "smbios") for key, _, text in properties(value) if key == "uuid"}
-    return found.pop() if len(found) == 1 else None
+    uuids = {text for value in values(words, "smbios") for key, _, text in properties(value) if key == "uuid"}
+    return uuids.pop() if len(uuids) == 1 else None
 
 
 def _uuid(text: str | None) -> str | None:

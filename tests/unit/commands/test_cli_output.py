@@ -24,7 +24,7 @@ KEYS = [
     *("name", "uuid", "flavor", "live", "next_boot", "saved", "snapshots", "effective_pmu"),
     *("decision", "rule", "reason", "drift", "pending", "transient", "nova", "running"),
     *("in_kernel_pmu", "pmu_in_use", "fast_path", "cause", "causes", "evidence", "message", "remedies"),
-    *("qemu", "exits_per_second", "error", "status"),
+    *("qemu", "exits_per_second", "error", "status", "manager", "by_process", "pid"),
 ]
 BRIEF = ["name", "PMU live->next", "status", "fast path not judged"]
 
