@@ -206,6 +206,7 @@ def test_of_a_vm_whose_next_boot_has_another_emulator_the_next_qemu_is_not_known
     assert guest is not None
     assert guest.next_qemu is not None
     assert guest.next_qemu.disables is (None if other else True)
+    assert guest.next_qemu.cause == ("another-emulator" if other else "strings-in-binary")
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_what_spoils_a_run_leaves_no_conclusion(spoils: tuple[Spoil, ...]) -> No
 def test_nothing_measured_is_no_figure() -> None:
     said = between_arms(replace(measurement_of(None, 2100), pairs=(), spoils=(NESTED,)))
     assert (said.difference, said.control, said.direction) == (None, None, None)
-    assert between_arms(measurement_of(2157, 2100, pairs=21)).sentence == (
-        "no conclusion: too little was measured: a difference requires at least 22 pairs of VMs"
-    )
+    few = between_arms(measurement_of(2157, 2100, pairs=21))
+    assert [spoil.cause for spoil in few.spoils] == ["too-few-pairs"]
+    assert few.sentence == ("no conclusion: too little was measured: a difference requires at least 22 pairs of VMs")
     assert between_arms(measurement_of(None, 2100)).difference is None
 
 

@@ -107,7 +107,8 @@ def test_a_folder_that_is_no_host(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["host", *arguments, str(tmp_path)]) == 255
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"pmuconf: {tmp_path} is no host and no record of one: it has neither proc nor sys (not")
+    no_host = f"pmuconf: {tmp_path} is no host and no record of one: it has neither proc nor sys (not-a-host)"
+    assert said.err.startswith(no_host)
     assert "pmuconf host record DIR" in said.err
 
 
@@ -127,7 +128,9 @@ def test_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "guarded" in capsys.readouterr().out
     assert main(["host", "judge", str(target)]) == 0
     assert main(["host", "judge", str(target), "--btf", "x"]) == 255
-    assert main(["host", "record", "--root", str(root.path), str(target)]) == 255  # it is there already
+    capsys.readouterr()
+    assert main(["host", "record", "--root", str(root.path), str(target)]) == 255
+    assert "record: File exists (record-unwritable)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--module", "--vmlinux"])

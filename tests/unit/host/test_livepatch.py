@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pmuconf.host.guard.verdict import judge_host
+from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import GuardFinding, Verdict
 from tests.unit.host.code.test_live import BY_NAME, TestTheFileWithTheBuildId, host_with
@@ -24,8 +25,8 @@ def patched(tmp_path: Path, shape: str, function: str, target: str = "kvm") -> G
     return judge_host(root)
 
 
-def replace(root: Root, function: str, target: str = "kvm") -> None:
-    base = "/sys/kernel/livepatch/lp"
+def replace(root: Root, function: str, target: str = "kvm", patch: str = "lp") -> None:
+    base = f"/sys/kernel/livepatch/{patch}"
     write(root.path, f"{base}/enabled", b"1\n")
     write(root.path, f"{base}/transition", b"0\n")
     root.at(f"{base}/{target}/{function},1").mkdir(parents=True)
@@ -62,6 +63,15 @@ def test_of_a_helper_that_was_followed(tmp_path: Path, function: str) -> None:
 def test_of_a_part_of_the_function(tmp_path: Path) -> None:
     found = patched(tmp_path, "unlikely", "kvm_skip_emulated_instruction.part.0")
     assert (found.verdict, found.cause) == (Verdict.UNKNOWN, "livepatch-callee")
+
+
+def test_of_the_function_by_several(tmp_path: Path) -> None:
+    root, _ = host_with(tmp_path, "unlikely")
+    replace(root, FUNCTION, patch="first")
+    replace(root, FUNCTION, patch="second")
+    found = judge_host(root)
+    assert (found.verdict, found.cause) == (Verdict.UNKNOWN, "livepatch-several")
+    assert found.message == f"several livepatches replace {FUNCTION}: first, second"
 
 
 @pytest.mark.parametrize(

@@ -91,16 +91,23 @@ def test_a_new_kind_is_skipped_if_the_file_tells_its_length() -> None:
 def test_structures_that_disagree_are_refused() -> None:
     built = plain()
     built.struct("outer", 8, ("plain", 1, 64))
-    with pytest.raises(PmuconfError, match="several struct outer"):
-        Btf(built.data()).find("outer", "plain")
+    types = Btf(built.data())
+    with pytest.raises(PmuconfError, match="several struct outer that differ in plain") as caught:
+        types.find("outer", "plain")
+    assert caught.value.cause == "btf-ambiguous"
+    with pytest.raises(PmuconfError, match="several struct outer of different sizes") as caught:
+        types.size("outer")
+    assert caught.value.cause == "btf-ambiguous"
+    assert types.size("inner") == 16
 
 
 def test_a_bit_field_is_refused() -> None:
     built = Builder()
     built.add("bool", 1, 0, 1, (8,))
     built.add("flags", 4, 1, 4, (built.name("on"), 1, 1 << 24 | 3), flag=1)
-    with pytest.raises(PmuconfError, match="bit field"):
+    with pytest.raises(PmuconfError, match="bit field") as caught:
         Btf(built.data()).find("flags", "on")
+    assert caught.value.cause == "btf-bit-field"
 
 
 @pytest.mark.parametrize("size", [0, 1, 23, 24, 60, 200, -1, -4])

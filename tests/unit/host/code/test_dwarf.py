@@ -172,8 +172,9 @@ class TestRefused:
     @pytest.mark.parametrize("form", ["-gdwarf-4", "-gdwarf-5"])
     def test_a_bit_field(self, form: str) -> None:
         source = BY_NAME["stock"].source.replace("bool enable_pmu;", "bool enable_pmu : 1;", 1)
-        with pytest.raises(PmuconfError, match="bit field"):
+        with pytest.raises(PmuconfError, match="bit field") as caught:
             offsets_by(compiled(source, ("-O2", form)))
+        assert caught.value.cause == "dwarf-broken"
 
     def test_too_many_entries(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(dwarf, "_MAX_ENTRIES", 20)
@@ -187,8 +188,9 @@ class TestRefused:
 
     def test_a_section_that_unpacks_to_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(debug, "_MAX_HELD", 1000)
-        with pytest.raises(PmuconfError, match="too large"):
+        with pytest.raises(PmuconfError, match="too large") as caught:
             offsets_by(compiled(BY_NAME["unlikely"].source, ("-O2", "-gdwarf-5", "-gz=zlib")))
+        assert caught.value.cause == "dwarf-broken"
 
     def test_another_architecture(self) -> None:
         data = bytearray(compiled(BY_NAME["unlikely"].source, WITH_DWARF))

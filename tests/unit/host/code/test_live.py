@@ -338,6 +338,14 @@ class TestTheFileWithTheBuildId:
         assert "no-file-with-build-id" in finding.notes[-1]
         assert finding.remedy == f"Boot a kernel with CONFIG_PROC_KCORE=y. Or: {INSTALL}"
 
+    def test_without_a_build_id_no_file_can_stand_for_what_runs(self, tmp_path: Path, data: bytes) -> None:
+        root = self.without_live_text(tmp_path)
+        write(root.path, "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko", data)
+        shutil.rmtree(root.at("/sys/module/kvm/notes"))
+        finding = judge_host(root)
+        assert (finding.verdict, finding.cause) == (Verdict.UNKNOWN, "no-kcore")
+        assert finding.notes[-1] == "the running KVM tells no build-id (no-build-id)"
+
     def test_a_truncated_archive_says_nothing(self, tmp_path: Path, data: bytes) -> None:
         root = self.without_live_text(tmp_path)
         name = "/lib/modules/6.1.0-test/kernel/arch/x86/kvm/kvm.ko.xz"
@@ -373,6 +381,14 @@ class TestNothingCanBeSaid:
         path = root.at("/proc/kallsyms")
         path.write_text(f"{path.read_text()}ffffffffc0a01234 t kvm_skip_emulated_instruction\t[kvm]\n")
         assert judge_host(root).cause == "function-not-found"
+
+    def test_symbols_that_are_no_symbols(self, tmp_path: Path) -> None:
+        root, _ = host_with(tmp_path, "unlikely")
+        path = root.at("/proc/kallsyms")
+        path.write_text(f"{path.read_text()}ffffffffc0a01234 t {'x' * 5000}\t[kvm]\n")
+        with pytest.raises(PmuconfError) as caught:
+            judge_host(root)
+        assert caught.value.cause == "kallsyms-broken"
 
     @pytest.mark.parametrize("size", [0, 10, 63, 64, 100, 4096])
     def test_a_truncated_core(self, tmp_path: Path, size: int) -> None:
