@@ -17,7 +17,7 @@ from pmuconf.audit.vm import Vm
 from pmuconf.domain.definition import Domain, Nova, PmuState
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fastpath.guest import Guest
-from pmuconf.fastpath.inkernel import in_kernel_pmu, loses_pmu
+from pmuconf.fastpath.inkernel import WHY_UNKNOWN, in_kernel_pmu, loses_pmu
 from pmuconf.fastpath.verdict import Answer, answer, delivers
 from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, LiveVm, Qemu, Verdict
 from pmuconf.policy import Decision
@@ -362,6 +362,44 @@ def test_a_pmu_that_is_wanted_is_no_finding_where_counters_are_switched(decision
     one = replace(TURNED_ON, decision=decision)
     given = answer(MEDIATED, one)
     assert (given.fast_path, given.wanted_on, given.severity, to_do(MEDIATED, one)) == (FastPath.NO, True, 0, "")
+
+
+IN_KERNEL = [
+    ("not-running", UNKNOWN, host(), replace(guest(HAS_PMU), running=False)),
+    ("not-kvm", UNKNOWN, host(), replace(guest(HAS_PMU), domain=domain(kind="qemu"))),
+    ("not-kvm", UNKNOWN, host(), replace(guest(HAS_PMU), domain=domain(arch="aarch64"))),
+    ("kernel-memory", ENABLED, None, guest(HAS_PMU)),
+    ("kernel-memory", DISABLED, host(parameter=None), guest(process())),
+    ("remote-host", UNKNOWN, None, guest(process(UNKNOWN))),
+    ("process-unknown", UNKNOWN, host(parameter=False), guest(None)),
+    ("several-vms", UNKNOWN, host(parameter=False), guest(replace(process(UNKNOWN), cause="several-vms"))),
+    ("kernel-memory-odd", UNKNOWN, host(parameter=False), guest(replace(process(UNKNOWN), cause="kernel-memory-odd"))),
+    ("parameter-unknown", UNKNOWN, host(parameter=None), guest(process(UNKNOWN))),
+    ("module-parameter", DISABLED, host(parameter=False), guest(process(UNKNOWN, has_pmu=True))),
+    ("tdx-guest", UNKNOWN, host(), guest(replace(process(UNKNOWN), tdx=True))),
+    ("cpu-unknown", UNKNOWN, host(), guest(process(UNKNOWN, has_pmu=None))),
+    ("qemu-unknown", UNKNOWN, host(), guest(process(UNKNOWN, disables=None))),
+    ("qemu-unknown", UNKNOWN, host(), guest(replace(process(UNKNOWN), qemu=None))),
+    ("qemu-disables", DISABLED, host(mediated=None), guest(process(UNKNOWN))),
+    ("mediated-pmu", UNKNOWN, host(mediated=None), guest(process(UNKNOWN, disables=False))),
+    ("mediated-pmu", UNKNOWN, host(mediated=True), guest(process(UNKNOWN, has_pmu=True))),
+    ("qemu-property", ENABLED, host(), guest(process(UNKNOWN, has_pmu=True))),
+    ("vm-remade", UNKNOWN, host(), guest(replace(process(UNKNOWN), may_be_recreated=True))),
+    ("qemu-keeps", ENABLED, host(), guest(process(UNKNOWN, disables=False))),
+]
+"""In the order of what is asked: each row but the last ones would have another answer further down."""
+
+
+@pytest.mark.parametrize(("cause", "pmu", "facts", "one"), IN_KERNEL)
+def test_a_vm_s_pmu_in_the_kernel_and_how_that_is_known(
+    cause: str, pmu: KernelPmu, facts: HostFacts | None, one: Guest
+) -> None:
+    held = in_kernel_pmu(facts, one)
+    assert (held.pmu, held.cause) == (pmu, cause)
+    evidence = {UNKNOWN: Evidence.NONE}.get(pmu, Evidence.INFERRED)
+    assert held.evidence is (Evidence.OBSERVED if cause == "kernel-memory" else evidence)
+    if pmu is UNKNOWN and one.running and cause not in ("not-kvm", "remote-host"):
+        assert WHY_UNKNOWN[cause]
 
 
 # ---- TDX: KVM of 7.3 gives such a guest no PMU (kvm->arch.has_protected_pmu) -----------------------------------------
