@@ -57,7 +57,7 @@ class Publisher:
         self._announcer.alive()
         begin = time.thread_time()
         vms = tuple(sorted(vms, key=lambda vm: vm.name))
-        beside = chosen.service.processes is not Processes.NO
+        beside = chosen.service.processes is Processes.BESIDE
         asked = hypervisor.local and (beside or asks_host(vms))
         facts = self._facts(chosen.service.host_facts) if asked else None
         self._announcer.alive()

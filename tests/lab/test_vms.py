@@ -38,6 +38,13 @@ KERNEL_PMU = {
     "11-EPYC-on": "enabled",
     "replaced": "enabled",
 }
+VMMS = [
+    ("no", "transient", False),  # on
+    ("no", "transient", True),  # busy
+    ("unknown", "pmu-unknown", False),  # several, which differ
+    ("yes", "guarded-disabled", False),  # off
+]
+"""The verdicts on the VMs of the small VMM, on a guarded kernel."""
 SERIES = ["6.1", "6.12"]
 
 
@@ -84,6 +91,26 @@ class TestVms:
             for vm in closed
         }
         assert inferred == KERNEL_PMU
+
+    @pytest.mark.parametrize(("name", "evidence"), [("processes", "observed"), ("processes-closed", "inferred")])
+    def test_the_audit_by_processes(self, series: str, name: str, evidence: str) -> None:
+        """A guarded kernel. Where its memory is closed, nothing is known of a VM that no QEMU runs."""
+        said = booted(series, f"vms-{series}")[name]
+        assert said.status == 2
+        listed = rows(said.document)
+        assert all(vm["by_process"] and vm["next_boot"] is None for vm in listed)
+        by_qemu = {vm["name"]: vm for vm in listed if vm["name"] in KERNEL_PMU}
+        assert {name: vm["in_kernel_pmu"] for name, vm in by_qemu.items()} == KERNEL_PMU
+        assert {name: (vm["fast_path"], vm["cause"], vm["evidence"]) for name, vm in by_qemu.items()} == {
+            name: ("yes", "guarded-disabled", evidence)
+            if state == "disabled"
+            else ("no", "transient" if name.startswith("11") else "qemu-keeps-pmu", evidence)
+            for name, state in KERNEL_PMU.items()
+        }
+        others = sorted(
+            (vm["fast_path"], vm["cause"], vm["pmu_in_use"]) for vm in listed if vm["name"] not in KERNEL_PMU
+        )
+        assert others == (VMMS if name == "processes" else [("unknown", "pmu-unknown", None)] * len(VMMS))
 
     def test_a_binary_that_was_replaced(self, series: str) -> None:
         (vm,) = (vm for vm in vms(series, "all") if vm["name"] == "replaced")

@@ -22,6 +22,15 @@ said() {
     cat "/lab/out/$name.err"
 }
 
+# processes NAME: the audit of all VMs by their processes, into /lab/out.
+processes() {
+    local name=$1 status=0
+    $PMUCONF audit --processes -f json >"/lab/out/$name.json" 2>"/lab/out/$name.err" || status=$?
+    echo $status >"/lab/out/$name.status"
+    echo "LAB $name: $status $(wc -c <"/lab/out/$name.json") bytes"
+    cat "/lab/out/$name.err"
+}
+
 # qemu TREE NAME [arguments]: a paused VM of that QEMU; of this machine's own with TREE -.
 qemu() {
     local tree=$1 name=$2 command=(qemu-system-x86_64)

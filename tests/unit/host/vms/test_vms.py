@@ -73,6 +73,16 @@ class TestAnotherProgram:
             (1002, "disabled", "", False),
         ]
 
+    def test_a_process_that_ends_while_it_is_looked_at_is_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kernel = Kernel()
+        kernel.add(qemu(1, enabled=0))
+        kernel.add(qemu(2, enabled=0))
+        root = kernel.write(tmp_path)
+        monkeypatch.setattr(vms_module, "qemu_of_process", lambda *_: shutil.rmtree(root / "proc/1001", True))
+        assert said(root) == [(1002, "disabled", "")]
+
     def test_before_kernel_memory_was_read(self, tmp_path: Path) -> None:
         """What KVM holds is not of the program that the process was seen to run."""
         kernel = Kernel()
