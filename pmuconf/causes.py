@@ -111,6 +111,8 @@ CAUSES: Final[dict[str, Cause]] = {
             "not-a-domain": "The XML is not a libvirt domain",
             "not-a-snapshot": "The XML is not a libvirt snapshot",
             "no-name": "The domain has no name",
+            "hook-input": "A manager's hook was called without a domain that can be read",
+            "hook-facts": "What a manager says of a VM beside its domain can't be read",
             "bad-pmu-state": "The state of <pmu> is neither on nor off",
         },
     ),

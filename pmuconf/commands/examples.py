@@ -87,6 +87,12 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         ),
         Example("A template of your own, with PMU on", "pmuconf rewrite --pmu on template.xml > perf.xml"),
     ),
+    "hook": (
+        Example("In KubeVirt's sidecar, as onDefineDomain", 'pmuconf hook kubevirt --vmi "$2" --domain "$4"'),
+        Example("On a host of oVirt, in hooks/before_vm_start", "pmuconf hook vdsm"),
+        Example("On a host of CloudStack, as libvirt-vm-xml-transformer.sh", 'pmuconf hook cloudstack --domain "$2"'),
+        Example("In front of OpenNebula's deploy", "pmuconf hook opennebula --vm vm.xml > new.xml"),
+    ),
     "serve": (
         Example("In a terminal: see what it would find, and change nothing", "pmuconf serve --observe"),
         Example("As systemd runs it", "systemctl enable --now pmuconf-host-facts.timer pmuconf.service"),

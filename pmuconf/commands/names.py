@@ -51,6 +51,7 @@ GROUPS: Final = (
             "journal": CommandEntry("journal:ShowJournal", "list what was changed"),
             "journal purge": CommandEntry("journal:PurgeJournal", "drop old changes that are finished"),
             "rewrite": CommandEntry("rewrite:Rewrite", "a filter: domain XML with its PMU state set"),
+            "hook": CommandEntry("hook:RunHook", "the policy for KubeVirt, oVirt, CloudStack, OpenNebula"),
         },
         ("pmuconf apply --dry-run", "pmuconf apply --canary 1", "pmuconf rollback --all"),
     ),

@@ -106,11 +106,16 @@ def read_json(block: Block, folder: Path) -> None:
 
 
 def read_yaml(block: Block, folder: Path) -> None:
-    """A playbook, or the configuration of a Prometheus."""
+    """A playbook, a VM of KubeVirt, or the configuration of a Prometheus."""
     document = yaml.safe_load(block.text)
     if isinstance(document, list):
         for play in document:
             read_play(play, folder)
+        return
+    if "spec" in document:  # a VM of KubeVirt with our sidecar
+        annotations = document["spec"]["template"]["metadata"]["annotations"]
+        (sidecar,) = json.loads(annotations["hooks.kubevirt.io/hookSidecars"])
+        assert sidecar.keys() == {"image", "args"}
         return
     assert "scrape_configs" in document
     text = block.text.replace("/etc/prometheus/", f"{ROOT}/etc/prometheus/")

@@ -16,6 +16,7 @@ PURE = (
         "change/aftermath",
         "change/result",
         "hypervisor/history",
+        "hooks/call",
         "fleet/outlook",
         "hostfacts",
         "mediated",

@@ -27,6 +27,7 @@ COMMANDS = (
     ("bench", "msr"),
     ("bench", "port"),
     ("explain",),
+    ("hook",),
     ("host",),
     ("host", "facts"),
     ("host", "record"),

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "fleet plan": ["/var/empty"],
     "fleet report": ["/var/empty"],
     "flavors export": ["--output", "/dev/null"],
+    "hook": ["vdsm"],
     "flavors rollback": ["--all"],
     "host facts": ["--output", "/dev/null"],
     "host judge": [sys.executable],

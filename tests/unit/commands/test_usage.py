@@ -45,6 +45,11 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.
                 yield option, action
 
 
+def taken(action: argparse.Action) -> str:
+    """A value that this argument takes."""
+    return str(next(iter(action.choices))) if action.choices else "x"
+
+
 def is_usage_error(said: Outcome) -> None:
     assert (said.status, said.out) == (255, "")
     assert re.fullmatch(r"pmuconf: [^\n]+ \(usage\)[^\n]*\n", said.err), said.err
@@ -105,7 +110,7 @@ def test_a_number_beyond_its_limits_is_refused_and_the_limits_are_named(
 def test_an_option_that_there_is_not(run: Run, name: str) -> None:
     """Beginnings of options are none: "rollback --a" must not be "rollback --all"."""
     parser = parser_of(name)
-    needed = ["x"] * sum(action.required for action in parser._actions if not action.option_strings)
+    needed = [taken(action) for action in parser._actions if action.required and not action.option_strings]
     if any(group.required for group in parser._mutually_exclusive_groups):
         needed = ["x"]
     long = [option for option, action in options_of(parser) if option.startswith("--") and action.nargs == 0]
@@ -127,7 +132,7 @@ def test_arguments_that_are_missing_or_too_many(run: Run, name: str) -> None:
         assert f"{required[0].metavar}" in said.err
         assert "must be given (usage)" in said.err
     if not any(action.nargs in ("*", "+") for action in positional):
-        said = run(*name.split(), *["x"] * len(positional), "zuviel")
+        said = run(*name.split(), *map(taken, positional), "zuviel")
         is_usage_error(said)
         assert "'zuviel' is an argument too many (usage)" in said.err
 
