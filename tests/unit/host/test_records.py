@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pmuconf.audit.look import audit_processes
 from pmuconf.commands.main import main
+from pmuconf.domain.definition import Manager
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
+from pmuconf.host.survey import survey
 from pmuconf.host.vms.live import open_list
 from pmuconf.hostfacts import Evidence, GuardFinding, Verdict
 from pmuconf.policy import Policy
@@ -162,6 +165,20 @@ class TestVms:
     @pytest.mark.parametrize("name", VMS)
     def test_each_is_judged_as_it_was_started(self, name: str, folder: Path) -> None:
         assert answers(record(name, folder)) == VMS[name]
+
+    @pytest.mark.parametrize("name", VMS)
+    def test_by_their_processes_alone_the_answers_are_the_same(self, name: str, folder: Path) -> None:
+        """As if libvirt had not been asked: then a next boot is not known, and nothing drifts."""
+        report = audit_processes(Policy(), survey(record(name, folder)))
+        assert {vm.manager for vm in report.vms} == {Manager.LIBVIRT}
+        assert {
+            vm.name: (vm.answer.in_kernel.pmu.value, vm.answer.fast_path.value, vm.answer.cause)
+            for vm in report.vms
+            if vm.answer is not None
+        } == {
+            vm: (state, fast, "transient" if cause == "drift" else cause)
+            for vm, (state, fast, cause) in VMS[name].items()
+        }
 
     def test_a_pmu_in_memory_outranks_all_else(self, tmp_path: Path) -> None:
         """web1 with arch.enable_pmu set in the kernel has no fast path, whatever its QEMU and its definition are."""
