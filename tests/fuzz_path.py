@@ -33,7 +33,7 @@ from pmuconf.host.names import FUNCTION
 from pmuconf.hostfacts import Verdict
 from tests.unit.host.guard.assembled import CALLEE, OFFSETS, TEXT, Assembled, assemble_functions
 from tests.unit.host.guard.emulated import BASES, GENERAL, HEAP, STACK, Concrete, Cpu
-from tests.unit.host.guard.functions import HELPER, OF_PMU, STUB_SIZE, STUBS, function, stubs
+from tests.unit.host.guard.functions import COUNTER, HELPER, OF_PMU, STUB_SIZE, STUBS, function, stubs
 
 __all__ = ["Did", "Tally", "fuzz"]
 
@@ -47,6 +47,7 @@ _PLACE_OF_VM, _PLACE_OF_BITMAP = _VCPU + OFFSETS.kvm, _VCPU + (OFFSETS.counting 
 _PLACE_OF_ENABLE = _VM + (OFFSETS.enable_pmu or 0)
 assert OFFSETS.pmu is not None
 _PMU_FIRST, _PMU_LAST = (_VCPU + place for place in OFFSETS.pmu)
+_COUNTER_AT = HEAP + 0x800
 _UNFOLLOWED = ("__x86_indirect_thunk_rax", "__x86_return_thunk", "__fentry__")  # they change no register
 _SCRATCH = [getattr(x86, f"UC_X86_REG_{name.upper()}") for name in SCRATCH]
 
@@ -118,6 +119,7 @@ class _Emulation:
         for beside in (0x202, 0x204):
             here.put(_VM + beside, dice.randrange(2), 1)
         here.put(_PLACE_OF_ENABLE, enable, 1)
+        here.put(_VCPU + COUNTER, _COUNTER_AT, 8)
         here.put(STACK, _END, 8)
         self._pmus, self._touched, self._worked = pmus, False, False
         self._cpu.set(here)
@@ -142,7 +144,8 @@ class _Emulation:
 
     def _on_write(self, engine: Any, _access: int, address: int, _size: int, _value: int, _data: object) -> None:
         at = engine.reg_read(x86.UC_X86_REG_RIP)
-        self._worked = self._worked or _PMU_FIRST <= address <= _PMU_LAST or any(at in pmu for pmu in self._pmus)
+        counts = _PMU_FIRST <= address <= _PMU_LAST or address == _COUNTER_AT + 8
+        self._worked = self._worked or counts or any(at in pmu for pmu in self._pmus)
 
 
 def fuzz(functions: int, seed: int, *, seconds: float = float("inf")) -> Tally:

@@ -35,7 +35,7 @@ class FunctionFindings(NamedTuple):
     :param murky_work: only paths do so on which there may be a test that is not understood.
     :param tested: enable_pmu is read, and a branch is decided by a value that was tested.
     :param obstacle: the weightiest reason why a path can't be followed that has not found enable_pmu non-zero.
-    :param reads: a path reads the vCPU's PMU state in the function itself, and has not found enable_pmu non-zero.
+    :param reads: a path reads the vCPU's PMU state in the function itself, and has found neither non-zero.
     :param enabled_work: a path does work, or may, and has found only enable_pmu non-zero.
     :param counting_work: a path does work and has found only the bitmap non-zero.
     :param work: a path does work.
@@ -69,7 +69,8 @@ class KernelFindings(NamedTuple):
     :param silent: the function calls nothing of the PMU, and the kernel has functions that count.
     :param unguarded_copy: another function does the work without a test.
     :param unread_copy: another function may do so: its paths could not be followed.
-    :param complete: all text of livepatches and vendor modules was read, and no copy there is unread.
+    :param complete: all text of livepatches and vendor modules was read, and no copy there is unread. Copies are found
+        by their calls: with a livepatch, that says too little where the function has the work inlined.
     :param unread_module: a vendor module runs, and nothing of its code could be read.
     :param replaced: a livepatch replaces a function that the verdict stands on, by code that could not be read.
     """
@@ -297,21 +298,23 @@ KERNEL: Final[Sequence[GuardCase[KernelFindings]]] = (
 def findings_of(walk: Walk, *, pmu_known: bool) -> FunctionFindings:
     """What a walk along a function's paths shows."""
     work, obstacles, reads = walk.of(Kind.WORK), walk.of(Kind.UNRESOLVED), walk.of(Kind.READ)
+    touches = [*work, *reads]
     untested = [event for event in work if not event.enabled and not event.counting]
     return FunctionFindings(
         untested_work=any(not event.murky for event in untested),
         murky_work=bool(untested) and all(event.murky for event in untested),
         tested=bool(walk.branches and walk.tests),
         obstacle=_weightiest(event.obstacle for event in obstacles if not event.enabled),
-        reads=any(not event.enabled for event in reads),
-        enabled_work=any(event.enabled and not event.counting for event in work) or not walk.spared <= walk.entered,
-        counting_work=any(not event.enabled and event.counting for event in work),
+        reads=any(not event.enabled and not event.counting for event in reads),
+        enabled_work=any(event.enabled and not event.counting for event in touches) or not walk.spared <= walk.entered,
+        counting_work=any(not event.enabled and event.counting for event in touches),
         work=bool(work),
         entry=bool(walk.of(Kind.ENTRY)),
         call=bool(walk.of(Kind.CALL)),
         late_obstacle=_weightiest(event.obstacle for event in obstacles),
         pmu_known=pmu_known,
-        trace=bool(reads or walk.of(Kind.HELPER) or walk.tests) or any(event.murky for event in walk.events),
+        trace=bool(reads or walk.of(Kind.LOOK) or walk.of(Kind.HELPER) or walk.tests)
+        or any(event.murky for event in walk.events),
     )
 
 

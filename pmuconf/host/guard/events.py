@@ -20,6 +20,8 @@ class Kind(enum.Enum):
     """Something is done for the PMU: the callee calls something or writes to memory; or its code is inlined."""
     READ = "read"
     """The function itself reads the vCPU's PMU state."""
+    LOOK = "look"
+    """It reads the bitmap of counters that count instructions: that is a test, and no work."""
     HELPER = "helper"
     """Another function of the PMU's is entered: its own paths decide too."""
     UNRESOLVED = "unresolved"
@@ -73,6 +75,8 @@ class Walk:
     """Where the callees begin that the function itself called before it had learned anything: they decide alone."""
     spared: set[int] = field(default_factory=set)
     """Where the callees begin that are called with enable_pmu found non-zero: they are not entered for that."""
+    inlined: bool = False
+    """The function itself looks at the PMU's state, or changes it: it has code of the callee."""
     called: set[str] = field(default_factory=set)
     """The names of the functions that are called or jumped to, followed or not."""
     hooks: set[str] = field(default_factory=set)

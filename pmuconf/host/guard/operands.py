@@ -76,7 +76,7 @@ class Operands:
             return state.load(place.offset, operand.size)
         if place.base is Base.VCPU:
             return self._load_of_vcpu(insn, place.offset, operand.size)
-        return self._load_of_vm(insn, place.offset, operand.size)
+        return self._load_of_vm(insn, place.offset, operand.size) if place.base is Base.KVM else None
 
     def write(self, insn: capstone.CsInsn, operand: Any, value: Value, state: State) -> bool:
         """Store a value of the operand's size; whether that is memory other than the stack's."""
@@ -92,7 +92,7 @@ class Operands:
         if place is None and self.is_array_of_stack(insn, operand, state):
             state.forget_stack()
             return False
-        if not isinstance(place, Pointer) and state.exposed:
+        if state.exposed and (not isinstance(place, Pointer) or place.base is Base.COUNTER):
             state.forget_stack()
         return True
 
@@ -118,13 +118,29 @@ class Operands:
                 elif self.is_array_of_stack(insn, operand, state):
                     state.exposed = state.exposed or state.has_address(None, 0)
 
+    def is_pmus(self, place: Value) -> bool:
+        """Whether a place is in the vCPU's PMU state."""
+        pmu = self._offsets.pmu
+        if pmu is None or not isinstance(place, Pointer) or place.base is not Base.VCPU:
+            return False
+        return pmu[0] <= place.offset <= pmu[1]
+
+    @staticmethod
+    def start(insn: capstone.CsInsn, operand: Any, state: State) -> Value:
+        """Where that begins which an operand has a part of, at an unknown index."""
+        for number in (operand.mem.base, operand.mem.index):
+            value = state.registers.get(insn.reg_name(number)) if number else None
+            if isinstance(value, Pointer):
+                return added(value, operand.mem.disp)
+        return None
+
     def _load_of_vcpu(self, insn: capstone.CsInsn, offset: int, size: int) -> Value:
         if offset == self._offsets.kvm and size == 8:
             self.loads.add(insn.address)
             return Pointer(Base.KVM, 0)
         if offset == self._offsets.counting and size == 8:
             return Truth(Fact(Question.COUNTING, nonzero=False), Fact(Question.COUNTING, nonzero=True))
-        return None
+        return Pointer(Base.COUNTER, 0) if size == 8 and self.is_pmus(Pointer(Base.VCPU, offset)) else None
 
     def _load_of_vm(self, insn: capstone.CsInsn, offset: int, size: int) -> Value:
         if not self._has_enable_pmu(offset, size):
@@ -149,6 +165,8 @@ class Operands:
             state.exposed = state.exposed or state.has_address(None, 0)
             if any(isinstance(value, Truth) for value, _ in state.stack.values()):
                 return MURKY
+        if operand.size == 8 and self.is_pmus(self.start(insn, operand, state)):
+            return Pointer(Base.COUNTER, 0)
         base = self._base(insn, operand, state)
         inside_vm = isinstance(base, Pointer) and base.base is Base.KVM
         return MURKY if inside_vm or isinstance(base, Truth) else None

@@ -157,18 +157,31 @@ class _Path:
         self._fall(_behind(insn), state)
 
     def _watch_pmu(self, insn: Any, state: State) -> None:
-        """Take note of the function itself reading or writing the vCPU's PMU state: the callee may be inlined."""
-        pmu = self.walker.offsets.pmu
+        """Take note of the function itself reading or writing the vCPU's PMU state: the callee may be inlined.
+
+        So it is where a counter is written to, of which the PMU state has the address.
+        """
+        operands, pmu = self.walker.effects.operands, self.walker.offsets.pmu
         if self.inside or self.walker.options.copy or pmu is None or insn.mnemonic == "nop":
             return
         for operand in insn.operands:
-            if operand.type == x86.X86_OP_MEM:
-                place = self.walker.effects.operands.address(insn, operand, state)
-                if place is None and operand.mem.base and pmu[0] <= operand.mem.disp <= pmu[1]:
-                    self._note(Kind.READ, insn.address, state)  # the unknown pointer may be the vCPU's after all
-                elif isinstance(place, Pointer) and place.base is Base.VCPU and pmu[0] <= place.offset <= pmu[1]:
-                    writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
-                    self._note(Kind.WORK if writes else Kind.READ, insn.address, state)
+            if operand.type != x86.X86_OP_MEM:
+                continue
+            place = operands.address(insn, operand, state)
+            writes = insn.mnemonic != "lea" and operand.access & capstone.CS_AC_WRITE
+            if place is None:  # an unknown pointer may be the vCPU's after all
+                start = operands.start(insn, operand, state)
+                lost = start is None and operand.mem.base and pmu[0] <= operand.mem.disp <= pmu[1]
+                kind = Kind.READ if lost or operands.is_pmus(start) else None
+            elif operands.is_pmus(place):
+                looks = place == Pointer(Base.VCPU, self.walker.offsets.counting or 0) and operand.size == 8
+                kind = Kind.WORK if writes else Kind.LOOK if looks and insn.mnemonic != "lea" else Kind.READ
+            else:
+                counter = isinstance(place, Pointer) and place.base is Base.COUNTER
+                kind = Kind.WORK if counter and writes else None
+            if kind is not None:
+                self._note(kind, insn.address, state)
+                self.walker.path.inlined = True
 
     def _fall(self, following: int, state: State, *, silently: bool = False) -> None:
         """Go on behind an instruction, but not into the next function.

@@ -41,6 +41,8 @@ class Base(enum.Enum):
     VCPU = "vcpu"
     KVM = "kvm"
     STACK = "stack"
+    COUNTER = "counter"
+    """A pointer that was read from the vCPU's PMU state: where it leads to is not known."""
 
 
 class Question(enum.Enum):

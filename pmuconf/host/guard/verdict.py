@@ -114,7 +114,7 @@ def judge_code(code: Code, notes: tuple[str, ...] = ()) -> GuardFinding:
         silent=verdict is Verdict.NO_CALL and has_callees(code),
         unguarded_copy=bool(others.copies.unguarded),
         unread_copy=bool(others.copies.unread),
-        complete=others.complete,
+        complete=others.complete and not (path.inlined and (code.patched or code.patches)),
         unread_module=bool(code.unread),
         replaced=is_replaced(code, path),
     )

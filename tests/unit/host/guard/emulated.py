@@ -161,7 +161,7 @@ def _is_so(value: Value, real: int, size: int, facts: Mapping[str, bool]) -> boo
             return False
         return holds(value.nonzero if real else value.zero, **facts)
     if isinstance(value, Pointer):
-        return real == (BASES[value.base] + value.offset) & MASK
+        return value.base is Base.COUNTER or real == (BASES[value.base] + value.offset) & MASK
     if isinstance(value, Number):
         return real == value.value & ((1 << 8 * size) - 1)
     return value is None or isinstance(value, Loaded)

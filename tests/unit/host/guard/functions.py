@@ -13,13 +13,15 @@ from pmuconf.host.names import FUNCTION
 from tests.unit.host.guard.assembled import CALLEE
 from tests.unit.host.guard.instructions import CONDITIONS
 
-__all__ = ["HELPER", "OF_PMU", "STUBS", "STUB_SIZE", "function", "stubs"]
+__all__ = ["COUNTER", "HELPER", "OF_PMU", "STUBS", "STUB_SIZE", "function", "stubs"]
 
 STUBS: Final = (
     *("__SCT__kvm_x86_get_rflags", "__SCT__kvm_x86_pmu_isr", "kvm_make_request", "kvm_vcpu_do_singlestep"),
     *("__SCT__kvm_x86_skip_emulated_instruction", "__fentry__", "__x86_indirect_thunk_rax", "__x86_return_thunk"),
 )
 STUB_SIZE: Final = 16
+COUNTER: Final = 0x370
+"""Where the vCPU's PMU state has the address of a counter."""
 HELPER: Final = "has_something"
 OF_PMU: Final = "kvm_pmu_something"
 """A function of the PMU that the check does not know."""
@@ -125,6 +127,7 @@ class _Function:
         callee = f"{CALLEE}.{self.number}"
         kinds = (
             ["inc qword ptr [rbx+0x360]"],  # the callee inlined
+            [f"mov rax, [rbx+{COUNTER:#x}]", "inc qword ptr [rax+8]"],
             ["mov rdi, rbx", f"call {OF_PMU}.{self.number}"],
             ["mov rdi, rbx", "call __SCT__kvm_x86_pmu_isr"],
             ["mov rdi, rbx", f"lea rax, {callee}[rip]", "call rax"],

@@ -154,3 +154,11 @@ class TestFindings:
         hook = Event(Kind.UNRESOLVED, 2, None, None, False, Obstacle.HOOKED)
         assert self.of(first).obstacle is Obstacle.STACK_LOST
         assert self.of(first, hook).obstacle is Obstacle.HOOKED
+
+    def test_a_read_is_a_doubt_and_behind_the_bitmap_it_is_like_work(self) -> None:
+        assert self.of(Event(Kind.READ, 1, None, None, False)) == F(reads=True, trace=True)
+        assert self.of(Event(Kind.READ, 1, False, True, False)) == F(counting_work=True, trace=True)
+        assert self.of(Event(Kind.READ, 1, True, None, False)) == F(enabled_work=True, trace=True)
+
+    def test_a_look_at_the_bitmap_is_a_trace_alone(self) -> None:
+        assert self.of(Event(Kind.LOOK, 1, None, None, False)) == F(trace=True)

@@ -163,3 +163,48 @@ def test_an_early_out_does_not_serve_work_behind_a_guard(work: str, verdict: Ver
     early = f"mov rbx, rdi; call {CALLEE}; mov rdi, rbx"
     source = f"{EARLY}{OTHER}{FUNCTION}: {early}; {GUARD}; je .Lout; {work}; .Lout: ret"
     assert verdict_on(source) == (verdict, cause)
+
+
+# A counter is written to, of which the PMU state has the address, as it stands there and by an index.
+COUNTS = {
+    "one": "mov rax, [rdi+0x368]; inc qword ptr [rax+8]",
+    "of a table": "mov rax, [rdi+rsi*8+0x368]; inc qword ptr [rax+8]",
+    "of a table, by a pointer into the state": "lea rcx, [rdi+0x300]; mov rax, [rcx+rsi*8+0x68]; inc qword ptr [rax+8]",
+    "by a sum": "add rdi, 0x300; mov rax, [rdi+rsi*8+0x68]; add rax, 8; lock inc qword ptr [rax]",
+}
+
+
+@pytest.mark.parametrize("work", COUNTS.values(), ids=COUNTS)
+def test_what_counts_may_be_inlined(work: str) -> None:
+    assert verdict_on(f"{FUNCTION}: {work}; ret") == (Verdict.UNGUARDED, "no-test")
+    assert verdict_on(f"{FUNCTION}: {GUARD}; je .Lout; {work}; .Lout: ret")[0] is Verdict.GUARDED
+    late = f"{FUNCTION}: {work}; {GUARD}; je .Lout; {work}; .Lout: ret"
+    assert verdict_on(late)[0] is Verdict.UNGUARDED
+    early = f"{FUNCTION}: cmp qword ptr [rdi+0x340], 0; je .Lout; {work}; .Lout: ret"
+    assert verdict_on(early) == (Verdict.EARLY_OUT, "nothing-counted")
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        "mov rax, [rdi+0x340]",
+        "lea rax, [rdi+0x340]",
+        "mov rax, [rdi+0x348]",
+        "lea rcx, [rdi+8]; mov rax, [rcx+rsi*8+0x340]",
+    ],
+)
+def test_a_look_at_the_pmu_is_no_work_and_no_kernel_without_one(look: str) -> None:
+    assert verdict_on(f"{FUNCTION}: {look}; ret") == (Verdict.UNKNOWN, "pmu-touched")
+
+
+def test_a_look_at_the_pmu_before_the_guard_is_a_doubt_and_one_at_the_bitmap_is_none() -> None:
+    work = f"{GUARD}; je .Lout; {COUNTS['one']}; .Lout: ret"
+    assert verdict_on(f"{FUNCTION}: mov rcx, [rdi+0x348]; {work}") == (Verdict.UNKNOWN, "pmu-touched")
+    assert verdict_on(f"{FUNCTION}: mov rcx, [rdi+0x340]; {work}")[0] is Verdict.GUARDED
+
+
+def test_the_address_of_a_counter_may_be_one_of_the_stack_after_all() -> None:
+    body = f"""sub rsp, 32; {LOAD}; mov [rsp+8], rbx; lea rcx, [rsp+8]; mov [rdi+0x368], rcx; mov rcx, [rdi+0x368]
+        mov qword ptr [rcx], 1; cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; ret"""
+    verdict, _ = verdict_on(f"{STUBS}{FUNCTION}: {body}")
+    assert verdict in (Verdict.UNGUARDED, Verdict.UNKNOWN)
