@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,32 +191,25 @@ def _read(kind: type[Any], record: JsonObject) -> Any:
     return kind(**{name: _READERS[annotation](record, name) for name, annotation in annotations.items()})
 
 
-_Reader = Callable[[JsonObject, str], Any]
+def _one(kind: type[Any], record: JsonObject, name: str) -> Any:
+    """One dataclass."""
+    return _read(kind, record.get_object(name))
 
 
-def _single(kind: type[Any]) -> _Reader:
-    """A reader of one dataclass."""
-    return lambda record, name: _read(kind, record.get_object(name))
+def _optional(kind: type[Any], record: JsonObject, name: str) -> Any:
+    """A dataclass or None."""
+    inner = record.opt_object(name)
+    return None if inner is None else _read(kind, inner)
 
 
-def _optional(kind: type[Any]) -> _Reader:
-    """A reader of a dataclass or None."""
-
-    def read(record: JsonObject, name: str) -> Any:
-        inner = record.opt_object(name)
-        return None if inner is None else _read(kind, inner)
-
-    return read
+def _several(kind: type[Any], record: JsonObject, name: str) -> Any:
+    """A list of dataclasses."""
+    return tuple(_read(kind, inner) for inner in record.get_objects(name))
 
 
-def _several(kind: type[Any]) -> _Reader:
-    """A reader of a list of dataclasses."""
-    return lambda record, name: tuple(_read(kind, inner) for inner in record.get_objects(name))
-
-
-def _word(words: type[Enum]) -> _Reader:
-    """A reader of a member of an enumeration."""
-    return lambda record, name: record.get_enum(name, words)
+def _word(words: type[Enum], record: JsonObject, name: str) -> Any:
+    """A member of an enumeration."""
+    return record.get_enum(name, words)
 
 
 def _threads(record: JsonObject, name: str) -> tuple[Thread, ...]:
@@ -225,7 +219,7 @@ def _threads(record: JsonObject, name: str) -> tuple[Thread, ...]:
     return tuple(Thread(int(match[1]), int(match[2])) for match in matches if match is not None)
 
 
-_READERS: Final[dict[str, _Reader]] = {
+_READERS: Final[dict[str, Callable[[JsonObject, str], Any]]] = {
     "str": JsonObject.get_str,
     "str | None": JsonObject.opt_str,
     "int": JsonObject.get_int,
@@ -235,9 +229,9 @@ _READERS: Final[dict[str, _Reader]] = {
     "tuple[str, ...]": JsonObject.get_strs,
     "tuple[Thread, ...]": _threads,
     "Mapping[str, str]": JsonObject.get_str_map,
-    **{words.__name__: _word(words) for words in (Evidence, KernelPmu, Verdict)},
-    **{kind.__name__: _single(kind) for kind in (Copies, GuardFinding)},
-    **{f"{kind.__name__} | None": _optional(kind) for kind in (FileId, Qemu)},
-    **{f"tuple[{kind.__name__}, ...]": _several(kind) for kind in (LiveVm, Qemu, QemuPlace, Search)},
+    **{words.__name__: partial(_word, words) for words in (Evidence, KernelPmu, Verdict)},
+    **{kind.__name__: partial(_one, kind) for kind in (Copies, GuardFinding)},
+    **{f"{kind.__name__} | None": partial(_optional, kind) for kind in (FileId, Qemu)},
+    **{f"tuple[{kind.__name__}, ...]": partial(_several, kind) for kind in (LiveVm, Qemu, QemuPlace, Search)},
 }
 """The reader of each annotation that a field of the facts has."""

@@ -390,3 +390,110 @@ def test_two_unknowns_are_not_the_same(file: Path, root: Root, name: str) -> Non
 def test_a_thread_must_be_an_id_and_a_start(file: Path, root: Root, text: str) -> None:
     file.write_text(file.read_text().replace('"771 4322"', f'"{text}"'))
     assert refused(file, root) == "facts-broken"
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+ANEW = "Write it anew, as root: pmuconf host facts --output FILE"
+
+
+def said(file: Path, root: Root, *, own: bool = True) -> tuple[str, str, str]:
+    """Cause, message behind the file's name, and hint."""
+    with pytest.raises(PmuconfError) as error:
+        load(file, root, own=own)
+    assert error.value.message.startswith(str(file))
+    return error.value.cause, error.value.message[len(str(file)) :].strip(), error.value.hint
+
+
+def test_the_file_is_json_a_fact_a_line() -> None:
+    lines = dump(FACTS).split("\n")
+    assert lines[:3] == ["{", ' "format": "pmuconf-host-facts",', f' "version": {VERSION},']
+    assert lines[-2:] == ["}", ""]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("boot_id", "another", "boot"),
+        ("kvm_build_id", "another", "KVM"),
+        ("livepatches", ("two 1 0",), "set of livepatches"),
+        ("parameters", {"kvm.enable_pmu": "N"}, "setting of KVM's parameters"),
+        ("loads", {"kvm": "1"}, "load of KVM or a livepatch"),
+    ],
+)
+def test_what_was_another_is_named(file: Path, root: Root, field: str, value: object, what: str) -> None:
+    file.write_text(dump(replace(of(root), **{field: value})))  # type: ignore[arg-type]
+    assert said(file, root) == ("facts-stale", f"is about another {what} than this host has now", ANEW)
+
+
+@pytest.mark.parametrize("facts", [replace(FACTS, enable_pmu=False), replace(FACTS, mediated_pmu=True)])
+def test_facts_that_contradict_the_parameters_are_no_facts(file: Path, root: Root, facts: HostFacts) -> None:
+    file.write_text(dump(of(root, facts)))
+    assert said(file, root) == ("facts-stale", "contradicts KVM's parameters", ANEW)
+
+
+def test_each_refusal_says_what_to_do(file: Path, root: Root, tmp_path: Path) -> None:
+    document = json.loads(file.read_text())
+    for change, expected in (
+        ({"format": "x"}, ("facts-broken", ": it is no pmuconf-host-facts file", ANEW)),
+        ({"version": 3}, ("facts-broken", ": its version is 3, and 2 is read", ANEW)),
+        ({"version": 1}, ("facts-stale", "is of an older pmuconf: its version is 1, and 2 is read", ANEW)),
+    ):
+        file.write_text(json.dumps({**document, **change}))
+        assert said(file, root) == expected
+    file.write_text("{}")
+    assert said(file, root) == ("facts-broken", ": it is no pmuconf-host-facts file", ANEW)
+    file.chmod(0o666)
+    only_root = "It must belong to root, and nobody else may write it"
+    assert said(file, root) == ("facts-untrusted", "could have been written by others than root", only_root)
+    assert said(tmp_path / "none", root) == ("facts-unreadable", ": No such file or directory", ANEW)
+
+
+def test_a_file_larger_than_any_is_not_read(file: Path, root: Root) -> None:
+    os.truncate(file, (16 << 20) + 1)
+    cause, _, hint = said(file, root)
+    assert (cause, hint) == ("facts-broken", ANEW)
+    os.truncate(file, 16 << 20)  # zeros behind the text
+    assert said(file, root)[0] == "facts-broken"
+
+
+def test_a_thread_that_is_no_thread_is_named(file: Path, root: Root) -> None:
+    file.write_text(file.read_text().replace('"771 4322"', '"771"'))
+    assert 'threads: a thread must be the text "ID START"' in said(file, root)[1]
+
+
+# ---- what holds of a fact when it is read ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vm", [replace(VM, pid=None), replace(VM, started=None)])
+def test_a_vm_whose_process_is_not_known_is_left_out(file: Path, root: Root, vm: LiveVm) -> None:
+    file.write_text(dump(of(root, replace(FACTS, vms=(vm, VM)))))
+    assert load(file, root).vms == (replace(VM, in_use=None),)
+
+
+@pytest.mark.parametrize(("text", "on"), [("1\n", True), ("0\n", False)])
+def test_whether_the_nmi_watchdog_counts_is_asked_anew(file: Path, root: Root, text: str, on: bool) -> None:
+    root.at("/proc/sys/kernel/nmi_watchdog").write_text(text)
+    assert load(file, root).nmi_watchdog is on
+
+
+def file_id(path: Path) -> FileId:
+    found = path.stat()
+    shown = f"/{path.relative_to(path.parents[2])}"
+    return FileId(shown, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def test_a_qemu_that_is_still_there_is_what_it_was(file: Path, root: Root) -> None:
+    """And another file in its place is not known."""
+    binary = root.path / "usr/bin/qemu-system-x86_64"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("one")
+    binary.chmod(0o755)
+    qemu = Qemu("/usr/bin/qemu-system-x86_64", None, True, "proved", file=file_id(binary))
+    file.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, next_qemu=qemu),)))))
+    (vm,) = load(file, root).vms
+    assert vm.next_qemu == qemu
+    binary.write_text("two, and longer")
+    (vm,) = load(file, root).vms
+    assert vm.next_qemu is not None
+    assert (vm.next_qemu.disables, vm.next_qemu.cause) == (None, "replaced")
