@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from typing import Final, NamedTuple
+
+import capstone
 
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.offsets import Offsets
@@ -17,7 +20,7 @@ from pmuconf.host.code.running import Code
 from pmuconf.host.guard.cases import case_of_function, findings_of
 from pmuconf.host.guard.events import Kind, Walk
 from pmuconf.host.guard.paths import walk
-from pmuconf.host.guard.walker import PADDING
+from pmuconf.host.guard.walker import LONGEST, PADDING
 from pmuconf.host.names import FUNCTION, PADDING_PREFIX, is_callee, may_be_copy, replaces
 from pmuconf.hostfacts import Copies, Verdict
 
@@ -27,6 +30,7 @@ _MAX_COPIES: Final = 200  # there are about 15; a broken file may have any numbe
 _CALL: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 _NEAR_CALL: Final = re.compile(rb"(?:[\xe8\xe9]|\x0f[\x80-\x8f])(?=...[\x00\xff])", re.DOTALL)
 _NEAR: Final = 1 << 24
+_SHORT_JUMPS: Final = frozenset({0xEB, *range(0x70, 0x80)})
 _TEXT_SUFFIX: Final = re.compile(r"\.cold\b.*")
 
 
@@ -158,7 +162,7 @@ def _callees(image: Image) -> Iterator[tuple[int, int]]:
 def _owners(image: Image, targets: Mapping[int, int]) -> dict[str, dict[int, int]]:
     """The functions that call one of the targets: by name, where they do, and where what they call begins."""
     owners: dict[str, dict[int, int]] = {}
-    for site, target in _calls(image, targets.keys()):
+    for site, target in chain(_calls(image, targets.keys()), _short_jumps(image, targets.keys())):
         start = image.symbols.start(site)
         names = image.symbols.names(start) if start is not None else ()
         owner = _TEXT_SUFFIX.sub("", names[0]) if names else ""
@@ -179,3 +183,28 @@ def _calls(image: Image, targets: Collection[int]) -> Iterator[tuple[int, int]]:
                 target = start + end + 4 + struct.unpack_from("<i", data, end)[0]
                 if target in targets:
                     yield start + match.start(), target
+
+
+def _short_jumps(image: Image, targets: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Every jump of two bytes to one of the targets, and to which.
+
+    Assemblers make such jumps within one source file only. With LTO that is all of KVM.
+    """
+    for start, data in image.text():
+        end = start + len(data) - 1
+        for target in targets:
+            for site in range(max(start, target - 129), min(end, target + 126)):
+                code, distance = struct.unpack_from("<Bb", data, site - start)
+                if code in _SHORT_JUMPS and site + 2 + distance == target and _is_instruction(image, site):
+                    yield site, target
+
+
+def _is_instruction(image: Image, site: int) -> bool:
+    """Whether an instruction begins there, and not in the middle of another; also if that can't be known."""
+    start = image.symbols.start(site)
+    if start is None:
+        return True
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    code = image.read(start, site - start + LONGEST)
+    begins = (address for address, _, _, _ in decoder.disasm_lite(code, start) if address >= site)
+    return next(begins, site) == site

@@ -13,10 +13,10 @@ from pmuconf.host.guard.effects import Effects
 from pmuconf.host.guard.events import Walk
 from pmuconf.host.names import PADDING_PREFIX
 
-__all__ = ["PADDING", "Options", "Walker"]
+__all__ = ["LONGEST", "PADDING", "Options", "Walker"]
 
 _STEPS: Final = 10_000  # the largest of Debian's kernels takes 700
-_LONGEST: Final = 15
+LONGEST: Final = 15
 """The bytes that an instruction has at most."""
 PADDING: Final = 64
 """How much room there is before a function at most, in bytes."""
@@ -48,7 +48,7 @@ class Walker:
     def decode(self, address: int) -> Any:
         """The instruction there, None if there is none that can be read."""
         if address not in self._decoded:
-            code = self.image.read(address, _LONGEST)
+            code = self.image.read(address, LONGEST)
             insn = next(self._decoder.disasm(code, address, 1), None) if code else None
             self._decoded[address] = insn
             if insn is not None:
