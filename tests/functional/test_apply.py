@@ -7,6 +7,11 @@ import sqlite3
 import libvirt
 import pytest
 
+from pmuconf.change.result import Outcome
+from pmuconf.change.run import Run
+from pmuconf.conf import load
+from pmuconf.domain.definition import PmuState
+from pmuconf.errors import PmuconfError
 from tests.functional import moments, oracle
 from tests.functional.host import OFF, ON, Defines, Host, journal_bytes
 from tests.support.domains import nova_domain, plain_domain
@@ -48,6 +53,25 @@ def rich_domain(name: str) -> str:
     xml = xml.replace("</uuid>\n", f"</uuid>\n{METADATA}", 1)
     command_line = "  <qemu:commandline>\n    <qemu:env name='PMU' value='&lt;on&gt;'/>\n  </qemu:commandline>\n"
     return xml.replace("</domain>", f"{command_line}</domain>")
+
+
+@pytest.mark.parametrize("state", [PmuState.ON, PmuState.OFF])
+def test_a_state_that_is_asked_for_beats_the_rules_and_not_the_flavor(host: Host, state: PmuState) -> None:
+    """And where one of those named can't have it, none is changed."""
+    host.configure(RULES)
+    other = "false" if state is PmuState.ON else "true"
+    theirs = nova_domain("n-flavor", version="32.0.0", extra_specs={"hw:pmu": other}, cpu_mode=None)
+    host.define(plain_domain("lab-1"), theirs)
+    run = Run(load([str(host.policy)]))
+    with pytest.raises(PmuconfError) as caught:
+        run.apply(["lab-1", "n-flavor"], state=state)
+    assert (caught.value.cause, caught.value.hint) == (
+        "request-refused",
+        "'pmuconf policy explain n-flavor' tells its story",
+    )
+    assert host.pmu("lab-1") == "default"
+    (result,) = run.apply(["lab-1"], state=state)
+    assert (result.outcome, result.rule, host.pmu("lab-1")) == (Outcome.CHANGED, "requested", state.value)
 
 
 class TestWhatChanges:

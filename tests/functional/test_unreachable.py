@@ -144,17 +144,36 @@ class TestEmbedded:
         assert oracle.pmu(file.read_text()) == "default"
         assert oracle.rest(file.read_text()) == oracle.rest(before)
 
+    def test_another_process_has_the_driver(self, root: Path, capabilities: Path) -> None:
+        uri = prepare(root, cache=capabilities)
+        program = f"{_EVENTS}connection = libvirt.open(sys.argv[1])\nprint(flush=True)\nsys.stdin.read()\n"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", program, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "\n"
+            command = [sys.executable, "-m", "pmuconf.commands.main", "audit", "--connect", uri]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        finally:
+            holder.communicate(timeout=60)
+        assert said.returncode == 255
+        assert f"{uri} is in use by another process" in said.stderr
+        assert "(libvirt-busy). An embedded driver serves one process at a time" in said.stderr
+
+
+_EVENTS = """
+import libvirt, sys, threading
+libvirt.virEventRegisterDefaultImpl()
+def loop():
+    while True: libvirt.virEventRunDefaultImpl()
+threading.Thread(target=loop, daemon=True).start()
+"""
+
 
 def _define_elsewhere(uri: str, xml: str) -> None:
     """Define a domain in a process that then ends: as long as it lives, it has the embedded driver for itself."""
-    program = (
-        "import libvirt, sys, threading\n"
-        "libvirt.virEventRegisterDefaultImpl()\n"
-        "def loop():\n"
-        "    while True: libvirt.virEventRunDefaultImpl()\n"
-        "threading.Thread(target=loop, daemon=True).start()\n"
-        "libvirt.open(sys.argv[1]).defineXML(sys.argv[2])\n"
-    )
+    program = f"{_EVENTS}libvirt.open(sys.argv[1]).defineXML(sys.argv[2])\n"
     subprocess.run([sys.executable, "-c", program, uri, xml], check=True, timeout=60)
 
 

@@ -54,6 +54,26 @@ def test_each_cause_that_is_declared_stands_somewhere_in_the_code() -> None:
     assert [code for code in CAUSES if not re.search(rf"(?<![\w-]){code}(?![\w-])", text)] == []
 
 
+def seen_by_tests() -> set[str]:
+    """The texts that tests compare with, and the codes in parentheses in the messages that they expect.
+
+    Tests that need more than a host with libvirt do not count, nor does this one.
+    """
+    seen: set[str] = set()
+    for path in (TREE / "tests").rglob("test_*.py"):
+        room = path.relative_to(TREE / "tests").parts[0]
+        if room in ("unit", "functional", "monitoring") and path != Path(__file__):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    seen |= {node.value.strip(), *re.findall(r"\(([a-z0-9-]+)\)", node.value), node.value.split(" ")[0]}
+    return seen
+
+
+def test_each_cause_is_seen_by_a_test() -> None:
+    """As an answer of the code: a test that merely names it has no place here."""
+    assert sorted(KNOWN - seen_by_tests()) == []
+
+
 @pytest.mark.parametrize("code", sorted(CAUSES))
 def test_a_cause_has_a_code_and_a_sentence_that_fits_behind_it(code: str) -> None:
     assert CODE.fullmatch(code)

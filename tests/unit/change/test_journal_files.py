@@ -328,3 +328,19 @@ def test_a_lock_file_with_nonsense_in_it_still_works(path: Path) -> None:
     path.with_name("writer.lock").write_bytes(b"\xff\x1b[31m" * 100)
     with writer_lock(path):
         assert path.with_name("writer.lock").read_text() == str(os.getpid())
+
+
+def test_a_journal_that_another_one_holds_is_busy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal.open(path, create=True):
+        pass
+    connect = sqlite3.connect
+
+    def at_once(*arguments: object, **named: object) -> sqlite3.Connection:
+        return connect(*arguments, **{**named, "timeout": 0.01})  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", at_once)
+    with closing(connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(PmuconfError) as caught, Journal.open(path, create=True) as journal:
+            journal.begin([intent()])
+    assert (caught.value.cause, caught.value.hint) == ("journal-busy", "Another pmuconf is at it: try again")

@@ -196,6 +196,37 @@ def test_export(cloud: FakeCloud, run: Run, config: str, tmp_path: Path) -> None
     assert filled.extra_specs == {"hw:pmu": "true"}
 
 
+@pytest.mark.parametrize(
+    ("status", "cause", "hint"),
+    [
+        (
+            403,
+            "openstack-forbidden",
+            "An administrator's role is needed for flavors and for the servers of all projects",
+        ),
+        (404, "openstack-not-found", ""),
+        (409, "openstack-error", ""),
+        (401, "openstack-auth", ""),
+    ],
+)
+def test_what_nova_answers_is_the_cause(cloud: FakeCloud, status: int, cause: str, hint: str) -> None:
+    cloud.flavors["a"] = {}
+    cloud.refuse["a"] = [status] * 2  # openstacksdk asks for a new token behind the first 401
+    with Cloud.open(None) as opened, pytest.raises(PmuconfError) as caught:
+        opened.set_pmu("a", "false")
+    assert (caught.value.cause, caught.value.hint) == (cause, hint)
+    assert caught.value.message.endswith(f"/flavors/a/os-extra_specs: HTTP {status} refused")
+
+
+def test_without_a_cloud_that_is_described_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openstack")
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", "/dev/null")
+    with pytest.raises(PmuconfError) as caught, Cloud.open("elsewhere"):
+        pass
+    assert caught.value.cause == "openstack-config"
+    assert caught.value.hint == "Name one of clouds.yaml with --os-cloud"
+
+
 def test_wrong_credentials_and_no_cloud(
     cloud: FakeCloud, run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from pmuconf.service.log import Log
 from pmuconf.service.loop import Service
 from pmuconf.service.outputs import Outputs
 from pmuconf.service.systemd import Systemd
-from tests.support.domains import plain_domain
+from tests.support.domains import domain_uuid, plain_domain
 
 LOST = PmuconfError("it broke", cause="libvirt-lost")
 
@@ -260,6 +260,48 @@ def test_a_service_that_hangs_says_so_and_no_longer_quiets_the_watchdog(
         thread.join(30)
     assert not thread.is_alive()
     assert "WATCHDOG=1" in manager.left()  # it went on
+
+
+class Coming(Hanging):
+    """A hypervisor on which a domain comes between two looks, and that reports nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on.set()
+        self.looks = 0
+
+    def domains(self) -> list[Listed]:
+        super().domains()
+        self.looks += 1
+        come = Listed("web", domain_uuid("web"), active=False, persistent=True, saved=False, snapshots=False)
+        return [come] if self.looks > 1 else []
+
+    def next_boot_xml(self, listed: Listed, **_: object) -> str:
+        return plain_domain(listed.name)
+
+
+def test_a_domain_that_came_unheard_is_told_and_the_connection_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coming = Coming()
+    monkeypatch.setattr(loop, "Hypervisor", coming)
+    policy = tmp_path / "pmuconf.conf"
+    policy.write_text("[service]\nlisten =\nhost_facts =\ninterval = 86400\nlog_format = json\n")
+    service = Service(lambda: conf.load([str(policy)]), no_facts, Log(), Systemd())
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        for _ in range(3):  # the third time on a new connection
+            assert coming.asked.wait(30)
+            coming.asked.clear()
+            service.reload()
+    finally:
+        service.stop()
+        thread.join(30)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    trouble = [line["message"] for line in told if line.get("cause") == "events-lost"]
+    assert trouble
+    assert trouble[0] == "libvirt: libvirt reports no events: connecting anew"
 
 
 def test_the_areas_that_the_service_names_are_those_that_are_known() -> None:

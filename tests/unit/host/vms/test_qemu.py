@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -261,6 +262,39 @@ class TestIdentity:
 
     def test_the_binary_tells_where_the_command_line_does_not(self) -> None:
         assert parse_args(b"", "/usr/bin/qemu-system-x86_64 (deleted)") == QemuArgs()
+        assert parse_args(b"", "/usr/bin/kvm (deleted)") == QemuArgs()
+        assert parse_args(b"", "/usr/bin/kvm-spice (deleted)") is None
+
+    def test_called_kvm_it_asks_for_kvm_by_itself(self) -> None:
+        called = parse_args(cmdline("/usr/bin/kvm", "-cpu", "host"))
+        assert called == QemuArgs(pmu=True, kvm=True, binary="/usr/bin/kvm", may_be_emulated=False)
+        other = parse_args(cmdline("web", "-cpu", "host"), "/usr/bin/kvm")  # what it was called counts, not the file
+        assert other == QemuArgs(pmu=True, binary="web", may_be_emulated=False)
+
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [
+            ((), {}),
+            (("-incoming", "defer"), {"incoming": True}),
+            (("--loadvm", "first"), {"incoming": True}),
+            (("-machine", "q35,confidential-guest-support=lsec0"), {"may_be_recreated": True, "tdx": None}),
+            (("-M", "q35,memory-encryption=sev0"), {"may_be_recreated": True}),
+            (("-M", "q35,x-change-vmfd-on-reset=on"), {"may_be_recreated": True}),
+            (("-object", "tdx-guest,id=lsec0"), {"tdx": None}),
+            (("-accel", "kvm"), {"kvm": True}),
+            (("-name", "web,debug-threads=on"), {"name": "web"}),
+            (("-name", "other,guest=web,guest=db"), {"name": "db"}),
+            (("-name", "guest"), {"name": "guest"}),
+            (("-name", "debug-threads=on"), {}),
+            (("-name", ""), {}),
+            (("-uuid", UUID.upper()), {"uuid": UUID}),
+            (("-uuid", f"{{{UUID}}}"), {}),
+            (("-uuid", f"{UUID}0"), {}),
+        ],
+    )
+    def test_each_fact_and_nothing_beside_it(self, words: tuple[str, ...], found: dict[str, object]) -> None:
+        expected = QemuArgs(pmu=False, binary="/usr/bin/qemu-system-x86_64", may_be_emulated=False)
+        assert args(*words) == dataclasses.replace(expected, **found)  # type: ignore[arg-type]
 
     def test_hostile_command_lines(self) -> None:
         assert args("-name", b"guest=\xff\xfe", "-cpu", b"host\xff").name == "guest=\ufffd\ufffd"[6:]
