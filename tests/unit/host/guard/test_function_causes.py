@@ -20,6 +20,7 @@ COUNTS = f"{CALLEE}: {PMU_CALL}; ret"
 TEST = "mov rax, [rdi+0x10]; cmp byte ptr [rax+0x203], 0"
 BITMAP = "cmp qword ptr [rdi+0x340], 0"
 MIXED = "mov rax, [rdi+0x10]; movzx eax, byte ptr [rax+0x203]; add rax, rsi; test rax, rax"
+EARLY = f"{CALLEE}: {BITMAP}; je .Lnone; {PMU_CALL}; .Lnone: ret"
 READS = "mov rcx, [rdi+0x300]"
 
 DECIDED = {
@@ -27,7 +28,8 @@ DECIDED = {
     "no-test": (Verdict.UNGUARDED, f"call {CALLEE}; ret", COUNTS),
     "test-not-understood": (Verdict.UNKNOWN, f"{MIXED}; je .Lout; call {CALLEE}; .Lout: ret", COUNTS),
     "pmu-touched": (Verdict.UNKNOWN, f"{READS}; {TEST}; je .Lout; call {CALLEE}; .Lout: ret", COUNTS),
-    "nothing-counted": (Verdict.EARLY_OUT, f"jmp {CALLEE}", f"{CALLEE}: {BITMAP}; je .Lnone; {PMU_CALL}; .Lnone: ret"),
+    "tests-differ": (Verdict.UNKNOWN, f"{TEST}; je .Lnot; {PMU_CALL}; .Lnot: jmp {CALLEE}", EARLY),
+    "nothing-counted": (Verdict.EARLY_OUT, f"jmp {CALLEE}", EARLY),
     "guard-in-callee": (Verdict.GUARDED, f"jmp {CALLEE}", f"{CALLEE}: {TEST}; je .Lnone; {PMU_CALL}; .Lnone: ret"),
     "callee-idle": (Verdict.UNKNOWN, f"jmp {CALLEE}", f"{CALLEE}: ret"),
     "guard-in-caller": (Verdict.GUARDED, f"{TEST}; je .Lout; call {CALLEE}; .Lout: ret", COUNTS),

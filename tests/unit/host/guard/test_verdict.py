@@ -18,8 +18,9 @@ from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.running import Code, CodeSource, Located
 from pmuconf.host.guard import verdict as module
 from pmuconf.host.guard.cases import KERNEL
-from pmuconf.host.guard.verdict import judge_code, judge_kernel
+from pmuconf.host.guard.verdict import judge_code, judge_host, judge_kernel
 from pmuconf.host.names import FUNCTION
+from pmuconf.host.root import Root
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, Verdict
 from tests.unit.host.guard.assembled import CALLEE, OFFSETS, Assembled, assemble
 
@@ -377,7 +378,7 @@ def test_with_code_it_is_judged_and_the_reasons_are_notes(monkeypatch: pytest.Mo
 
 
 def test_a_host_without_kvm_is_told(tmp_path: Path) -> None:
-    found = module.judge_host(module.Root(tmp_path))
+    found = judge_host(Root(tmp_path))
     assert (found.verdict, found.cause, found.remedy) == (
         Verdict.UNKNOWN,
         "kvm-not-loaded",
