@@ -75,17 +75,17 @@ def has_pmu(words: Sequence[str], names: Sequence[str] = ()) -> bool | None:
     if model == "host":  # only KVM has it
         by_model = True
     elif model == "max":  # under TCG: 7.2 and 10.0 give it one, 11.1 does not
-        by_model = True if accelerator(words, names) == "kvm" else None
+        by_model = True if accelerator(words) == "kvm" else None
     return _by_globals(words, model, otherwise=by_model)
 
 
-def accelerator(words: Sequence[str], names: Sequence[str] = ()) -> str:
+def accelerator(words: Sequence[str]) -> str:
     """The accelerator that a QEMU tries first; empty: the command line names none.
 
+    Called kvm or the like, it asks for KVM by itself.
     Of several ``-accel`` the first counts. Of several ``-machine`` with one the last counts.
     """
-    names = names or [_name(word) for word in words[:1]]
-    asked, given = [], ["kvm"] if names and names[-1].endswith("kvm") else []  # called so, it asks for KVM by itself
+    asked, given = [], ["kvm"] if words and words[0].endswith("kvm") else []
     for option, value in options(words):
         if option == "accel":
             asked.append(split(value)[0].partition("=")[2 if value.startswith("accel=") else 0])

@@ -70,7 +70,7 @@ def parse_args(cmdline: bytes, exe: str = "") -> QemuArgs | None:
         uuid=_uuid(_smbios_uuid(words) if manager == "proxmox" else last(words, "uuid")),
         name=_name(last(words, "name")),
         pmu=has_pmu(words, names),
-        kvm=accelerator(words, names) == "kvm",
+        kvm=accelerator(words) == "kvm",
         incoming=any(option in ("incoming", "loadvm") for option, _ in options(words)),
         tdx=is_tdx(words),
         may_be_recreated=any(

@@ -24,7 +24,7 @@ from pmuconf.host.root import Root
 from pmuconf.host.vms import qemu as qemu_module
 from pmuconf.host.vms.process import vm_processes
 from pmuconf.host.vms.qemu import TESTED, qemu_of_file, qemu_of_process
-from pmuconf.host.vms.qemu_args import QemuArgs, parse_args
+from pmuconf.host.vms.qemu_args import QemuArgs, parse_args, words_of
 from pmuconf.hostfacts import Evidence, FileId, Qemu
 from tests.unit.host.memory import Vm, process
 from tests.unit.host.sysroot import write
@@ -264,6 +264,21 @@ class TestIdentity:
         assert parse_args(b"", "/usr/bin/qemu-system-x86_64 (deleted)") == QemuArgs()
         assert parse_args(b"", "/usr/bin/kvm (deleted)") == QemuArgs()
         assert parse_args(b"", "/usr/bin/kvm-spice (deleted)") is None
+
+    def test_the_file_tells_the_architecture_where_its_name_does_not(self) -> None:
+        for exe, pmu in (("/usr/bin/qemu-system-aarch64", None), ("/usr/bin/qemu-system-x86_64", True)):
+            found = parse_args(cmdline("web", "-cpu", "host"), exe)
+            assert found is not None
+            assert found.pmu is pmu
+
+    def test_the_words_are_what_ends_with_a_zero_and_what_is_left(self) -> None:
+        assert words_of(b"a\0b\0") == words_of(b"a\0b") == ["a", "b"]
+        assert words_of(b"a\0\0") == ["a", ""]
+
+    @pytest.mark.parametrize(("length", "kept"), [(4095, True), (4096, False)])
+    def test_what_is_too_long_for_a_path_is_none(self, length: int, kept: bool) -> None:
+        binary = "qemu/".rjust(length - 4, "/") + "qemu"
+        assert args(binary=binary).binary == (binary if kept else "")
 
     def test_called_kvm_it_asks_for_kvm_by_itself(self) -> None:
         called = parse_args(cmdline("/usr/bin/kvm", "-cpu", "host"))
