@@ -91,6 +91,22 @@ def test_taken_back_where_the_vm_is_now(make: MakeFleet) -> None:
             assert fleet.pmus("h02") == {**dict.fromkeys(domains("h02", 3), "default"), "h00-01": "on"}
 
 
+def test_taken_back_where_the_vm_runs(make: MakeFleet) -> None:
+    """It has left its definition behind, as it does unless it is told otherwise."""
+    fleet = fleet_of(make, 2, 1)
+    assert fleet.play(_APPLY).status == 0
+    fleet.define({"h01": [fleet.xml("h00", "h00-00")]})
+    fleet.start("h01", "h00-00")
+    for changed in (1, 0):
+        ran = fleet.run("pmuconf.kvm.rollback", "-e", "pmuconf_all=true")
+        assert (ran.status, ran.by_host("changed")) == (0, {"h00": changed, "h01": changed}), ran.text
+        assert "On none of these hosts" not in ran.text
+        assert [fleet.pmus(host) for host in fleet.names] == [
+            {"h00-00": "default"},
+            {"h00-00": "default", "h01-00": "default"},
+        ]
+
+
 def test_named_ones_alone(make: MakeFleet) -> None:
     fleet = fleet_of(make, 2, 2)
     assert fleet.play(_APPLY).status == 0

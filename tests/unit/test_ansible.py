@@ -91,7 +91,7 @@ def test_each_field_of_a_change_is_documented() -> None:
             **{"cause": "", "who": "root", "uri": "qemu:///system"},
         }
     )
-    assert list(returned("journal_info", "changes")) == [*entry.record(), "here"]
+    assert list(returned("journal_info", "changes")) == [*entry.record(), "here", "running"]
 
 
 @pytest.mark.parametrize("module", _MODULES)

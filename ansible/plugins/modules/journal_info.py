@@ -94,6 +94,11 @@ changes:
     here:
       description: Whether the domain is on this host now.
       type: bool
+    running:
+      description:
+        - Whether it runs there.
+        - If it does not, the VM may have migrated to another host and left its definition behind.
+      type: bool
 cause:
   description: The cause code of a failure.
   returned: failure
@@ -135,8 +140,10 @@ def main():
                 entries, sentences = changes_of(asked["names"], entries, hypervisor)
                 for sentence in sentences:
                     module.warn(sentence)
-            here = {listed.uuid for listed in hypervisor.domains()}
-        changes = [dict(entry.record(), here=entry.uuid in here) for entry in entries]
+            here = {listed.uuid: listed.active for listed in hypervisor.domains()}
+        changes = [
+            dict(entry.record(), here=entry.uuid in here, running=here.get(entry.uuid, False)) for entry in entries
+        ]
         module.exit_json(changed=False, changes=changes)
 
 
