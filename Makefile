@@ -15,6 +15,8 @@
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB); JOB="vms-* bench-6.1"
 #                 boots only these. What it fetches and builds is kept; PMUCONF_LAB=/tmp/lab make test-lab begins anew there
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
+# make test-nova-all   the same on each Nova from 26 to 34, with the packages of its time; what was seen goes into
+#                      docs/verification.md (an hour, 4 GB; NOVAS="28.3.1 33.0.2": other releases)
 # make test-openstack   the same on a real OpenStack that it brings up in namespaces and removes again (root, 4 GB);
 #                       what each operation gave goes into docs/verification.md
 # make test-libvirt   the functional tests with the libvirts of Debian 13 and of unstable, libvirtd and virtqemud, in systems
@@ -40,7 +42,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-capstone test-lab test-nova test-openstack test-libvirt test-ansible test-hosts lint bench bench-fleet \
+.PHONY: help demo test test-capstone test-lab test-nova test-nova-all test-openstack test-libvirt test-ansible test-hosts lint bench bench-fleet \
         bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
         corpus architecture causes mutants sample sample-nova clean
 
@@ -68,9 +70,17 @@ test-capstone: $(VENV)/test
 
 test-nova: test-nova-34.0.0 test-nova-debian
 
+NOVAS := 26.0.0 27.0.0 28.0.0 29.0.0 30.0.0 31.0.0 32.0.0 33.0.0 34.0.0 debian
+test-nova-all:
+	@failed=""; for nova in $(NOVAS); do $(MAKE) --no-print-directory test-nova-$$nova || failed="$$failed $$nova"; done; \
+	$(PYTHON) -m tests.nova.table $(NOVA) docs/verification.md; \
+	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
+
+# What it found stays beside the environment, for the table.
 test-nova-%:
-	python=$$(tests/nova/environment $*) && $$python -m pytest -q -W ignore -p no:cacheprovider tests/nova && \
-	$$python -W ignore -m tests.nova.cost
+	python=$$(tests/nova/environment $*) && \
+	$$python -m pytest -q -W ignore -p no:cacheprovider --junitxml=$(NOVA)/$*/results.xml tests/nova && \
+	$$python -W ignore -m tests.nova.cost $(NOVA)/$*/cost.json
 
 test-openstack: $(VENV)/test
 	.ci/packages openstack

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -156,7 +155,12 @@ def test_uninstalling_leaves_nova_as_it_was(tmp_path: Path) -> None:
     """Installed beside a Nova of three files, and taken away again."""
     environment = tmp_path / "env"
     python("-m", "venv", "--without-pip", str(environment))
-    site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(environment)}))
+    asked: list[str | Path] = [
+        environment / "bin/python",
+        "-c",
+        "import sysconfig; print(sysconfig.get_path('purelib'))",
+    ]
+    site = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
     (site / "nova/virt").mkdir(parents=True)
     for name in ("nova/__init__.py", "nova/virt/__init__.py", "nova/virt/driver.py"):
         (site / name).write_text("")
