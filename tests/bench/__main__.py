@@ -7,6 +7,8 @@ machine does meanwhile hits both sides. Needs root, libvirtd, QEMU and, for the 
 from __future__ import annotations
 
 import argparse
+import ctypes.util
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,9 @@ _BIG: Final = 10_000
 _REWRITES: Final = 3000
 _PROCESSES: Final = 3
 _VIRT_XML_DOMAINS: Final = 4
+_CONNECTIONS: Final = (1, 2, 3, 4, 6, 8)
+_NO_FSYNC: Final = "libeatmydata.so"
+_BARE_APPLY: Final = "a loop of XMLDesc, edit with lxml and defineXML, which verifies nothing"
 
 
 class _Bench:
@@ -55,6 +60,7 @@ class _Bench:
     def define(self, number: int) -> None:
         """Define domains until there are so many, none of them with a PMU element."""
         connection = libvirt.open(self._uri)
+        connection.getCapabilities()  # for which a new daemon starts every QEMU, once: not a part of anybody's work
         while self._count < number:
             name = f"instance-{self._count:08x}"
             connection.defineXML(nova_domain(name))
@@ -73,14 +79,30 @@ class _Bench:
         finally:
             connection.close()
 
-    def audit(self) -> Row:
-        """One pass over all domains."""
-        return self._compare(
+    def audit(self) -> Iterable[Row]:
+        """One pass over all domains, beside what no audit can do without and beside a bare loop."""
+
+        def ours() -> float:
+            return self._work("pmuconf-audit", self._count, self._config, self._uri)
+
+        def floor(connections: int) -> float:
+            return self._work("floor-audit", self._count, str(connections), self._uri)
+
+        tried = {number: min(floor(number) for _ in range(3)) for number in _CONNECTIONS}
+        best = min(tried, key=lambda number: tried[number])
+        _say("XMLDesc alone: " + ", ".join(f"{seconds:.3f} s over {number}" for number, seconds in tried.items()))
+        yield self._compare(
             f"audit of {self._count:,} domains",
-            "a loop of XMLDesc and lxml.etree.fromstring",
-            lambda: self._work("pmuconf-audit", self._count, self._config, self._uri),
+            f"the floor: XMLDesc alone, over {best} connection{'s' * (best > 1)}, the fastest number",
+            ours,
+            lambda: floor(best),
+            aim=1.2,
+        )
+        yield self._compare(
+            "the same",
+            "a loop of XMLDesc and lxml.etree.fromstring, over one connection",
+            ours,
             lambda: self._work("bare-audit", self._count, self._uri),
-            aim=0.6,
         )
 
     def apply(self, virt_xml: str | None) -> Iterable[Row]:
@@ -99,7 +121,7 @@ class _Bench:
             _say(f"apply, run {run + 1} of {self._runs}: {ours[-1]:.2f} s, the bare loop {bare[-1]:.2f} s")
         yield Row(
             f"apply to {self._count:,} domains",
-            "a loop of XMLDesc, edit with lxml and defineXML, which verifies nothing",
+            _BARE_APPLY,
             ours,
             bare,
             aim=1.25,
@@ -107,6 +129,19 @@ class _Bench:
         if virt_xml is not None:
             each = [seconds / self._count for seconds in ours]
             yield Row("the same, one domain of it", "`virt-xml --edit --define`", each, one_by_one, aim=1 / 20)
+
+    def unsynced_apply(self, what: str, *, peer_too: bool) -> Row:
+        """The change of all domains, where the fsyncs of the two clients do nothing: of pmuconf, its journal's.
+
+        :param peer_too: those of the daemon do nothing either, so that the bare loop is another one than with them.
+        """
+        pairs = []
+        for run in range(self._runs):
+            ours = self._work("pmuconf-apply", self._count, self._config, self._uri, preload=_NO_FSYNC)
+            pairs.append((ours, self._work("bare-apply", self._count, self._uri)))
+            _say(f"{what}, run {run + 1} of {self._runs}: {pairs[-1][0]:.2f} s, the bare loop {pairs[-1][1]:.2f} s")
+        peer = "the same loop, without any too" if peer_too else "the same loop, which has none of its own"
+        return Row(what, peer, [one for one, _ in pairs], [other for _, other in pairs])
 
     def rewrite(self) -> Row:
         """The rewrite of one domain's XML."""
@@ -116,7 +151,6 @@ class _Bench:
             "lxml reads and writes it, which keeps no bytes and verifies nothing",
             lambda: self._work("pmuconf-rewrite", count, str(count), self._xml),
             lambda: self._work("bare-rewrite", count, str(count), self._xml),
-            aim=2.5,
         )
         ours, theirs = ([seconds / count for seconds in side] for side in (row.ours, row.theirs))
         return Row(row.what, row.peer, ours, theirs, row.aim)
@@ -125,13 +159,14 @@ class _Bench:
         """The time until a command has done next to nothing."""
         peer = [virt_xml, "--version"]
         audit = self._command("audit", self._names[0])
-        for what, command in (("--version", [self._pmuconf, "--version"]), ("audit` of one domain", audit)):
+        commands = (("--version", [self._pmuconf, "--version"], None), ("audit` of one domain", audit, 1.0))
+        for what, command, aim in commands:
             yield self._compare(
                 f"`pmuconf {what}{'' if '`' in what else '`'}, a process",
                 "`virt-xml --version`",
                 lambda command=command: self._processes(command),  # type: ignore[misc]
                 lambda: self._processes(peer),
-                aim=1.0,
+                aim=aim,
             )
 
     def memory(self) -> Iterable[Memory]:
@@ -148,19 +183,18 @@ class _Bench:
         return [self._pmuconf, "--config-file", str(self._config), verb, "--connect", self._uri, *arguments]
 
     def _compare(
-        self, what: str, peer: str, ours: Callable[[], float], theirs: Callable[[], float], *, aim: float
+        self, what: str, peer: str, ours: Callable[[], float], theirs: Callable[[], float], *, aim: float | None = None
     ) -> Row:
         ours(), theirs()  # once in vain, for caches
-        row = Row(what, peer, [], [], aim)
         pairs = []
         for run in range(self._runs):
             pairs.append((ours(), theirs()))
             _say(f"{what}, run {run + 1} of {self._runs}: {pairs[-1][0]:.3f} s, peer {pairs[-1][1]:.3f} s")
-        return Row(row.what, row.peer, [one for one, _ in pairs], [other for _, other in pairs], aim)
+        return Row(what, peer, [one for one, _ in pairs], [other for _, other in pairs], aim)
 
-    def _work(self, job: str, count: int, *arguments: str | Path) -> float:
+    def _work(self, job: str, count: int, *arguments: str | Path, preload: str = "") -> float:
         command = [sys.executable, "-m", "tests.bench.work", job, str(count), *map(str, arguments)]
-        return float(self._output(command))
+        return float(self._output([*(["env", f"LD_PRELOAD={preload}"] if preload else []), *command]))
 
     def _processes(self, command: list[str]) -> float:
         return sum(self._process(command) for _ in range(_PROCESSES)) / _PROCESSES
@@ -201,10 +235,21 @@ def main() -> int:
     virt_xml = shutil.which("virt-xml")
     if virt_xml is None:
         _say("virt-xml is not installed (package virtinst or virt-install): the rows that compare with it are left out")
+    can_unsync = ctypes.util.find_library("eatmydata") is not None
+    if not can_unsync:
+        _say("libeatmydata1 is not installed: the rows without fsync are left out")
+    load = os.getloadavg()[0]
     with Daemon() as daemon:
         bench = _Bench(daemon, args.pmuconf.absolute(), args.runs)
         bench.define(args.domains)
-        rows = [bench.audit(), *bench.apply(virt_xml), bench.rewrite()]
+        rows = [*bench.audit(), *bench.apply(virt_xml)]
+        if can_unsync:
+            rows.append(bench.unsynced_apply("apply, without the journal's fsyncs", peer_too=False))
+            with Daemon(preload=_NO_FSYNC) as careless:
+                other = _Bench(careless, args.pmuconf.absolute(), args.runs)
+                other.define(args.domains)
+                rows.append(other.unsynced_apply("apply, without any fsync, libvirt's included", peer_too=True))
+        rows.append(bench.rewrite())
         if virt_xml is not None:
             rows += bench.start(virt_xml)
         memory = [*bench.memory()]
@@ -212,7 +257,7 @@ def main() -> int:
             bench.define(_BIG)
             memory += bench.memory()
         command = f"python -m tests.bench --domains {args.domains} --runs {args.runs}{' --big' * args.big}"
-        text = markdown(rows, memory, command=command, machine=bench.machine())
+        text = markdown(rows, memory, command=command, machine=bench.machine(), load=load)
     print(text, end="")
     if args.write is not None:
         write(args.write, text)

@@ -24,13 +24,16 @@ sides ran in turn, pair by pair, on the same daemon. The times are for orientati
 
 @dataclass(frozen=True)
 class Row:
-    """Times of ours and the peer's, pair by pair, in seconds; aim is the greatest ratio that is good enough."""
+    """Times of ours and the peer's, pair by pair, in seconds.
+
+    :param aim: the greatest ratio that is good enough; None if the ratio is only to be known.
+    """
 
     what: str
     peer: str
     ours: Sequence[float]
     theirs: Sequence[float]
-    aim: float
+    aim: float | None = None
 
     @property
     def ratios(self) -> list[float]:
@@ -47,10 +50,13 @@ class Memory:
     kib: int
 
 
-def markdown(rows: Sequence[Row], memory: Sequence[Memory], *, command: str, machine: str) -> str:
-    """The tables, with the command that made them and the machine."""
+def markdown(rows: Sequence[Row], memory: Sequence[Memory], *, command: str, machine: str, load: float) -> str:
+    """The tables, with the command that made them and the machine.
+
+    :param load: of the last minute before the measurement (getloadavg).
+    """
     lines = [
-        f"`{command}` on {machine}.",
+        f"`{command}` on {machine}, load {load:.1f} before and {os.getloadavg()[0]:.1f} after.",
         "",
         "| what | peer | ratio (lowest to highest) | aim | pmuconf | peer |",
         "|---|---|---|---|---|---|",
@@ -58,9 +64,9 @@ def markdown(rows: Sequence[Row], memory: Sequence[Memory], *, command: str, mac
     for row in rows:
         ratios = row.ratios
         spread = f"{_figures(min(ratios))} to {_figures(max(ratios))}"
-        verdict = "met" if median(ratios) <= row.aim else "**missed**"
+        verdict = "none" if row.aim is None else _verdict(median(ratios), row.aim)
         lines.append(
-            f"| {row.what} | {row.peer} | **{_figures(median(ratios))}** ({spread}) | {_figures(row.aim)}, {verdict} "
+            f"| {row.what} | {row.peer} | **{_figures(median(ratios))}** ({spread}) | {verdict} "
             f"| {_time(median(row.ours))} | {_time(median(row.theirs))} |"
         )
     lines += ["", "| peak memory of | domains | MiB |", "|---|---|---|"]
@@ -99,6 +105,10 @@ def _cpu_model() -> str:
         if key.strip() == "model name":
             return value.strip()
     return platform.machine()
+
+
+def _verdict(ratio: float, aim: float) -> str:
+    return f"{_figures(aim)}, {'met' if ratio <= aim else '**missed**'}"
 
 
 def _figures(number: float) -> str:

@@ -84,7 +84,8 @@ class Daemon:
 
     `root` is a new temporary directory unless given; a root that is given stays when we are done.
     `cache` is a directory for QEMU's capabilities that several daemons may share: to probe them
-    takes seconds, so a test session wants to do it once.
+    takes seconds, so a test session wants to do it once. `preload` is a library that the daemon is
+    started with (LD_PRELOAD).
 
     uri, uri_ro  the libvirt URIs of the two sockets; see `uri_ro` for when that one is needed
     config_dir   where the guests' NAME.xml are, seen from outside
@@ -98,8 +99,10 @@ class Daemon:
         root: Path | None = None,
         cache: Path | None = None,
         timeout: float = 30.0,
+        preload: str | None = None,
     ) -> None:
         self.binary = binary
+        self._preload = preload
         self.timeout = timeout
         self._own_root = root is None
         # Below /tmp and not $TMPDIR, which may be too long for a socket's path.
@@ -185,7 +188,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=_environment(),
+                env=_environment() | ({"LD_PRELOAD": self._preload} if self._preload else {}),
                 # A Ctrl-C at the terminal is for the tests, which then stop us in order.
                 start_new_session=True,
             )
