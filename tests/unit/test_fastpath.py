@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -326,6 +327,118 @@ def test_each_cause_by_example(cause: str, facts: HostFacts | None, one: Guest) 
 
 def test_every_cause_has_an_example() -> None:
     assert {cause for cause, _, _ in EXAMPLES} == set(CASES)
+
+
+NEW_QEMU = "a QEMU that disables the PMU in KVM (11.0, or a backport), and a power cycle under it"
+NEW_START = "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU"
+TO_DO = {
+    "no-call": (FastPath.YES, 0, ""),
+    "guarded-disabled": (FastPath.YES, 0, ""),
+    "guard-in-callee": (FastPath.YES, 0, ""),
+    "disabled-by-parameter": (FastPath.YES, 0, ""),
+    "disabled-by-default": (FastPath.YES, 0, NEW_START),  # of its status: the example is off policy
+    "migrated-in": (FastPath.YES, 0, ""),
+    "early-out-disabled": (FastPath.YES, 0, ""),
+    "early-out-idle": (FastPath.YES, 0, ""),
+    "mediated-pmu": (FastPath.NO, 2, "its PMU must be off in KVM; "),
+    "partial-guard": (FastPath.PARTIAL, 1, REMEDY),
+    "not-x86": (FastPath.NO, 0, ""),
+    "not-kvm": (FastPath.NO, 0, ""),
+    "not-running": (FastPath.NO, 0, ""),
+    "saved-image": (FastPath.NO, 1, "start it from the image and then stop and start it, or give the image up"),
+    "pmu-on-by-policy": (FastPath.NO, 0, ""),
+    "pmu-kept": (FastPath.NO, 0, ""),
+    "undecided": (FastPath.NO, 1, "'pmuconf policy explain' says what the policy lacks"),
+    "kernel-unguarded": (FastPath.NO, 2, REMEDY),
+    "qemu-keeps-pmu": (FastPath.NO, 2, NEW_QEMU),
+    "qemu-upgraded": (FastPath.NO, 1, NEW_START),
+    "qemu-did-not": (FastPath.NO, 2, NEW_START),
+    "transient": (FastPath.NO, 1, "the tool that starts it must ask for <pmu state='off'/>"),
+    "cpu-overridden": (
+        FastPath.NO,
+        2,
+        "take -cpu and -global out of its <qemu:commandline> (virsh edit), or write pmu=o",
+    ),
+    "next-boot-unknown": (FastPath.NO, 1, "take -cpu, -global, -set and -readconfig out of its <qemu:commandline>"),
+    "drift": (FastPath.NO, 2, f"pmuconf apply, then {NEW_START}"),
+    "pending-power-cycle": (FastPath.NO, 1, NEW_START),
+    "kernel-unknown": (FastPath.UNKNOWN, 1, REMEDY),
+    "pmu-unknown": (FastPath.UNKNOWN, 1, "run pmuconf as root"),
+    "depends-on-guest": (FastPath.UNKNOWN, 1, ""),
+    "mediated-unknown": (FastPath.UNKNOWN, 1, "run pmuconf as root: enable_mediated_pmu of kvm_amd or kvm_intel can't"),
+    "remote-host": (FastPath.UNKNOWN, 1, "run pmuconf on that host"),
+}
+"""The fast path of each cause, the exit status that it deserves where no PMU is wanted, and how its remedy begins."""
+
+
+@pytest.mark.parametrize(("cause", "facts", "one"), EXAMPLES)
+def test_each_cause_has_its_fast_path_its_severity_and_its_remedy(
+    cause: str, facts: HostFacts | None, one: Guest
+) -> None:
+    given, (fast_path, severity, words) = answer(facts, one), TO_DO[cause]
+    wanted = one.decision is Decision.ON or cause in ("pmu-on-by-policy", "pmu-kept")
+    assert (given.fast_path, given.severity, given.wanted_on) == (fast_path, 0 if wanted else severity, wanted)
+    text = to_do(facts, one)
+    assert text.startswith(words)
+    if not words and cause != "depends-on-guest":
+        assert text == ""
+    nothing_certain = fast_path is FastPath.UNKNOWN
+    assert (given.evidence is Evidence.NONE) is nothing_certain
+
+
+OPTIONS_DECIDE: dict[str, Any] = {"decision": Decision.OFF, "obeyed": False, "next_effective": ON}
+LEFT = [
+    (("kernel-unguarded", "qemu-keeps-pmu"), host(Verdict.UNGUARDED, "no-test"), guest(OLD_QEMU)),
+    (("cpu-overridden", "drift"), host(), replace(guest(HAS_PMU, OFF, DEFAULT), obeyed=False, next_effective=ON)),
+    (("cpu-overridden", "transient"), host(), replace(guest(HAS_PMU, ON, None), obeyed=False)),
+    (("next-boot-unknown", "drift"), host(), replace(guest(HAS_PMU, ON, ON), obeyed=None)),
+    (("qemu-keeps-pmu", "pending-power-cycle"), host(), guest(process(ENABLED, has_pmu=True, disables=False), ON)),
+    (("qemu-did-not", "drift"), host(), guest(process(ENABLED), OFF, ON)),
+    (("mediated-pmu", "pending-power-cycle"), MEDIATED, guest(replace(HAS_PMU, in_use=False), ON)),
+    (("mediated-unknown", "pending-power-cycle"), host(Verdict.NO_CALL, mediated=None), guest(HAS_PMU, ON)),
+    (("depends-on-guest", "qemu-keeps-pmu"), EARLY, guest(OLD_QEMU)),
+    (("kernel-unknown", "qemu-did-not"), host(Verdict.UNKNOWN, "no-kcore"), guest(process(ENABLED))),
+    (("not-kvm", "cpu-overridden"), host(), replace(Guest(domain(kind="qemu"), True, OFF), **OPTIONS_DECIDE)),
+    (("not-running", "cpu-overridden"), host(), replace(Guest(domain(), False, OFF), **OPTIONS_DECIDE)),
+]
+
+
+@pytest.mark.parametrize(("causes", "facts", "one"), LEFT)
+def test_everything_that_stands_in_the_way_is_a_cause(causes: tuple[str, ...], facts: HostFacts, one: Guest) -> None:
+    assert answer(facts, one).causes == causes
+
+
+@pytest.mark.parametrize(
+    ("facts", "one", "evidence"),
+    [
+        (host(), guest(process()), Evidence.OBSERVED),
+        (host(), guest(process(UNKNOWN)), Evidence.INFERRED),  # of the PMU
+        (host(evidence=Evidence.INFERRED), guest(process()), Evidence.INFERRED),  # of the kernel
+        (host(Verdict.UNGUARDED, "no-test"), guest(process(UNKNOWN, disables=None)), Evidence.OBSERVED),
+        (host(Verdict.NO_CALL, evidence=Evidence.INFERRED), guest(process()), Evidence.INFERRED),
+        (MEDIATED, guest(process(UNKNOWN, has_pmu=True), ON), Evidence.NONE),
+        (
+            replace(MEDIATED, guard=host(Verdict.EARLY_OUT, evidence=Evidence.INFERRED).guard),
+            guest(HAS_PMU, ON),
+            Evidence.OBSERVED,
+        ),
+        (host(evidence=Evidence.INFERRED), Guest(domain(), False, OFF), Evidence.OBSERVED),  # of libvirt
+        (None, guest(process()), Evidence.NONE),
+    ],
+)
+def test_a_verdict_has_the_evidence_of_its_weakest_fact(
+    facts: HostFacts | None, one: Guest, evidence: Evidence
+) -> None:
+    assert answer(facts, one).evidence is evidence
+
+
+def test_what_is_unknown_says_why() -> None:
+    kernel = answer(host(Verdict.UNKNOWN, "kcore-refused"), guest(process()))
+    assert kernel.message == "it is not known what this kernel does: said"
+    pmu = answer(host(), guest(process(UNKNOWN, disables=None)))
+    assert pmu.message == (
+        "it is not known whether its PMU is disabled in the kernel: its QEMU may disable the PMU or not"
+    )
 
 
 def test_what_else_stands_in_the_way_is_said_in_the_order_in_which_to_remove_it() -> None:
