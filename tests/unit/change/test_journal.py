@@ -240,6 +240,63 @@ def test_a_roll_back_that_did_not_happen_undoes_nothing_and_may_be_tried_again(
     assert journal.entries()[-1].undone
 
 
+# ---- whose a change is ---------------------------------------------------------------------------------------------
+
+MACHINE, HOST_UUID = "1" * 32, "6c1f1a4e-9d0b-4c0e-8f6e-0a4b8f0d2c11"
+NAMED = Driver("qemu://a.example.org/system")
+KNOWN = replace(NAMED, machine=MACHINE, host_uuid=HOST_UUID)
+
+
+def test_by_what_its_host_is_known_is_written_down_once(journal: Journal) -> None:
+    """The name that was written stays, and so do ids that are there, and the changes of others."""
+    older, other = done(journal, intent("a", uri=NAMED.uri), intent("b", uri="qemu://b.example.org/system"))
+    (of_machine,) = done(journal, replace(intent("c", uri=NAMED.uri), machine=MACHINE))
+    journal.claim(KNOWN)
+    renamed = replace(KNOWN, uri="qemu://renamed/system")
+    journal.claim(renamed)
+    entries = {entry.id: entry for entry in journal.entries()}
+    assert {entries[older].driver, entries[of_machine].driver} == {KNOWN}
+    assert entries[other].driver == Driver("qemu://b.example.org/system")
+
+
+def test_a_host_that_tells_nothing_of_itself_writes_nothing_down(journal: Journal) -> None:
+    (number,) = done(journal, intent("a", uri=NAMED.uri))
+    journal.claim(NAMED)
+    entry = journal.entry(number)
+    assert entry is not None
+    assert entry.driver == NAMED
+
+
+def test_what_is_in_flight_elsewhere_is_told_oldest_first_and_flavors_are_no_domains(journal: Journal) -> None:
+    cloud, mine = intent("f", uri="openstack:https://cloud#one"), intent("a", uri=NAMED.uri)
+    theirs = [intent(uuid, uri="qemu://b.example.org/system") for uuid in ("b", "c")]
+    _, _, first, second = journal.begin([cloud, mine, *theirs])
+    done(journal, intent("d", uri="qemu://b.example.org/system"))
+    assert ids(journal.in_flight_elsewhere(NAMED)) == [first, second]
+
+
+def test_a_change_that_was_carried_here_is_found_by_what_it_was(path: Path, journal: Journal) -> None:
+    """Whole, and by its domain, its host and its time: its number is another here."""
+    (number,) = done(journal, replace(intent("a", uri=NAMED.uri), machine=MACHINE, host_uuid=HOST_UUID))
+    carried = journal.entry(number)
+    assert carried is not None
+    carried = replace(carried, id=77, cause="differs-after", who="somebody", kind=ChangeKind.CANARY)
+    with Journal.open(path.with_name("other.sqlite"), create=True) as other:
+        assert other.copy_of(carried) is None
+        done(other, intent("x"))
+        other.adopt([carried])
+        copy = other.copy_of(carried)
+        assert copy is not None
+        assert replace(copy, id=77) == carried
+        assert other.preimage(copy.id) is None
+        for changed in (
+            replace(carried, uuid="b"),
+            replace(carried, uri=URI),
+            replace(carried, at=carried.at + timedelta(microseconds=1)),
+        ):
+            assert other.copy_of(changed) is None
+
+
 # ---- canary --------------------------------------------------------------------------------------------------------
 
 

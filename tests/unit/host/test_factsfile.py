@@ -497,3 +497,32 @@ def test_a_qemu_that_is_still_there_is_what_it_was(file: Path, root: Root) -> No
     (vm,) = load(file, root).vms
     assert vm.next_qemu is not None
     assert (vm.next_qemu.disables, vm.next_qemu.cause) == (None, "replaced")
+
+
+def test_it_is_looked_for_where_its_process_sees_it(file: Path, root: Root) -> None:
+    """In a container, whose files are not the host's."""
+    binary = root.path / "container/usr/bin/qemu-system-x86_64"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("one")
+    binary.chmod(0o755)
+    found = binary.stat()
+    (root.path / "proc/77/root").symlink_to(root.path / "container")
+    identity = FileId(
+        "/usr/bin/qemu-system-x86_64", found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+    qemu = Qemu("/usr/bin/qemu-system-x86_64", None, True, "proved", file=identity)
+    file.write_text(dump(of(root, replace(FACTS, vms=(replace(VM, next_qemu=qemu),)))))
+    (vm,) = load(file, root).vms
+    assert vm.next_qemu == qemu
+
+
+def test_an_enabled_pmu_is_no_contradiction_of_other_guests(file: Path, root: Root) -> None:
+    seen = replace(VM, may_be_recreated=True, kernel_pmu=KernelPmu.ENABLED, tdx=False)
+    file.write_text(dump(of(root, replace(FACTS, vms=(seen,)))))
+    (vm,) = load(file, root).vms
+    assert (vm.kernel_pmu, vm.cause) == (KernelPmu.UNKNOWN, "vm-remade")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the file has to be root's")
+def test_where_only_root_is_believed_root_is(file: Path, root: Root) -> None:
+    assert load(file, root, own=False).release == FACTS.release
