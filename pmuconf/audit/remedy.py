@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pmuconf.audit.managers import apply_by, cycle_by, lasts, redefine_by
 from pmuconf.audit.starters import redefine_process, start_anew
 from pmuconf.audit.vm import Status, Vm
-from pmuconf.domain.definition import PmuState
+from pmuconf.domain.definition import Manager, PmuState
 from pmuconf.fastpath.cases import CASES, RemedyKind
 from pmuconf.hostfacts import HostFacts
 from pmuconf.policy import Decision
@@ -136,9 +137,9 @@ def _words(kind: RemedyKind, vm: Vm, host: HostFacts | None, needing: int | None
         return _apply(vm)
     if kind is RemedyKind.REDEFINE:
         wanted = PmuState.OFF if vm.decision is None else vm.decision.state
-        return redefine_process(vm, wanted) if vm.by_process else redefine(wanted)
+        return redefine_process(vm, wanted) if vm.by_process else redefine(wanted, vm.writer)
     if kind is RemedyKind.POWER_CYCLE:
-        return start_anew(vm) if vm.by_process else power_cycle(nova=vm.nova)
+        return start_anew(vm) if vm.by_process else power_cycle(vm.writer)
     return options_remedy(kind, vm.decision)
 
 
@@ -163,14 +164,18 @@ def _apply(vm: Vm) -> str:
         then = ", then hard reboot it by Nova" if cycle else ""
         return (
             f"let Nova write it (the plugin pmuconf-nova, or {choice} in the flavor){then}; "
-            "pmuconf apply lasts until Nova's next hard reboot or start"
+            f"pmuconf apply lasts {lasts(Manager.NOVA)}"
         )
-    return f"pmuconf apply, then {power_cycle(nova=False)}" if cycle else "pmuconf apply"
+    by_manager = apply_by(vm.writer, cycle=cycle)
+    if by_manager:
+        return by_manager
+    return f"pmuconf apply, then {power_cycle(Manager.LIBVIRT)}" if cycle else "pmuconf apply"
 
 
-def redefine(wanted: PmuState | None) -> str:
+def redefine(wanted: PmuState | None, manager: Manager = Manager.LIBVIRT) -> str:
     """What to do about a VM that has no next boot."""
-    return f"the tool that starts it must ask for <pmu state='{(wanted or PmuState.OFF).value}'/>"
+    state = wanted or PmuState.OFF
+    return redefine_by(manager, state) or f"the tool that starts it must ask for <pmu state='{state.value}'/>"
 
 
 def options_remedy(kind: RemedyKind, decision: Decision | None) -> str:
@@ -187,11 +192,11 @@ def options_remedy(kind: RemedyKind, decision: Decision | None) -> str:
     )
 
 
-def power_cycle(*, nova: bool) -> str:
+def power_cycle(manager: Manager) -> str:
     """How a VM gets at its next boot, in the words of what manages it."""
-    if nova:
+    if manager is Manager.NOVA:
         return (
             "reboot it by Nova: hard where Nova itself writes off (plugin or flavor), soft where pmuconf apply did "
             "(openstack server reboot)"
         )
-    return "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU"
+    return cycle_by(manager) or "stop and start it (virsh shutdown, virsh start): a reboot from inside keeps the PMU"

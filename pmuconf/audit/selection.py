@@ -67,8 +67,8 @@ class Selection:
     def _has(self, vm: Vm) -> bool:
         if self.kinds and not any(kind.has(vm) for kind in self.kinds):
             return False
-        nova = vm.domain.nova if vm.domain is not None else None
-        if self.projects and (nova is None or nova.project_id not in self.projects):
+        project = None if vm.domain is None else vm.domain.project
+        if self.projects and project not in self.projects:
             return False
         return not self.flavors or any(_fits(vm.flavor, glob) for glob in self.flavors)
 

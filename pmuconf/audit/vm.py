@@ -109,6 +109,11 @@ class Vm:
         return None if self.domain is None else self.domain.manager
 
     @property
+    def writer(self) -> Manager:
+        """Who writes its definition; libvirt's tools, if that is not known."""
+        return Manager.NOVA if self.nova else self.manager or Manager.LIBVIRT
+
+    @property
     def drift(self) -> bool:
         """The next boot is not what the policy wants."""
         return drifts(self.decision, self.next_boot)
@@ -226,7 +231,7 @@ def judge(
     return Vm(
         name=definition.name,
         uuid=definition.uuid,
-        flavor=definition.nova.flavor if definition.nova else None,
+        flavor=definition.flavor,
         decision=ruling.decision if ruling else None,
         rule=ruling.rule if ruling else None,
         reason=ruling.reason if ruling else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pmuconf.audit.vm import Vm
 from pmuconf.change.result import Outcome, Result
-from pmuconf.domain.definition import Domain, PmuState
+from pmuconf.domain.definition import Domain, Manager, PmuState
 from pmuconf.policy import Decision, FlavorImageConflict, NovaDomains, Policy, Subject, decide
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pmuconf.hypervisor.listing import Listed
 
 __all__ = [
-    "NOVA_NOTE",
     "Caveat",
     "Goal",
     "Plan",
@@ -27,9 +26,6 @@ __all__ = [
     "planned",
     "result_of",
 ]
-
-NOVA_NOTE: Final = "until Nova's next hard reboot or start"
-"""The note on a state that Nova takes away."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Plan:
     listed: Listed
     old: PmuState
     goal: Goal
-    nova: bool
+    manager: Manager
     pending: bool
     caveat: Caveat | None
     aim: Callable[[Domain], Goal | None]
@@ -119,7 +115,7 @@ def plan(policy: Policy, seen: Iterable[Seen], *, allowed: Callable[[Goal], bool
 
 def _plan(domain: Seen, old: PmuState, goal: Goal, aim: Callable[[Domain], Goal | None]) -> Plan:
     vm = domain.vm
-    return Plan(domain.listed, old, goal, vm.nova, vm.waits(goal.state), _caveat(vm, goal.state), aim)
+    return Plan(domain.listed, old, goal, vm.writer, vm.waits(goal.state), _caveat(vm, goal.state), aim)
 
 
 def not_to_be_changed(policy: Policy, vms: Iterable[Vm]) -> list[Result]:
@@ -133,7 +129,8 @@ def _left_alone(policy: Policy, vm: Vm) -> Result | None:
     def result(outcome: Outcome, cause: str, note: str, new: PmuState | None = None) -> Result:
         old, rule = vm.next_boot or vm.live, vm.rule or ""
         notes = (note,) if note else ()
-        return Result(vm.name, vm.uuid or "", outcome, old, new, rule=rule, cause=cause, notes=notes, nova=vm.nova)
+        uuid, manager = vm.uuid or "", vm.writer
+        return Result(vm.name, uuid, outcome, old, new, rule=rule, cause=cause, notes=notes, manager=manager)
 
     if vm.error is not None:
         return result(Outcome.NOT_JUDGED, vm.error.cause, vm.error.message)
@@ -221,10 +218,10 @@ def result_of(plan: Plan, outcome: Outcome, cause: str = "", note: str = "", cha
         cause=cause,
         notes=(note,) if note else (),
         change=change,
-        nova=plan.nova,
+        manager=plan.manager,
     )
     if result.temporary:
-        result = replace(result, notes=(*result.notes, NOVA_NOTE))
+        result = replace(result, notes=(*result.notes, result.temporary))
     if plan.caveat is not None and result.written and not cause:
         result = replace(result, cause=plan.caveat.cause, notes=(plan.caveat.note, *result.notes))
     return result

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pmuconf.audit.managers import lasts
 from pmuconf.audit.remedy import EXPLAIN, options_remedy, power_cycle
-from pmuconf.domain.definition import PmuState
+from pmuconf.domain.definition import Manager, PmuState
 from pmuconf.fastpath.cases import CASES
 from pmuconf.policy import Decision
 from pmuconf.wording import counted
@@ -63,7 +64,7 @@ class Result:
     :param notes: the same in sentences, the gravest first.
     :param change: the change's number in the journal.
     :param pending: whether its guest, or its saved image, still has another state.
-    :param nova: whether Nova manages it.
+    :param manager: who writes the domain.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Result:
     notes: tuple[str, ...] = ()
     change: int | None = None
     pending: bool = False
-    nova: bool = False
+    manager: Manager = Manager.LIBVIRT
 
     @property
     def status(self) -> int:
@@ -93,9 +94,9 @@ class Result:
         return self.outcome in (Outcome.PLANNED, Outcome.CHANGED)
 
     @property
-    def temporary(self) -> bool:
-        """Whether Nova takes the written state away when it writes the domain anew."""
-        return self.nova and self.written
+    def temporary(self) -> str:
+        """How long the written state stays, if the manager takes it away; empty if it stays, or none was written."""
+        return lasts(self.manager) if self.written else ""
 
     @property
     def note(self) -> str:
@@ -109,7 +110,7 @@ class Result:
             decision = Decision.ON if self.new is PmuState.ON else Decision.OFF
             return (options_remedy(CASES[self.cause].remedies[0], decision),)
         first = _BY_CAUSE.get(self.cause, "").format(uuid=self.uuid)
-        then = power_cycle(nova=self.nova) if self.pending else _BY_OUTCOME.get(self.outcome, "")
+        then = power_cycle(self.manager) if self.pending else _BY_OUTCOME.get(self.outcome, "")
         return tuple(remedy for remedy in (first, then) if remedy)
 
     def record(self) -> dict[str, Any]:

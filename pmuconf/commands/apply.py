@@ -6,21 +6,17 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from pmuconf.change.plan import NOVA_NOTE
+from pmuconf.audit.managers import lasting, lasts
 from pmuconf.change.result import Outcome, Result, foretold, tally
 from pmuconf.commands.base import Table, add_connect, run_of
 from pmuconf.commands.plaintable import Brief
 from pmuconf.commands.values import whole
+from pmuconf.domain.definition import Manager
 from pmuconf.wording import counted
 
 __all__ = ["Apply", "ResultTable"]
-
-_NOVA_LASTS: Final = (
-    "Nova keeps a rewrite over a soft reboot and writes the domain anew at a hard reboot, a stop and start, a resize "
-    "or a cold migration: hw:pmu on the flavor, or the compute plugin, lasts"
-)
 
 
 class ResultTable(Table):
@@ -47,8 +43,8 @@ class ResultTable(Table):
     def rows(self, results: Sequence[Result], args: argparse.Namespace) -> list[Mapping[str, Any]]:
         """The records of results; sets the exit status by the worst of them."""
         self.status = max([self.status, *(result.status for result in results)])
-        if any(result.temporary for result in results):
-            self.closing.append(_NOVA_LASTS)
+        managers = {result.manager for result in results if result.temporary}
+        self.closing += [lasting(manager) for manager in Manager if manager in managers]
         listed = results
         if args.formatter == "table" and not args.not_reached:
             listed = [result for result in results if result.outcome is not Outcome.NOT_REACHED]
@@ -66,7 +62,8 @@ class ResultTable(Table):
 
 def _own(note: str) -> str:
     """The note without what a sentence below the table says of all."""
-    return "; ".join(part for part in note.split("; ") if part != NOVA_NOTE)
+    below = set(map(lasts, Manager))
+    return "; ".join(part for part in note.split("; ") if part not in below)
 
 
 class Apply(ResultTable):

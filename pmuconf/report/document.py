@@ -50,7 +50,7 @@ def record(report: Report, vm: Vm) -> dict[str, Any]:
         "name": vm.name,
         "uuid": vm.uuid,
         "flavor": vm.flavor,
-        "project": vm.domain.nova.project_id if vm.domain and vm.domain.nova else None,
+        "project": vm.domain and vm.domain.project,
         "live": vm.live and vm.live.value,
         "next_boot": vm.next_boot and vm.next_boot.value,
         "saved": vm.saved and vm.saved.value,

@@ -52,7 +52,9 @@ class Explanation:
 
 def story(report: Report, vm: Vm) -> Iterator[str]:
     """The sentences, one a line."""
-    manager = "managed by Nova" if vm.nova else "transient" if vm.transient else "a plain libvirt domain"
+    manager = "transient" if vm.transient else "a plain libvirt domain"
+    if vm.writer is not Manager.LIBVIRT:
+        manager = f"managed by {vm.writer.title}{', transient' * vm.transient}"
     if vm.by_process and vm.process is not None:
         manager = _starter(vm.process.pid, vm.manager)
     flavor = f", flavor {vm.flavor}" if vm.flavor else ""

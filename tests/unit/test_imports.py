@@ -25,6 +25,7 @@ PURE = (
     ),
     *(
         "audit/processes",
+        "audit/managers",
         "audit/remedy",
         "audit/starters",
         "audit/selection",
@@ -70,6 +71,7 @@ ALLOWED = {
     ),
     *(
         "lxml",
+        "pmuconf.audit.managers",
         "pmuconf.audit.remedy",
         "pmuconf.audit.starters",
         "pmuconf.change.result",

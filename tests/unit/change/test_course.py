@@ -8,7 +8,7 @@ from pmuconf.change.entry import ChangeKind
 from pmuconf.change.limits import Brake, Course, Limits
 from pmuconf.change.plan import Goal, Plan
 from pmuconf.change.result import Outcome, Result
-from pmuconf.domain.definition import PmuState
+from pmuconf.domain.definition import Manager, PmuState
 from pmuconf.domain.xmltext import DomainXmlError
 from pmuconf.errors import DefineRefused, PmuconfError
 from pmuconf.hypervisor.listing import Listed
@@ -17,7 +17,7 @@ from pmuconf.hypervisor.listing import Listed
 def plan(name: str) -> Plan:
     listed = Listed(name, name, active=False, persistent=True, saved=False, snapshots=False)
     goal = Goal(PmuState.OFF, "default")
-    return Plan(listed, PmuState.ON, goal, nova=False, pending=False, caveat=None, aim=lambda _: goal)
+    return Plan(listed, PmuState.ON, goal, manager=Manager.LIBVIRT, pending=False, caveat=None, aim=lambda _: goal)
 
 
 PLANS = list(map(plan, "abcdef"))

@@ -10,7 +10,6 @@ import pytest
 from pmuconf.audit.vm import Unjudged, Vm, judge
 from pmuconf.change.entry import ChangeKind, ChangeStatus, Entry
 from pmuconf.change.plan import (
-    NOVA_NOTE,
     Caveat,
     Goal,
     Plan,
@@ -22,7 +21,7 @@ from pmuconf.change.plan import (
     result_of,
 )
 from pmuconf.change.result import Outcome, Result
-from pmuconf.domain.definition import UNKNOWN, Domain, Nova, PmuState
+from pmuconf.domain.definition import UNKNOWN, Domain, Managed, Manager, Nova, PmuState
 from pmuconf.domain.reading import read
 from pmuconf.hypervisor.listing import Listed
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
@@ -69,7 +68,7 @@ def test_a_domain_that_drifts_gets_a_plan_that_says_all_of_it() -> None:
     domain = seen(definition(ON))
     (change,) = plan(WANT_OFF, [domain])
     assert change == Plan(
-        domain.listed, ON, Goal(OFF, "default"), nova=False, pending=False, caveat=None, aim=change.aim
+        domain.listed, ON, Goal(OFF, "default"), manager=Manager.LIBVIRT, pending=False, caveat=None, aim=change.aim
     )
 
 
@@ -84,12 +83,12 @@ def test_the_rule_that_wants_it_is_the_goal_s() -> None:
     policy = Policy(rules=(Rule("databases", Decision.ON, domain=("db*",)),))
     changes = plan(policy, [seen(definition(OFF, "db1"), policy=policy), seen(definition(ON), policy=policy)])
     assert [change.goal for change in changes] == [Goal(ON, "databases"), Goal(OFF, "default")]
-    assert [change.nova for change in changes] == [False, False]
+    assert {change.manager for change in changes} == {Manager.LIBVIRT}
 
 
 def test_a_domain_of_nova_s_is_called_that() -> None:
     (change,) = plan(WANT_OFF, [seen(definition(ON, nova=True))])
-    assert change.nova
+    assert change.manager is Manager.NOVA
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,15 @@ def left(vm: Vm, policy: Policy = WANT_OFF) -> Result | None:
 def test_a_domain_that_could_not_be_judged() -> None:
     vm = Vm("web", None, live=ON, rule=None, nova=True, error=Unjudged("xml-syntax", "it is no XML", "mend it"))
     assert left(vm) == Result(
-        "web", "", Outcome.NOT_JUDGED, ON, None, rule="", cause="xml-syntax", notes=("it is no XML",), nova=True
+        "web",
+        "",
+        Outcome.NOT_JUDGED,
+        ON,
+        None,
+        rule="",
+        cause="xml-syntax",
+        notes=("it is no XML",),
+        manager=Manager.NOVA,
     )
 
 
@@ -187,7 +194,7 @@ def test_a_domain_of_nova_s_that_is_only_observed() -> None:
         rule="default",
         cause="nova-observed",
         notes=("Nova manages it, and [policy] nova_domains = observe",),
-        nova=True,
+        manager=Manager.NOVA,
     )
     assert left(vm, WANT_OFF) is None
     assert left(judge(OBSERVE, next_boot=definition(OFF, nova=True)), OBSERVE) is None
@@ -221,7 +228,7 @@ def test_a_domain_that_the_policy_can_t_decide() -> None:
         rule="by-id",
         cause="undecided",
         notes=("rule by-id reads flavor_id, which cannot be known here",),
-        nova=True,
+        manager=Manager.NOVA,
     )
     assert left(replace(vm, reason=None), policy) == replace(
         left(vm, policy) or Result("", "", Outcome.FAILED), notes=()
@@ -231,9 +238,9 @@ def test_a_domain_that_the_policy_can_t_decide() -> None:
 # ---- results of plans ------------------------------------------------------------------------------------------------
 
 
-def a_plan(*, nova: bool = False, pending: bool = False, caveat: Caveat | None = None) -> Plan:
+def a_plan(*, manager: Manager = Manager.LIBVIRT, pending: bool = False, caveat: Caveat | None = None) -> Plan:
     domain = Listed("web", "u-1", active=False, persistent=True, saved=False, snapshots=False)
-    return Plan(domain, ON, Goal(OFF, "default"), nova, pending, caveat, aim=lambda _: None)
+    return Plan(domain, ON, Goal(OFF, "default"), manager, pending, caveat, aim=lambda _: None)
 
 
 def test_the_result_of_a_plan_says_all_of_it() -> None:
@@ -253,9 +260,24 @@ def test_a_dry_run_s_result_says_whether_the_guest_will_wait(pending: bool) -> N
 
 
 def test_what_nova_takes_away_again_is_said() -> None:
-    assert result_of(a_plan(nova=True), Outcome.CHANGED, note="first").notes == ("first", NOVA_NOTE)
-    assert result_of(a_plan(nova=True), Outcome.CHANGED).nova
-    assert result_of(a_plan(nova=True), Outcome.FAILED).notes == ()
+    of_nova = a_plan(manager=Manager.NOVA)
+    lasts = "until Nova's next hard reboot or start"
+    assert result_of(of_nova, Outcome.CHANGED, note="first").notes == ("first", lasts)
+    assert result_of(of_nova, Outcome.CHANGED).manager is Manager.NOVA
+    assert result_of(of_nova, Outcome.FAILED).notes == ()
+
+
+@pytest.mark.parametrize("manager", [Manager.KUBEVIRT, Manager.OVIRT, Manager.CLOUDSTACK, Manager.OPENNEBULA])
+def test_what_another_manager_takes_away_again_is_said_in_its_words(manager: Manager) -> None:
+    managed = Managed(manager, None, None, {})
+    (change,) = plan(WANT_OFF, [seen(definition(DEFAULT, managed=managed), definition(ON, managed=managed))])
+    assert change.manager is manager
+    result = result_of(change, Outcome.CHANGED)
+    assert result.notes == (f"until {manager.title} starts it anew",)
+    assert result_of(change, Outcome.FAILED).notes == ()
+    (cycle,) = replace(result, pending=True).remedies
+    assert manager.title in cycle or "by the engine" in cycle
+    assert "virsh" not in cycle
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
@@ -351,7 +373,7 @@ def test_a_domain_as_nova_writes_it_is_planned_too() -> None:
         "<type ", "<type arch='x86_64' "
     )
     (change,) = plan(WANT_OFF, [seen(read(xml))])
-    assert (change.nova, change.goal) == (True, Goal(OFF, "default"))
+    assert (change.manager, change.goal) == (Manager.NOVA, Goal(OFF, "default"))
 
 
 def test_a_state_that_is_put_back_may_do_nothing_either() -> None:
