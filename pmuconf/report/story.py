@@ -58,7 +58,10 @@ def story(report: Report, vm: Vm) -> Iterator[str]:
     if vm.by_process and vm.process is not None:
         manager = _starter(vm.process.pid, vm.manager)
     flavor = f", flavor {vm.flavor}" if vm.flavor else ""
-    yield f"{vm.name}: {manager}{flavor}, {'running' if vm.live else 'not running'}, {vm.uuid}"
+    if vm.error is not None and vm.domain is None:  # nothing of it was read: neither of these is known
+        yield f"{vm.name}: {vm.uuid}"
+    else:
+        yield f"{vm.name}: {manager}{flavor}, {'running' if vm.live else 'not running'}, {vm.uuid}"
     if vm.error is not None:
         yield f"can't be judged: {vm.error.message} ({vm.error.cause})"
     else:

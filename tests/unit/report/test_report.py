@@ -21,7 +21,7 @@ from pmuconf.hostfacts import Evidence, GuardFinding, HostFacts, KernelPmu, Live
 from pmuconf.policy import Decision, NovaDomains, Policy, Rule
 from pmuconf.report.document import document, record, summary, worth
 from pmuconf.report.plain import csv_cell, printable
-from pmuconf.report.story import Explanation
+from pmuconf.report.story import Explanation, story
 
 SCHEMA = Path(pmuconf.__file__).resolve().parents[1] / "docs" / "report.schema.json"
 POLICY = Policy(Decision.OFF, (Rule("perf", Decision.ON, flavor=("perf.*",)),), NovaDomains.OBSERVE)
@@ -325,3 +325,10 @@ def test_the_story_of_a_vm_without_a_remedy_says_why() -> None:
         explanation = Explanation(JOINED, vm, POLICY)
         why = explanation.record()["no_remedy"]
         assert why is None or f"what to do: nothing: {why}" in list(explanation.lines())
+
+
+def test_of_a_domain_that_could_not_be_read_nothing_is_claimed() -> None:
+    """Not that it is stopped, nor whose it is: libvirt may have handed out no XML of a running guest."""
+    vm = Vm("hung", "u", error=Unjudged("domain-timeout", "libvirt did not answer"))
+    first, *_ = story(Report("test:///default", (vm,), at=AT), vm)
+    assert first == "hung: u"
