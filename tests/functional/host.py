@@ -67,14 +67,14 @@ def run(*arguments: str) -> Ran:
     return Ran(status, out.getvalue(), err.getvalue())
 
 
-def ended(process: subprocess.Popen[str]) -> Ran:
+def ended(process: subprocess.Popen[str], seconds: float = _LIMIT_S) -> Ran:
     """What a process said, once it ends by itself; one that does not is killed, and the test fails."""
     try:
-        out, err = process.communicate(timeout=_LIMIT_S)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise AssertionError(f"it still ran after {_LIMIT_S:.0f} s") from None
+        raise AssertionError(f"it still ran after {seconds:.0f} s") from None
     return Ran(process.returncode, out, err)
 
 

@@ -105,4 +105,5 @@ def test_what_libvirt_changes_when_it_gets_its_own_text_back_is_counted(
     assert corpus.redefined([tmp_path])
     told = capsys.readouterr().out
     assert "given back: 2" in told
-    assert "another meaning: devices/console/target@port: 1" in told
+    # libvirt 9.0 does it, 11.3 does not.
+    assert ("another meaning: devices/console/target@port: 1" in told) == ("libvirt 9." in told)

@@ -75,13 +75,21 @@ def test_exits_of_the_others_are_counted_and_the_silent_one_is_named(
 
 @pytest.mark.parametrize("command", [["audit"], ["report", "-f", "json"], ["explain", "hung"]])
 def test_a_sample_goes_on_without_it_and_says_so(three: Host, command: list[str]) -> None:
-    """All of it as a process: neither the command nor its end waits for the call that hangs."""
+    """All of it as a process: neither the command nor its end waits for the call that hangs.
+
+    From 11.0 on, libvirt hands out no XML of a domain while a question to its QEMU hangs. That is an error, in time.
+    """
     with stopped(three.guest_pid("hung")):
-        ran = three.process(*command, "--sample", "0.1s")
+        ran = ended(three.start(*command, "--sample", "0.1s"), seconds=60.0)
     assert "domain 'hung' were not counted: its QEMU does not answer (qemu-silent)" in ran.err
     assert "'one'" not in ran.err
-    assert ran.status in (0, 1)
     assert "hung" in ran.out
+    if three.connection.getLibVersion() < 11_000_000:
+        assert ran.status in (0, 1)
+        assert "domain-timeout" not in ran.out
+    else:
+        assert ran.status == 2
+        assert "domain-timeout" in ran.out
 
 
 def test_nothing_else_asks_a_qemu(three: Host) -> None:

@@ -58,6 +58,15 @@ OWN_DUMP_REFUSED = """\
 """
 
 
+def takes_back(host: Host, xml: str) -> bool:
+    """Whether libvirt takes its own text of a domain."""
+    try:
+        host.define(xml)
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
 def names(number: int) -> list[str]:
     """The names of so many domains, in the order in which they are changed."""
     return [f"vm-{n:03}" for n in range(number)]
@@ -340,6 +349,8 @@ class TestFailure:
         host.define(what.format(emulator=emulator), plain_domain("b"), plain_domain("c"))
         emulator.unlink()
         before = host.xml("a")
+        if what == OWN_DUMP_REFUSED and takes_back(host, before):
+            pytest.skip("this libvirt takes its own text back")
         ran = host.json("apply")
         assert ran.by_name("outcome") == {"a": "failed", "b": "changed", "c": "changed"}
         assert ran.by_name("cause")["a"] == "refused-by-libvirt"

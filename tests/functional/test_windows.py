@@ -264,7 +264,9 @@ class TestAnEditWithoutADefine:
         ran = host.json("apply")
         assert (host.pmu("web"), trace in host.xml("web")) == ("off", True)
         assert ran.by_name("outcome") == {"web": "changed"}
-        assert ran.by_name("cause") == {"web": "differs-after"}
+        # From 11.3 on, if not before, libvirt gives an event for a device. It counts as a define of somebody else's.
+        told = what == "attach-device" and host.connection.getLibVersion() >= 11_003_000
+        assert ran.by_name("cause") == {"web": "edit-overwritten" if told else "differs-after"}
         assert ran.status == 1
         assert host.json("journal").by_name("status") == {"web": "done"}
 
@@ -380,10 +382,16 @@ class TestADefineThatDoesMore:
 
     def test_what_libvirt_itself_changes_at_the_first_redefine_is_said_and_no_trouble(self, host: Host) -> None:
         console = "<serial type='pty'/><console type='pty'><target type='virtio'/></console>"
-        host.define(plain_domain("fresh").replace("</devices>", f"{console}</devices>"))
+        xml = plain_domain("fresh").replace("</devices>", f"{console}</devices>")
+        (fresh,) = host.define(xml)
+        before = host.xml("fresh")
+        host.define(before)
+        changes = host.xml("fresh") != before  # libvirt 9.0 does it, 11.3 does not
+        fresh.undefine()
+        host.define(xml)
         ran = host.json("apply")
         assert ran.by_name("outcome") == {"fresh": "changed"}
-        assert "devices/console/target@port" in ran.by_name("note")["fresh"]
+        assert ("devices/console/target@port" in ran.by_name("note")["fresh"]) == changes
         assert (ran.status, ran.by_name("cause")) == (0, {"fresh": ""})
         assert host.json("journal").by_name("status") == {"fresh": "done"}
 
