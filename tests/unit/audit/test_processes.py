@@ -84,7 +84,7 @@ def test_every_combination_of_facts_against_the_oracle(verdict: Verdict) -> None
         (vm,) = report.vms
         assert vm.answer is not None
         assert vm.answer.fast_path.value == oracle(verdict, parameter, memory, has_pmu, disables), process
-        assert (vm.next_boot, vm.drift, vm.pending, vm.by_process) == (None, False, False, True)
+        assert (vm.next_boot, vm.drift, vm.pending, vm.transient, vm.by_process) == (None, False, False, True, True)
         assert bool(report.remedies(vm)) is (vm.severity is not Severity.OK)
         of_document(document(report, POLICY))  # a fleet reads it, and repeats the verdict
 
