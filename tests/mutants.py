@@ -36,12 +36,15 @@ class Target:
     looks at thousands of cases is left out: it may notice more, and takes a minute a mutant.
 
     :param left_out: words in the names of tests that are not run.
+    :param fresh: the mutated functions run when their module is loaded, so each mutant loads all modules anew. Otherwise
+        they are loaded once, before there is a mutant.
     """
 
     name: str
     files: tuple[str, ...]
     tests: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 _GUARD = "tests/unit/host/guard"
@@ -60,7 +63,7 @@ TARGETS = (
     ),
     Target(
         "fastpath",
-        ("pmuconf/fastpath/*.py",),
+        tuple(f"pmuconf/fastpath/{name}.py" for name in ("guest", "inkernel", "verdict")),
         (f"{_UNIT}/test_fastpath.py", f"{_UNIT}/test_mediated.py"),
         left_out=("World",),
     ),
@@ -74,8 +77,15 @@ TARGETS = (
     ),
     Target(
         "guard",
-        ("pmuconf/host/guard/verdict.py", "pmuconf/host/guard/cases.py"),
+        ("pmuconf/host/guard/verdict.py",),
         tuple(f"{_GUARD}/test_{name}.py" for name in ("cases", "function_causes", "verdict")),
+    ),
+    Target(
+        "cases",
+        ("pmuconf/fastpath/cases.py", "pmuconf/host/guard/cases.py"),
+        (f"{_UNIT}/test_fastpath.py", f"{_GUARD}/test_cases.py", f"{_GUARD}/test_function_causes.py"),
+        left_out=("World",),
+        fresh=True,
     ),
     Target(
         "effects",
@@ -170,6 +180,7 @@ def _configure(tree: Path, target: Target) -> None:
     with (tree / "pyproject.toml").open("a") as file:
         file.write("\n[tool.mutmut]\n")
         file.write('process_isolation = "forkserver"\n')  # what the code keeps of one run is not there in the next
+        file.write(f'forkserver_warmup = "{"none" if target.fresh else "collect"}"\n')
         file.writelines(f"{key} = {value!r}\n" for key, value in lists.items())
 
 

@@ -376,6 +376,68 @@ def test_purge_of_everything_leaves_what_is_in_flight(journal: Journal) -> None:
     assert ids(journal.entries()) == [open_]
 
 
+def test_purge_of_everything_takes_what_the_clock_puts_into_the_future_too(path: Path, journal: Journal) -> None:
+    (number,) = done(journal, intent("a"))
+    age(path, number, -400)
+    assert journal.purge(30) == 0
+    assert journal.purge(0) == 1
+
+
+def damage(path: Path, column: str, value: object, number: int) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE change SET {column} = ? WHERE id = ?", (value, number))
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("at", "yesterday", "Invalid isoformat string: 'yesterday'"),
+        ("at", "2024-01-01", "the time '2024-01-01' has no zone"),
+        ("rule", b"x", "its rule is no text"),
+        ("new", "maybe", "'maybe' is not a valid PmuState"),
+    ],
+)
+def test_what_can_t_be_read_is_told_and_passed_over(
+    path: Path, journal: Journal, column: str, value: object, why: str
+) -> None:
+    ended, open_, well = journal.begin([intent("a"), intent("b"), intent("c")])
+    journal.settle([(ended, ChangeStatus.DONE, "")])
+    for number in (ended, open_):
+        damage(path, column, value, number)
+    assert journal.damaged() == [(ended, why), (open_, why)]
+    assert ids(journal.entries()) == [well]
+    assert journal.entry(ended) is None
+    assert journal.abandon_damaged() == [(open_, why)]
+    damage(path, column, {"at": "2024-01-01T00:00:00+00:00", "rule": "r", "new": "off"}[column], open_)
+    entry = journal.entry(open_)
+    assert entry is not None
+    assert (entry.status, entry.cause, journal.preimage(open_)) == (ChangeStatus.ABANDONED, "change-damaged", None)
+
+
+def test_whose_last_change_libvirt_refused_is_told(journal: Journal) -> None:
+    """Not one that succeeded since, nor one whose last try failed for another reason, nor those of other hosts."""
+    causes = ("refused-by-libvirt", "libvirt-permission")
+
+    def tried(uuid: str, status: ChangeStatus, cause: str, uri: str = URI) -> None:
+        (number,) = journal.begin([intent(uuid, uri=uri)])
+        journal.settle([(number, status, cause)])
+
+    tried("a", ChangeStatus.ABANDONED, "refused-by-libvirt")
+    tried("b", ChangeStatus.ABANDONED, "libvirt-permission")
+    tried("c", ChangeStatus.ABANDONED, "refused-by-libvirt")
+    tried("c", ChangeStatus.DONE, "")
+    tried("d", ChangeStatus.DONE, "")
+    tried("d", ChangeStatus.ABANDONED, "refused-by-libvirt")
+    tried("e", ChangeStatus.ABANDONED, "busy")
+    tried("f", ChangeStatus.ABANDONED, "refused-by-libvirt")
+    tried("f", ChangeStatus.ABANDONED, "busy")
+    tried("g", ChangeStatus.ABANDONED, "refused-by-libvirt", uri="qemu://elsewhere/system")
+    assert journal.refused(HERE, causes) == {"a", "b", "d", "f"}
+    assert journal.refused(HERE, causes[1:]) == {"b"}
+    assert journal.refused(Driver("test:///none"), causes) == frozenset()
+
+
 @pytest.mark.parametrize("days", [100_000, 999_999_999, 10**12])
 def test_purge_of_what_is_older_than_time_itself_drops_nothing(journal: Journal, days: int) -> None:
     done(journal, intent())
