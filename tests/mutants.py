@@ -36,8 +36,8 @@ class Target:
     looks at thousands of cases is left out: it may notice more, and takes a minute a mutant.
 
     :param left_out: words in the names of tests that are not run.
-    :param fresh: the mutated functions run when their module is loaded, so each mutant loads all modules anew. Otherwise
-        they are loaded once, before there is a mutant.
+    :param fresh: the mutated functions run when their module is loaded, so each mutant loads all modules anew.
+        Otherwise they are loaded once, before there is a mutant.
     """
 
     name: str

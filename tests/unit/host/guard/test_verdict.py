@@ -13,16 +13,18 @@ from typing import cast
 import pytest
 
 from pmuconf.errors import PmuconfError
+from pmuconf.host.code.elf import ObjectFile
 from pmuconf.host.code.image import Image
 from pmuconf.host.code.kernel import RunningKernel
 from pmuconf.host.code.running import Code, CodeSource, Located
 from pmuconf.host.guard import verdict as module
 from pmuconf.host.guard.cases import KERNEL
-from pmuconf.host.guard.verdict import judge_code, judge_host, judge_kernel
+from pmuconf.host.guard.verdict import judge_code, judge_file, judge_host, judge_kernel
 from pmuconf.host.names import FUNCTION
 from pmuconf.host.root import Root
 from pmuconf.hostfacts import Copies, Evidence, GuardFinding, Verdict
 from tests.unit.host.guard.assembled import CALLEE, OFFSETS, Assembled, assemble
+from tests.unit.host.shapes import SHAPES, compiled
 
 TEST = "mov rax, [rdi+0x10]; cmp byte ptr [rax+0x203], 0"
 GUARDED = f"{TEST}; je .L@; call {CALLEE}; .L@: ret"
@@ -384,3 +386,44 @@ def test_a_host_without_kvm_is_told(tmp_path: Path) -> None:
         "kvm-not-loaded",
         "modprobe kvm_amd or kvm_intel",
     )
+
+
+# ---- a file ----------------------------------------------------------------------------------------------------------
+
+NOT_READ = "not read, for the file has none of it: {}, which may count without a test"
+
+
+def module_file(folder: Path, more: str = "") -> tuple[Path, Path]:
+    """KVM's module as a compiler makes it, and the BTF of it alone."""
+    shape = next(shape for shape in SHAPES if shape.name == "unlikely")
+    data = compiled(shape.source + more, ("-O2",))
+    kvm, btf = folder / "kvm.ko", folder / "types"
+    kvm.write_bytes(data)
+    section = ObjectFile(data, "kvm.ko").section(".BTF")
+    assert section is not None
+    btf.write_bytes(section)
+    return kvm, btf
+
+
+def test_a_file_is_judged_by_what_it_has(tmp_path: Path) -> None:
+    kvm, btf = module_file(tmp_path)
+    found = judge_file(kvm)
+    assert (found.verdict, found.cause, found.evidence) == (Verdict.GUARDED, "guard-in-caller", Evidence.INFERRED)
+    assert (found.source, found.build_id) == (str(kvm), None)
+    assert found.notes == (NOT_READ.format("kvm_amd, kvm_intel"),)
+    with_types = judge_file(kvm, btf)
+    doubt = f"nothing shows whether the BTF of {btf} is of the kernel that {kvm} belongs to"
+    assert with_types.notes == (doubt, *found.notes)
+    assert (with_types.verdict, with_types.offset, with_types.offset_from) == (
+        found.verdict,
+        found.offset,
+        f"BTF of {btf}",
+    )
+
+
+def test_a_vendor_s_code_in_the_file_is_read(tmp_path: Path) -> None:
+    kvm, _ = module_file(tmp_path, "int vmx_vcpu_run(struct kvm_vcpu *v) { return 1; }")
+    assert judge_file(kvm).notes == (NOT_READ.format("kvm_amd"),)
+    both = "int vmx_vcpu_run(struct kvm_vcpu *v) { return 1; } int svm_vcpu_run(struct kvm_vcpu *v) { return 1; }"
+    kvm, _ = module_file(tmp_path, both)
+    assert judge_file(kvm).notes == ()
