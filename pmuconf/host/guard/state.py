@@ -283,15 +283,22 @@ def either(fact: Fact | None, mine: Value, other: Fact | None, theirs: Value, si
         return mine
     if not isinstance(mine, Truth) and not isinstance(theirs, Truth) and fact is None and other is None:
         return None
-    arms = [(fact, mine), (other, theirs)]
+    width = min([size, *(value.width for value in (mine, theirs) if isinstance(value, Truth))])
+    arms = [(fact, _within(mine, width)), (other, _within(theirs, width))]
     zero, nonzero = (
         _common([_facts_if(value, known, nonzero=nonzero) for known, value in arms]) for nonzero in (False, True)
     )
     if zero is None and nonzero is None:
         return MURKY
-    width = min([size, *(value.width for value in (mine, theirs) if isinstance(value, Truth))])
     small, boolean = (all(_is_up_to(most, value) for value in (mine, theirs)) for most in (0xFF, 1))
     return Truth(zero, nonzero, width, small=small, boolean=boolean)
+
+
+def _within(value: Value, width: int) -> Value:
+    """A value of which so many bytes count: what tells only as a whole tells nothing then."""
+    if isinstance(value, Number):
+        return Number(value.value & ((1 << 8 * width) - 1))
+    return MURKY if isinstance(value, Truth) and value.width > width and not value.small else value
 
 
 def _facts_if(value: Value, known: Fact | None, *, nonzero: bool) -> set[Fact] | None:

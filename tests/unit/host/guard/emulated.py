@@ -16,7 +16,21 @@ from unicorn import x86_const as x86
 from pmuconf.host.guard.state import MURKY, Base, Fact, Flags, Loaded, Number, Pointer, Question, State, Truth, Value
 from tests.unit.host.guard.assembled import OFFSETS, TEXT
 
-__all__ = ["BASES", "CARRY", "GENERAL", "HEAP", "MASK", "STACK", "ZERO", "Concrete", "Cpu", "differences", "holds"]
+__all__ = [
+    "BASES",
+    "CARRY",
+    "GENERAL",
+    "HEAP",
+    "MASK",
+    "OVERFLOW",
+    "SIGN",
+    "STACK",
+    "ZERO",
+    "Concrete",
+    "Cpu",
+    "differences",
+    "holds",
+]
 
 MASK = (1 << 64) - 1
 GENERAL = (
@@ -25,7 +39,7 @@ GENERAL = (
 )
 _IDS = [getattr(x86, f"UC_X86_REG_{name.upper()}") for name in GENERAL]
 _ALL = [*_IDS, x86.UC_X86_REG_EFLAGS]
-CARRY, ZERO = 1, 1 << 6
+CARRY, ZERO, SIGN, OVERFLOW = 1, 1 << 6, 1 << 7, 1 << 11
 _REPEAT = (0xF2, 0xF3)
 # Addresses whose low halves are zero or small: a part of a pointer that is taken for the whole shows.
 HEAP = 0x5_0000_0000
@@ -145,6 +159,8 @@ def differences(state: State, concrete: Concrete, facts: Mapping[str, bool]) -> 
 def _different_flags(flags: Flags, real: int, facts: Mapping[str, bool]) -> Iterator[str]:
     if flags.plain and real & CARRY:
         yield "CF is set"
+    if flags.positive and real & (SIGN | OVERFLOW):
+        yield "SF or OF is set"
     if not holds(flags.zero if real & ZERO else flags.nonzero, **facts):
         yield f"ZF is {bool(real & ZERO)}, and {facts}, not {flags}"
     if not holds(flags.below if real & CARRY else flags.not_below, **facts):

@@ -6,7 +6,19 @@ import random
 import re
 
 from pmuconf.host.guard.state import Base, Fact, Flags, Number, Pointer, Question, State, Truth, Value, is_of_stack
-from tests.unit.host.guard.emulated import BASES, CARRY, GENERAL, HEAP, MASK, STACK, ZERO, Concrete, holds
+from tests.unit.host.guard.emulated import (
+    BASES,
+    CARRY,
+    GENERAL,
+    HEAP,
+    MASK,
+    OVERFLOW,
+    SIGN,
+    STACK,
+    ZERO,
+    Concrete,
+    holds,
+)
 
 __all__ = ["CONDITIONS", "TEMPLATES", "concrete_of", "instruction", "state"]
 
@@ -163,7 +175,8 @@ def state(dice: random.Random) -> State:
         facts = [dice.choice(_FACTS) for _ in range(4)]
         plain = dice.random() < 0.5
         below = (None, None) if plain or dice.random() < 0.5 else (facts[2], facts[3])
-        made.flags = Flags(facts[0], facts[1], *below, plain=plain, murky=dice.random() < 0.1)
+        positive, murky = dice.random() < 0.3, dice.random() < 0.1
+        made.flags = Flags(facts[0], facts[1], *below, plain=plain, positive=positive, murky=murky)
     return made
 
 
@@ -207,6 +220,8 @@ def concrete_of(dice: random.Random, made: State) -> Concrete | None:
     if flags is not None and not flags.murky:
         if flags.plain:
             here.flags &= ~CARRY
+        if flags.positive:
+            here.flags &= ~(SIGN | OVERFLOW)
         for bit, if_set, if_clear in ((ZERO, flags.zero, flags.nonzero), (CARRY, flags.below, flags.not_below)):
             if not holds(if_set if here.flags & bit else if_clear, **facts):
                 here.flags ^= bit

@@ -66,6 +66,9 @@ NO_GUARDS = {
     "the address of a frame that is lost where paths meet": f"""push rbp; sub rsp, 32; {LOAD}; mov [rsp+8], rbx
         mov rbp, rsp; test rsi, rsi; je .Lmeet; lea rbp, [rsp+8]; .Lmeet: mov qword ptr [rbp], 1
         cmp qword ptr [rsp+8], 0; {COUNT} add rsp, 32; pop rbp; ret""",
+    "a number is chosen whose low byte is zero": f"""mov rax, [rdi+0x10]; mov rbx, rsi; mov bl, [rax+0x203]
+        xor bl, 1; mov rcx, 0x100000000; test rdx, rdx; cmovne rbx, rcx; test bl, bl
+        jne .Lout; call {CALLEE}; .Lout: ret""",
     "an interrupt returns": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: iretq",
     "a far return": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: retf",
     "a transaction": f"{GUARD}; je .Lback; jmp {CALLEE}; .Lback: xbegin .Lto; ret; .Lto: ret",
