@@ -26,6 +26,7 @@
 # make fuzz-path   judge random functions, and run them on an emulated CPU: FUNCTIONS=1000000 SEED=1
 # make picture  draw the report page that README.md shows (docs/report.png)
 # make bench  measure against bare peers, and write the table into docs/performance.md
+# make bench-hooks  measure the hooks of other managers, and write the table into docs/performance.md
 # make bench-fleet  measure pmuconf fleet over 10,000 hosts, and write the table into docs/performance.md
 # make bench-ansible   measure the Ansible module against community.libvirt, into docs/performance.md
 # make soak   run the service for ten minutes over a libvirtd that comes and goes; figures into docs/performance.md
@@ -42,7 +43,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not -name '*.pyc')
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
-.PHONY: help demo test test-capstone test-lab test-nova test-nova-all test-openstack test-libvirt test-ansible test-hosts lint bench bench-fleet \
+.PHONY: help demo test test-capstone test-lab test-nova test-nova-all test-openstack test-libvirt test-ansible test-hosts lint bench bench-hooks bench-fleet \
         bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
         corpus architecture causes mutants sample sample-nova clean
 
@@ -179,6 +180,9 @@ lint: $(VENV)/test
 bench: $(VENV)/test
 	.ci/packages bench
 	$(BIN)/python -m tests.bench --big --write docs/performance.md
+
+bench-hooks: $(VENV)/test
+	$(BIN)/python -m tests.bench.hooks --write docs/performance.md
 
 bench-fleet: $(VENV)/test
 	$(BIN)/python -m tests.bench.fleet --write docs/performance.md
