@@ -34,7 +34,12 @@ HOSTS: Final = {
     "7.3-guarded": ("newest", "records-newest", "guarded"),
 }
 """For each record the kernel's series, the job that is run in it, and what that calls the record."""
-FILES: Final = {"6.1-intel": "release-6.1", "7.3-intel": "release-newest"}
+FILES: Final = {
+    "6.1-intel": "release-6.1",
+    "6.12-intel": "release-6.12",
+    "6.18-intel": "release-6.18",
+    "7.3-intel": "release-newest",
+}
 """For each record of files where the lab keeps its release."""
 
 

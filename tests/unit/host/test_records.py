@@ -57,6 +57,8 @@ BUILT = {
     "7.3-guarded": Built(Verdict.GUARDED, "guard-in-caller", (*_GUARD, "call kvm_pmu_instruction_retired")),
     # Debian's files, as on a host with kvm_intel whose kernel memory is closed.
     "6.1-intel": Built(Verdict.UNGUARDED, "no-test", ("call kvm_pmu_trigger_event",), Evidence.INFERRED),
+    "6.12-intel": Built(Verdict.UNGUARDED, "no-test", ("call kvm_pmu_trigger_event",), Evidence.INFERRED),
+    "6.18-intel": Built(Verdict.EARLY_OUT, "nothing-counted", ("call kvm_pmu_instruction_retired",), Evidence.INFERRED),
     "7.3-intel": Built(Verdict.EARLY_OUT, "nothing-counted", ("call kvm_pmu_instruction_retired",), Evidence.INFERRED),
 }
 # Without its guard, each of the first two is as its stock kernel. The record of 7.3 has no code of what counts: a
