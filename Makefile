@@ -12,6 +12,9 @@
 # make version VERSION=0.2.0   write a new version wherever it stands
 # make test-capstone   the tests of tests/unit/host with capstone 4.0.2, the oldest that is supported (Debian 12's)
 # make test-system   install, use, upgrade and purge them on a Debian 12 and a 13 that run systemd (root, 5 GB of disk)
+# make test-system-virtqemud   the service with libvirt's modular daemon, which it builds once, on a Debian 13 with systemd (root)
+# make test-vm   the same packages on virtual machines of their own, for what a container hides: a kernel, KVM, packet filters,
+#                AppArmor, a reboot (root, 7 GB of disk, half an hour)
 # make test-lab   boot real stock and guarded KVM hosts under emulation and judge them (root, 4 GB); JOB="vms-* bench-6.1"
 #                 boots only these. What it fetches and builds is kept; PMUCONF_LAB=/tmp/lab make test-lab begins anew there
 # make test-nova   test the Nova plugin on PyPI's Nova 34.0.0 and Debian's 26.2.2, in environments of its own
@@ -44,7 +47,7 @@ SOURCES := setup.cfg pyproject.toml README.md $(shell find pmuconf -type f -not 
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 
 .PHONY: help demo test test-capstone test-lab test-nova test-nova-all test-openstack test-libvirt test-ansible test-hosts lint bench bench-hooks bench-fleet \
-        bench-ansible bench-lab collection deb dist docs records release rpm soak test-system version churn contention fuzz-path picture \
+        bench-ansible bench-lab collection deb dist docs records release rpm soak test-system test-system-virtqemud test-vm version churn contention fuzz-path picture \
         corpus architecture causes mutants sample sample-nova clean
 
 help:
@@ -150,6 +153,15 @@ test-system: $(VENV)/test
 	@$(BIN)/python -m pytest tests/system -k trixie >$(VENV)/test-system-trixie 2>&1 & trixie=$$!; \
 	$(BIN)/python -m pytest tests/system -k bookworm; status=$$?; \
 	wait $$trixie || status=1; cat $(VENV)/test-system-trixie; exit $$status
+
+test-system-virtqemud: $(VENV)/test
+	.ci/packages system
+	tests/system/virtqemud
+	$(BIN)/python -m pytest tests/system/test_virtqemud.py -k trixie
+
+test-vm: $(VENV)/test
+	.ci/packages system
+	$(BIN)/python -m pytest tests/vm
 
 test-lab: $(VENV)/test
 	tests/lab/fetch corpus

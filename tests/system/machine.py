@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final
 
 from tests.support.keyboard import Terminal
+from tests.system.commanded import Commanded
 
 __all__ = ["ENVIRONMENT", "TOOLS", "Machine", "Terminal", "root", "why_none"]
 
@@ -56,7 +57,7 @@ def why_none(folder: Path) -> str:
     return "" if ran.returncode == 0 else f"needs overlayfs and new namespaces: {ran.stderr.strip()}"
 
 
-class Machine:
+class Machine(Commanded):
     """A machine above a root, in `folder`. It is not booted yet; `with` boots it, and turns it off.
 
     :param lower: the folders that it stands on, the upper one first.
@@ -128,17 +129,10 @@ class Machine:
         self._nspawn, self.leader = None, 0
 
     def result(self, *command: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        """A command run in the booted machine as root; a single word is a line for the shell."""
         words = command if len(command) > 1 else ("sh", "-c", command[0])
         return subprocess.run(
             [*self._enter(), *words], input=text, capture_output=True, text=True, timeout=600, env=ENVIRONMENT
         )
-
-    def run(self, *command: str, check: bool = True) -> str:
-        """What a command prints, both outputs, without space around it. Fails if it fails."""
-        ran = self.result(*command)
-        assert not check or ran.returncode == 0, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
-        return (ran.stdout + ran.stderr).strip()
 
     def terminal(self, command: str) -> Terminal:
         """A command that runs on a terminal of its own, until the block ends."""
@@ -152,18 +146,6 @@ class Machine:
     def ip(self, *words: str) -> None:
         """Change its network with this machine's ip: it has none of its own."""
         subprocess.run(["nsenter", "--net", "--target", str(self.leader), "--", "ip", *words], check=True)
-
-    def write(self, path: str, text: str) -> None:
-        """Write a file of the machine."""
-        self.result("sh", "-c", f"cat >{path}", text=text)
-
-    def until(self, command: str, seconds: float = 20.0) -> str:
-        """What a line for the shell prints as soon as it succeeds."""
-        end = time.monotonic() + seconds
-        while (ran := self.result(command)).returncode != 0:
-            assert time.monotonic() < end, f"{command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
-            time.sleep(0.1)
-        return ran.stdout.strip()
 
 
 def _first_process(nspawn: int) -> int:

@@ -313,6 +313,17 @@ def test_the_rule_has_exactly_the_actions_that_are_needed(access_control: Host) 
         assert "state='off'" not in host.run("virsh dumpxml --inactive web1"), action
 
 
+def test_with_libvirt_s_access_control_the_rule_of_the_package_is_enough_to_observe(access_control: Host) -> None:
+    host = access_control
+    host.define("web1")
+    host.run(f"cp /root/shipped.rules {RULE}")
+    host.start()
+    assert (host.metric("pmuconf_service_connected"), host.problems()) == (1, set())
+    assert "web1" in host.run(f"curl -fsS {AT}/")
+    for action in re.findall(r'"(org\.libvirt\.[\w.-]+)"', host.run("cat /root/shipped.rules")):
+        assert action.endswith((".monitor", ".getattr", ".read", ".search-domains")), action
+
+
 def test_metrics_are_served_beyond_loopback_to_whom_a_drop_in_allows_it(host: Host) -> None:
     host.machine.ip("address", "replace", "10.99.0.1/24", "dev", "lo")
     there = "curl -fsS --max-time 3 http://10.99.0.1:9754/healthz"
