@@ -77,7 +77,7 @@ test-nova: test-nova-34.0.0 test-nova-debian
 NOVAS := 26.0.0 27.0.0 28.0.0 29.0.0 30.0.0 31.0.0 32.0.0 33.0.0 34.0.0 debian
 test-nova-all:
 	@failed=""; for nova in $(NOVAS); do $(MAKE) --no-print-directory test-nova-$$nova || failed="$$failed $$nova"; done; \
-	$(PYTHON) -m tests.nova.table $(NOVA) docs/verification.md; \
+	$(PYTHON) tests/nova/table.py $(NOVA) docs/verification.md; \
 	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 # What it found stays beside the environment, for the table.

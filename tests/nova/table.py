@@ -1,4 +1,4 @@
-"""What the tests saw on each Nova, written into a page: python -m tests.nova.table FOLDER docs/verification.md
+"""What the tests saw on each Nova, written into a page: python tests/nova/table.py FOLDER docs/verification.md
 
 FOLDER has an environment for each Nova (tests/nova/environment), where its last run left what it found.
 """
