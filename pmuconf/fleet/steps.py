@@ -65,7 +65,7 @@ _HOST_STEPS: Final = {
 _VERBS: Final = {
     Verb.APPLY: "pmuconf apply: the next boot gets the PMU state that the policy wants",
     Verb.NOVA_POLICY: "let Nova write the state that the policy wants: plugin pmuconf-nova, or hw:pmu in the flavor",
-    Verb.REDEFINE: "the tool that starts these transient domains must ask for <pmu state='off'/>, and start them anew",
+    Verb.REDEFINE: "what starts these VMs must ask for no PMU (<pmu state='off'/>, -cpu ...,pmu=off) and start anew",
     Verb.STOP_START: "power cycle: stop and start (virsh shutdown, virsh start); a reboot from inside keeps the PMU",
     Verb.NOVA_HARD: "power cycle: hard reboot by Nova (openstack server reboot --hard)",
     Verb.NOVA: "power cycle: reboot by Nova, hard where its plugin writes off, soft where pmuconf apply did",
