@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -24,8 +25,13 @@ FILES: Final = "find / -xdev \\( -path /proc -o -path /sys -o -path /tmp \\) -pr
 @pytest.fixture(params=list(BINS))
 def controller(request: pytest.FixtureRequest, lan: Lan, debians: Mapping[str, Debian]) -> Iterator[Controller]:
     version: str = request.param
-    packages = {host: str(debians[SUITES[host]].package) for host in HOSTS[version]}
-    made = Controller(lan, BINS[version], {host: {"pmuconf_package": package} for host, package in packages.items()})
+    packages = {host: debians[SUITES[host]].package for host in HOSTS[version]}
+    told: dict[str, dict[str, Any]] = {host: {"pmuconf_package": str(file)} for host, file in packages.items()}
+    told["h2"] = {"pmuconf_package": "/srv/copied/pmuconf.deb", "pmuconf_package_on_host": True}
+    copied = lan.machines["h2"].root / "srv/copied"
+    copied.mkdir(exist_ok=True)
+    shutil.copy(packages["h2"], copied / "pmuconf.deb")
+    made = Controller(lan, BINS[version], told)
     yield made
     for host in HOSTS[version]:
         machine = lan.machines[host]
@@ -56,6 +62,8 @@ def test_the_role_and_the_playbooks(controller: Controller, lan: Lan) -> None:
     assert seen.status == 0, seen.text
     assert all(seen.changed[host] > 0 for host in hosts), seen.text
     assert {host: machine.run(FILES) for host, machine in hosts.items()} == before
+    hosts["h1"].run("mkdir -p /opt/pmuconf/bin")  # as an installation by pip was
+    hosts["h1"].write("/etc/systemd/system/pmuconf.service", "[Service]\nExecStart=/opt/pmuconf/bin/pmuconf serve\n")
     done = controller.role(pmuconf_rules=rules)
     assert done.status == 0, done.text
     again = controller.role(pmuconf_rules=rules)
