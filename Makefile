@@ -99,6 +99,7 @@ test-libvirt-%:
 
 test-hosts: $(VENV)/test
 	.ci/packages system
+	.ci/packages ansible
 	new=$$(tests/ansible/environment 2.19) && old=$$(tests/ansible/environment 2.14) && \
 	PMUCONF_TEST_ANSIBLE=$$new:$$old $(BIN)/python -m pytest tests/hosts
 

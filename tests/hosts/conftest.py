@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def _debian(suite: str, folder: Path) -> Debian:
 
 @pytest.fixture(scope="session")
 def lan(debians: Mapping[str, Debian], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is ended leaves nothing either
     made = Lan(tmp_path_factory.mktemp("lan"))
     try:
         for host, suite in SUITES.items():

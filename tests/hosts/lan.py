@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -29,26 +30,29 @@ class Lan:
         self.machines: dict[str, Machine] = {}
         self.addresses: dict[str, str] = {}
         self._space = f"pmuconf-{os.getpid()}"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
-        _ip("netns", "add", self._space)
-        self._ip("link", "add", "lan", "type", "bridge")
-        self._ip("address", "add", f"{_PREFIX}1/24", "dev", "lan")
-        for device in ("lo", "lan"):
-            self._ip("link", "set", device, "up")
+        with ExitStack() as undo:
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
+            _ip("netns", "add", self._space)
+            undo.callback(_ip, "netns", "delete", self._space)
+            self._ip("link", "add", "lan", "type", "bridge")
+            self._ip("address", "add", f"{_PREFIX}1/24", "dev", "lan")
+            for device in ("lo", "lan"):
+                self._ip("link", "set", device, "up")
+            self._undo = undo.pop_all()
 
     def close(self) -> None:
-        """Turn off the machines, and remove the network."""
-        for machine in self.machines.values():
-            machine.power_off()
-            machine.close()
-        _ip("netns", "delete", self._space)
+        """Turn off the machines, and remove the network. What can't be removed keeps nothing else."""
+        self._undo.close()
 
     def join(self, name: str, lower: Sequence[Path]) -> Machine:
         """Boot a machine of this name on these layers, and connect it."""
         machine = Machine(self.folder / name, lower)
+        self._undo.callback(machine.close)
+        self._undo.callback(machine.power_off)
         number = len(self.machines) + 2
         self.machines[name], self.addresses[name] = machine, f"{_PREFIX}{number}"
         (machine.root / "etc/hostname").write_text(f"{name}\n")
+        (machine.root / "etc/machine-id").write_text(f"{number:032x}\n")  # by which the journal knows a host
         trusted = machine.root / "root/.ssh"
         trusted.mkdir(mode=0o700, exist_ok=True)
         shutil.copy(self.key, trusted / "id_ed25519")  # libvirtd goes from one machine to another with it

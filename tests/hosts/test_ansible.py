@@ -76,7 +76,7 @@ def test_the_role_and_the_playbooks(controller: Controller, lan: Lan) -> None:
         assert machine.run("systemctl show -P FragmentPath pmuconf").endswith("/lib/systemd/system/pmuconf.service")
         assert machine.run("ls /opt").split() == []
         assert machine.run("dpkg --verify pmuconf") == "", "no file of the package was changed"
-        machine.until(f"curl -fsS {AT}/healthz")
+        machine.until(f"curl -fsS {AT}/healthz", 120)
 
     # Reports of all, a plan, its step, and the way back.
     reports, plan = controller.folder / "reports", controller.folder / "plan.json"
@@ -103,7 +103,7 @@ def test_the_role_and_the_playbooks(controller: Controller, lan: Lan) -> None:
     enforced = controller.role(pmuconf_rules=rules, pmuconf_mode="enforce")
     assert enforced.status == 0, enforced.text
     for host, machine in hosts.items():
-        machine.until(f"virsh dumpxml --inactive {host}-web | grep -q \"<pmu state='off'/>\"")
+        machine.until(f"virsh dumpxml --inactive {host}-web | grep -q \"<pmu state='off'/>\"", 120)
     assert controller.role(pmuconf_rules=rules).status == 0
     for machine in hosts.values():
         assert machine.result("test -e /etc/polkit-1/rules.d/50-pmuconf.rules").returncode != 0
