@@ -575,6 +575,33 @@ def test_without_a_call_the_trait_needs_a_qemu_only_if_counters_may_be_switched(
     assert delivers(replace(facts, qemus=(qemu(disables),))) is promised
 
 
+NOT_SPARING = (Verdict.UNGUARDED, Verdict.PARTIAL, Verdict.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("facts", "qemus", "promised"),
+    [
+        (host(), (qemu(True),), True),
+        (host(), (qemu(True), qemu(True)), True),
+        (host(), (qemu(True), qemu(False)), False),
+        (host(), (qemu(True), qemu(None)), False),
+        (host(), (), False),
+        (host(evidence=Evidence.INFERRED), (qemu(True),), True),
+        (host(evidence=Evidence.NONE), (qemu(True),), False),
+        (host(parameter=False), (), True),
+        (host(parameter=None), (), False),
+        (host(Verdict.NO_CALL), (), True),
+        (host(Verdict.EARLY_OUT), (), False),
+        (host(Verdict.EARLY_OUT), (qemu(True),), True),
+        *((host(verdict, parameter=False), (qemu(True),), False) for verdict in NOT_SPARING),
+    ],
+)
+def test_the_trait_is_promised_where_kernel_and_every_qemu_are_sure(
+    facts: HostFacts, qemus: tuple[Qemu, ...], promised: bool
+) -> None:
+    assert delivers(replace(facts, qemus=qemus)) is promised
+
+
 # ---- evidence ------------------------------------------------------------------------------------------------------
 
 OBSERVED, INFERRED = Evidence.OBSERVED, Evidence.INFERRED
