@@ -13,6 +13,7 @@ import pytest
 import pmuconf
 from pmuconf.causes import CAUSES, Topic
 from pmuconf.fastpath.cases import CASES
+from pmuconf.fastpath.inkernel import WHY_UNKNOWN
 from tests.causes import guard_causes, markdown
 
 TREE: Final = Path(pmuconf.__file__).resolve().parents[1]
@@ -47,6 +48,10 @@ def test_each_cause_that_the_code_gives_is_declared() -> None:
     given = {cause for path in SOURCES for cause in literals(ast.parse(path.read_text(encoding="utf-8")))}
     assert len(given) > 100
     assert sorted(given - KNOWN) == []
+
+
+def test_each_reason_why_a_pmu_is_unknown_is_declared() -> None:
+    assert sorted(WHY_UNKNOWN.keys() - KNOWN) == []
 
 
 def test_each_cause_that_is_declared_stands_somewhere_in_the_code() -> None:

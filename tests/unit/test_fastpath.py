@@ -490,6 +490,7 @@ IN_KERNEL = [
     ("parameter-unknown", UNKNOWN, host(parameter=None), guest(process(UNKNOWN))),
     ("module-parameter", DISABLED, host(parameter=False), guest(process(UNKNOWN, has_pmu=True))),
     ("tdx-guest", UNKNOWN, host(), guest(replace(process(UNKNOWN), tdx=True))),
+    ("no-qemu", UNKNOWN, host(), guest(replace(process(UNKNOWN, has_pmu=None), qemu=None))),
     ("cpu-unknown", UNKNOWN, host(), guest(process(UNKNOWN, has_pmu=None))),
     ("qemu-unknown", UNKNOWN, host(), guest(process(UNKNOWN, disables=None))),
     ("qemu-unknown", UNKNOWN, host(), guest(replace(process(UNKNOWN), qemu=None))),

@@ -5,6 +5,8 @@ The code is assembled, so that each row is no more than what it is about.
 
 from __future__ import annotations
 
+import struct
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -415,6 +417,32 @@ def test_a_file_is_judged_by_what_it_has(tmp_path: Path) -> None:
     doubt = f"nothing shows whether the BTF of {btf} is of the kernel that {kvm} belongs to"
     assert with_types.notes == (doubt, *found.notes)
     assert replace(with_types, notes=found.notes) == found  # the types of the file itself go first
+
+
+def test_the_types_that_are_given_serve_a_file_without(tmp_path: Path) -> None:
+    kvm, btf = module_file(tmp_path)
+    own = judge_file(kvm)
+    assert own.offset_from == f"BTF of {kvm}"
+    subprocess.run(["objcopy", "--remove-section", ".BTF", str(kvm)], check=True, timeout=60)
+    blind = judge_file(kvm)
+    assert (blind.verdict, blind.cause, blind.offset) == (Verdict.UNKNOWN, "no-offsets", None)
+    found = judge_file(kvm, btf)
+    assert (found.verdict, found.offset, found.offset_from) == (own.verdict, own.offset, f"BTF of {btf}")
+
+
+def test_the_build_id_of_a_file_is_told(tmp_path: Path) -> None:
+    kvm, _ = module_file(tmp_path)
+    note = tmp_path / "note"
+    note.write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU\0") + bytes(range(20)))
+    subprocess.run(["objcopy", "--add-section", f".note.gnu.build-id={note}", str(kvm)], check=True, timeout=60)
+    assert judge_file(kvm).build_id == bytes(range(20)).hex()
+
+
+def test_a_hook_that_only_watches_is_none_whichever_way_a_key_is_set() -> None:
+    hooked = Kernel("call ftrace_caller; nop; " + GUARDED, source=FILE, copies={"ftrace_caller": "ret"}).code()
+    assert judge_code(hooked).cause == "hooked"
+    cast("Part", hooked.image).switches = {hooked.entry + 5: hooked.entry + 6}
+    assert judge_code(replace(hooked, watched=frozenset({FUNCTION}))).verdict is Verdict.GUARDED
 
 
 def test_a_vendor_s_code_in_the_file_is_read(tmp_path: Path) -> None:
