@@ -40,10 +40,17 @@ def bootable(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", params=SUITES)
 def built(request: pytest.FixtureRequest, bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Built:
     suite: str = request.param
-    folder = tmp_path_factory.mktemp(suite)
-    machine = Machine(folder / "layer", [root("host", suite)])
+    return build(suite, "host", tmp_path_factory.mktemp(suite))
+
+
+def build(suite: str, kind: str, folder: Path, packages: Path | None = None) -> Built:
+    """Build the packages for a Debian, or take those of this folder, and put them above a root of this kind."""
+    machine = Machine(folder / "layer", [root(kind, suite)])
     newer, older = machine.root / "srv/newer", machine.root / "srv/older"
-    subprocess.run([TOOLS / "deb", suite, newer], check=True)
+    if packages is None:
+        subprocess.run([TOOLS / "deb", suite, newer], check=True)
+    else:
+        shutil.copytree(packages, newer)
     _older(newer, older, folder / "older")
     # What is lost if the machine loses its power is of no matter here: dpkg need not wait for the disk.
     (machine.root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
@@ -53,7 +60,7 @@ def built(request: pytest.FixtureRequest, bootable: None, tmp_path_factory: pyte
         "apt-get -qq update && apt-get -qq install -y --download-only /srv/newer/pmuconf_*.deb",
     )
     machine.close()
-    return Built(suite, root("host", suite), "/srv/newer", "/srv/older", machine.upper)
+    return Built(suite, root(kind, suite), "/srv/newer", "/srv/older", machine.upper)
 
 
 def _older(newer: Path, older: Path, work: Path) -> None:
