@@ -71,6 +71,7 @@ class Controller:
             environment={
                 "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
                 "ANSIBLE_HOME": str(self.folder / "home"),
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),  # another run has the same addresses
                 "ANSIBLE_NOCOLOR": "1",
                 "ANSIBLE_DEPRECATION_WARNINGS": "0",
                 "ANSIBLE_LOCALHOST_WARNING": "0",
