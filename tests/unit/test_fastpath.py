@@ -548,7 +548,15 @@ def test_nor_of_one_that_only_its_definition_calls_so() -> None:
 @pytest.mark.parametrize("has_pmu", [True, False, None])
 def test_where_kvm_protects_the_pmu_a_tdx_guest_has_none_in_the_kernel(has_pmu: bool | None) -> None:
     held = in_kernel_pmu(PROTECTED, guest(replace(process(UNKNOWN, has_pmu=has_pmu, disables=None), tdx=True)))
-    assert (held.pmu, held.evidence) == (DISABLED, Evidence.INFERRED)
+    assert (held.pmu, held.evidence, held.cause) == (DISABLED, Evidence.INFERRED, "tdx-guest")
+
+
+def test_whether_a_vm_loses_its_pmu_is_unknown_where_it_is_unknown_what_it_has() -> None:
+    assert loses_pmu(host(), guest(None), qemu(True)) is None
+    hidden = replace(domain(), arguments=("-readconfig", "vm.conf"))
+    stopped = Guest(hidden, False, OFF, next_qemu=qemu(False))
+    assert loses_pmu(host(), stopped, qemu(True)) is None
+    assert loses_pmu(host(), replace(stopped, domain=domain()), qemu(True)) is True
 
 
 def test_one_that_may_be_a_tdx_guest_is_not_called_so() -> None:

@@ -38,6 +38,7 @@ CALLEES = {
     "counts": f"{CALLEE}: call __SCT__kvm_x86_pmu_isr; ret",
     "guarded": f"{CALLEE}: {TEST}; je .Lnone; call __SCT__kvm_x86_pmu_isr; .Lnone: ret",
     "early": f"{CALLEE}: cmp qword ptr [rdi+0x340], 0; je .Lnone; call __SCT__kvm_x86_pmu_isr; .Lnone: ret",
+    "twice": f"{CALLEE}: call __SCT__kvm_x86_pmu_isr; call __SCT__kvm_x86_pmu_isr; ret",
     "none": "",
 }
 LIVE = CodeSource("live text", observed=True, build_id="00ff")
@@ -316,6 +317,10 @@ def test_the_first_work_is_shown_and_what_can_t_be_followed() -> None:
         f"{FUNCTION}: call {CALLEE}",
         f"{FUNCTION}+0x5: jmp rax",
     )
+    twice = judge_code(Kernel(f"call {CALLEE}; call {CALLEE}; ret", "twice").code())
+    assert [line for line in twice.instructions if "kvm_x86_pmu_isr" in line] == [
+        f"{CALLEE}: call __SCT__kvm_x86_pmu_isr"
+    ]
     blind = judge_code(Kernel("nop; .byte 0x06").code())
     assert blind.instructions == (f"{FUNCTION}+0x1: (can't be read)",)
 
