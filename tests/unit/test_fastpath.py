@@ -398,6 +398,12 @@ LEFT = [
     (("mediated-unknown", "pending-power-cycle"), host(Verdict.NO_CALL, mediated=None), guest(HAS_PMU, ON)),
     (("depends-on-guest", "qemu-keeps-pmu"), EARLY, guest(OLD_QEMU)),
     (("kernel-unknown", "qemu-did-not"), host(Verdict.UNKNOWN, "no-kcore"), guest(process(ENABLED))),
+    (("qemu-keeps-pmu",), host(), guest(replace(process(ENABLED), qemu=None))),
+    (
+        ("no-call",),
+        replace(MEDIATED, guard=host(Verdict.NO_CALL).guard),
+        guest(replace(OLD_QEMU, pmu_shown=False, in_use=False)),
+    ),
     (("not-kvm", "cpu-overridden"), host(), replace(Guest(domain(kind="qemu"), True, OFF), **OPTIONS_DECIDE)),
     (("not-running", "cpu-overridden"), host(), replace(Guest(domain(), False, OFF), **OPTIONS_DECIDE)),
 ]

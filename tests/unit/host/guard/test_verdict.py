@@ -153,6 +153,12 @@ ROWS = {
         "guard-in-callee",
         Copies(guarded=("kvm_fast_pio", "svm_fastpath")),
     ),
+    "even one that could not be followed": (
+        Kernel(COUNTS, "guarded", vendor={"svm_other": OF_ANOTHER}),
+        Verdict.GUARDED,
+        "guard-in-callee",
+        Copies(guarded=("svm_other",)),
+    ),
     "and so does an early out": (
         Kernel(COUNTS, "early", copies=COPY, vendor=AMD),
         Verdict.EARLY_OUT,
