@@ -65,7 +65,10 @@ def _booted(series: str, job: str, arguments: str) -> dict[str, Said]:
         shutil.copy(HERE / "guest/init", share / "init")
         shutil.copy(HERE / "guest/kvm.sh", share / "jobs/kvm.sh")
         head = f"LAB={LAB}\nPMUCONF='{sys.executable} -m pmuconf.commands.main'\ncd {HERE.parents[1]}\n"
-        (share / "jobs" / job).write_text(head + (HERE / "guest" / job).read_text())
+        script = HERE / "guest" / job
+        if not script.exists():  # it is the same for each series
+            script = script.with_name(job.rpartition("-")[0])
+        (share / "jobs" / job).write_text(head + script.read_text())
         subprocess.run([HERE / "initrd", release, share / "initrd"], check=True)
         begun = time.monotonic()
         with (LAB / f"log-{kept.name}").open("w") as log:
@@ -75,7 +78,7 @@ def _booted(series: str, job: str, arguments: str) -> dict[str, Said]:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={"LAB_TIME": "1500", **os.environ},
+                env={"LAB_TIME": "2400", **os.environ},
             )
         (share / "out" / SECONDS).write_text(f"{time.monotonic() - begun:.0f}\n")
         shutil.rmtree(kept, ignore_errors=True)

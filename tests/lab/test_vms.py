@@ -140,19 +140,21 @@ class TestVms:
 
 
 # As libvirt starts them: host-model is a named model. What the kernel holds, and why a guarded kernel is fast or not.
+KEEPS = {
+    f"{cpu}-{pmu}": ("enabled", "qemu-keeps-pmu") for cpu in ("passthrough", "model") for pmu in ("off", "none", "on")
+}
+DISABLES = {
+    "passthrough-off": ("disabled", "guarded-disabled"),
+    "passthrough-none": ("enabled", "drift"),
+    "passthrough-on": ("enabled", "drift"),
+    "model-off": ("disabled", "guarded-disabled"),
+    "model-none": ("disabled", "disabled-by-default"),
+    "model-on": ("enabled", "drift"),
+}
 DOMAINS = {
-    "qemu-7.2-host-passthrough-off": ("enabled", "qemu-keeps-pmu"),
-    "qemu-7.2-host-passthrough-none": ("enabled", "qemu-keeps-pmu"),
-    "qemu-7.2-host-passthrough-on": ("enabled", "qemu-keeps-pmu"),
-    "qemu-7.2-host-model-off": ("enabled", "qemu-keeps-pmu"),
-    "qemu-7.2-host-model-none": ("enabled", "qemu-keeps-pmu"),
-    "qemu-7.2-host-model-on": ("enabled", "qemu-keeps-pmu"),
-    "qemu-11-host-passthrough-off": ("disabled", "guarded-disabled"),
-    "qemu-11-host-passthrough-none": ("enabled", "drift"),
-    "qemu-11-host-passthrough-on": ("enabled", "drift"),
-    "qemu-11-host-model-off": ("disabled", "guarded-disabled"),
-    "qemu-11-host-model-none": ("disabled", "disabled-by-default"),
-    "qemu-11-host-model-on": ("enabled", "drift"),
+    f"qemu-{version}-host-{name}": right
+    for version, of_qemu in (("7.2", KEEPS), ("10.0", KEEPS), ("11", DISABLES), ("sid", DISABLES))
+    for name, right in of_qemu.items()
 }
 FAST = {"guarded-disabled", "disabled-by-default"}
 

@@ -1,6 +1,6 @@
-# To be sourced by a job, after vms.sh: a libvirtd in the lab's host, and domains of two QEMUs.
+# To be sourced by a job, after vms.sh: a libvirtd in the lab's host, and domains of several QEMUs.
 
-# libvirt_up: start it as on a machine that has booted.
+# libvirt_up TREE...: start it as on a machine that has booted, with the QEMUs of these trees beside the machine's own.
 libvirt_up() {
     mkdir -p /sys/fs/cgroup /run/dbus /run/libvirt /dev/pts
     mountpoint -q /dev/pts || mount -t devpts pts /dev/pts
@@ -16,15 +16,18 @@ cgroup_controllers = []
 stdio_handler = "file"
 CONF
     # A QEMU of another Debian, in a tree of its own that has libvirt's directories too.
-    local tree=${QEMU_11:-$LAB/qemu-11} folder
-    for folder in /run /var/lib/libvirt /var/log/libvirt /tmp; do
-        mkdir -p "$tree$folder" $folder
-        mount --rbind $folder "$tree$folder"
+    local tree folder own
+    for tree; do
+        for folder in /run /var/lib/libvirt /var/log/libvirt /tmp; do
+            mkdir -p "$tree$folder" $folder
+            mount --rbind $folder "$tree$folder"
+        done
+        # Under a name that QEMU is installed under: of what has another one, no definition tells which PMU the guest gets.
+        own=/usr/local/lib/$(basename "$tree")
+        mkdir -p "$own"
+        printf '#!/bin/sh\nexec chroot %s /usr/bin/qemu-system-x86_64 "$@"\n' "$tree" >"$own/qemu-system-x86_64"
+        chmod +x "$own/qemu-system-x86_64"
     done
-    # Under a name that QEMU is installed under: of what has another one, no definition tells which PMU the guest gets.
-    mkdir -p /usr/local/lib/qemu-11
-    printf '#!/bin/sh\nexec chroot %s /usr/bin/qemu-system-x86_64 "$@"\n' "$tree" >/usr/local/lib/qemu-11/qemu-system-x86_64
-    chmod +x /usr/local/lib/qemu-11/qemu-system-x86_64
     libvirtd -d
     for _ in $(seq 60); do
         virsh -c qemu:///system version >/dev/null 2>&1 && return
@@ -50,13 +53,12 @@ XML
         { echo "LAB $name does not start"; tail -n 3 "/var/log/libvirt/qemu/$name.log"; }
 }
 
-# domains: twelve, of both QEMUs.
+# domains: six of each QEMU.
 domains() {
     local emulator cpu pmu short
-    for emulator in /usr/bin /usr/local/lib/qemu-11; do
-        short=${emulator##*/}
-        [ "$short" = qemu-11 ] || short=qemu-7.2
-        emulator=$emulator/qemu-system-x86_64
+    for short in qemu-7.2 qemu-10.0 qemu-11 qemu-sid; do
+        emulator=/usr/local/lib/$short/qemu-system-x86_64
+        [ -e $emulator ] || emulator=/usr/bin/qemu-system-x86_64
         for cpu in host-passthrough host-model; do
             for pmu in off none on; do domain "$short-$cpu-$pmu" $emulator $cpu $pmu; done
         done
