@@ -1,6 +1,6 @@
 """Install the packages on bare Debians and on hosts with libvirt, and write what was seen into a page.
 
-``python -m tests.system.figures docs/installed.md [SUITE ...]``, as root; the default is all suites. It takes
+``python -m tests.system.figures docs/first-install.md [SUITE ...]``, as root; the default is all suites. It takes
 some minutes. The roots are those of tools/root.
 """
 
@@ -43,7 +43,7 @@ HEAD: Final = """\
 # What an installation looks like
 
 **What will I see when I install it, and how long does it take?** Below is what two commands print on a Debian
-that has systemd and nothing else, and what a purge leaves. `python -m tests.system.figures docs/installed.md` makes
+that has systemd and nothing else, and what a purge leaves. `python -m tests.system.figures docs/first-install.md` makes
 this page: it boots the systems in containers. Packages were fetched before.
 """
 
