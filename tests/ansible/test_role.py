@@ -102,7 +102,8 @@ def test_there_and_gone(role: Role) -> None:
     check = role.play("--check", **wanted)
     assert check.status == 0, check.text
     assert "etc/pmuconf.conf" not in role.files()
-    first = role.play(**wanted, pmuconf_kvm_pmu_off=True)
+    off = {"pmuconf_kvm_pmu_off": True, "pmuconf_kvm_pmu_off_check": False}
+    first = role.play(**wanted, **off)
     assert first.status == 0, first.text
     assert role.files() == {
         *("venv", "bin/pmuconf", "etc/pmuconf.conf", "modprobe.conf", "nova.conf"),
@@ -122,7 +123,7 @@ def test_there_and_gone(role: Role) -> None:
     version = subprocess.run([role.root / "bin/pmuconf", "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("pmuconf ")
 
-    again = role.play(**wanted, pmuconf_kvm_pmu_off=True)
+    again = role.play(**wanted, **off)
     assert (again.status, again.by_host("changed")) == (0, {"h": 0}), again.text
 
     refused = role.play(pmuconf_settings={"policy": {"default": "maybe"}})
@@ -140,6 +141,22 @@ def test_there_and_gone(role: Role) -> None:
     assert role.files() == {"nova.conf"}
     gone = role.play(pmuconf_state="absent")
     assert (gone.status, gone.by_host("changed")) == (0, {"h": 0}), gone.text
+
+
+def test_a_pmu_is_taken_from_all_only_if_nobody_is_to_have_one(role: Role) -> None:
+    wanted = {
+        "pmuconf_kvm_pmu_off": True,
+        "pmuconf_rules": [{"name": "profiling", "pmu": "on", "flavor": ["prof.*"]}],
+        "pmuconf_settings": {"libvirt": {"uri": f"qemu:///embed?root={role.root}/host"}},
+    }
+    (role.root / "host").mkdir()
+    refused = role.play(**wanted)
+    assert refused.status != 0
+    assert "rule-not-off" in refused.text or "such a VM may come here" in refused.text
+    assert not (role.root / "modprobe.conf").exists()
+    done = role.play(**wanted, pmuconf_kvm_pmu_off_elsewhere=["prof*"])
+    assert done.status == 0, done.text
+    assert "options kvm enable_pmu=N\n" in (role.root / "modprobe.conf").read_text()
 
 
 def test_nova(role: Role, tmp_path: Path) -> None:
