@@ -35,7 +35,7 @@ class Debian:
 
 
 @pytest.fixture(scope="session")
-def debians(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Debian]:
+def debian_of(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Debian]:
     if why := why_none(tmp_path_factory.mktemp("bootable")):
         pytest.skip(why)
     if not BINS:
@@ -62,12 +62,12 @@ def _debian(suite: str, folder: Path) -> Debian:
 
 
 @pytest.fixture(scope="session")
-def lan(debians: Mapping[str, Debian], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+def lan(debian_of: Mapping[str, Debian], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is ended leaves nothing either
     made = Lan(tmp_path_factory.mktemp("lan"))
     try:
         for host, suite in SUITES.items():
-            made.join(host, debians[suite].layers)
+            made.join(host, debian_of[suite].layers)
         yield made
     finally:
         made.close()

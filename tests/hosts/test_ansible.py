@@ -23,9 +23,9 @@ FILES: Final = "find / -xdev \\( -path /proc -o -path /sys -o -path /tmp \\) -pr
 
 
 @pytest.fixture(params=list(BINS))
-def controller(request: pytest.FixtureRequest, lan: Lan, debians: Mapping[str, Debian]) -> Iterator[Controller]:
+def controller(request: pytest.FixtureRequest, lan: Lan, debian_of: Mapping[str, Debian]) -> Iterator[Controller]:
     version: str = request.param
-    packages = {host: debians[SUITES[host]].package for host in HOSTS[version]}
+    packages = {host: debian_of[SUITES[host]].package for host in HOSTS[version]}
     told: dict[str, dict[str, Any]] = {host: {"pmuconf_package": str(file)} for host, file in packages.items()}
     told["h2"] = {"pmuconf_package": "/srv/copied/pmuconf.deb", "pmuconf_package_on_host": True}
     copied = lan.machines["h2"].root / "srv/copied"

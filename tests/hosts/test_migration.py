@@ -88,10 +88,10 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def both(lan: Lan, debians: Mapping[str, Debian]) -> Iterator[Hosts]:
+def both(lan: Lan, debian_of: Mapping[str, Debian]) -> Iterator[Hosts]:
     machines = {host: lan.machines[host] for host in (HOME, AWAY)}
     for host, machine in machines.items():
-        (machine.root / "srv/pmuconf.deb").write_bytes(debians[SUITES[host]].package.read_bytes())
+        (machine.root / "srv/pmuconf.deb").write_bytes(debian_of[SUITES[host]].package.read_bytes())
         machine.run("apt-get -qq install -y --no-install-recommends /srv/pmuconf.deb 2>&1; rm /srv/pmuconf.deb")
         machine.write("/etc/pmuconf/pmuconf.conf.d/policy.conf", POLICIES[host])
     yield Hosts(machines, Controller(lan, BINS["2.19"], {host: {} for host in machines}))

@@ -1,4 +1,4 @@
-"""Install the packages on bare Debians and on hosts with libvirt, and write what was seen into a page.
+"""Install the packages on bare Debian systems and on hosts with libvirt, and write what was seen into a page.
 
 ``python -m tests.system.figures docs/first-install.md [SUITE ...]``, as root; the default is all suites. It takes
 some minutes. The roots are those of tools/root.
