@@ -9,6 +9,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from pmuconf.domain.definition import Manager
 from pmuconf.fastpath.cases import CASES, FastPath
 from pmuconf.fleet.files import Head, Refused, inventory_name, load
 from pmuconf.fleet.outlook import HostState, Needs, VmState, needed
@@ -179,6 +180,7 @@ _optional_texts_of = itemgetter(*_OPTIONAL_TEXTS)
 _TYPES_OF_TEXTS: Final = {str, type(None)}
 _MANY: Final = 1 << 53  # JSON numbers are exact up to here
 _DELETED: Final = " (deleted)"
+_PLAIN: Final = (None, Manager.LIBVIRT.value, Manager.NOVA.value)
 _NOT_ON_KVM: Final = ("not-running", "saved-image", "not-kvm", "not-x86")
 
 
@@ -222,6 +224,7 @@ def _vm(host: HostState | None, record: Mapping[str, Any]) -> ReportedVm:
         qemu=qemu,
         next_qemu=next_qemu,
         outlook=outlook,
+        managed=_optional_text(record.get("manager"), "manager") not in _PLAIN,
     )
 
 

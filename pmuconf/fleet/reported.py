@@ -51,6 +51,7 @@ class ReportedVm(NamedTuple):
     :param flavor: empty if there is none; so is ``project``.
     :param error: the cause for which the VM was not judged; empty if it was judged.
     :param explicit: flavor or image chose the PMU state, so Nova itself writes it.
+    :param managed: another manager than Nova has it, and may write it anew.
     """
 
     uuid: str | None
@@ -63,6 +64,7 @@ class ReportedVm(NamedTuple):
     qemu: ReportedQemu | None
     next_qemu: ReportedQemu | None
     outlook: Outlook
+    managed: bool = False
 
 
 @dataclass(frozen=True)

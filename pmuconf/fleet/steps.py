@@ -56,6 +56,8 @@ class Verb:
     STOP_START: Final = "stop-start"
     NOVA_HARD: Final = "nova-hard-reboot"
     NOVA: Final = "nova-reboot"
+    MANAGER_POLICY: Final = "manager-policy"
+    MANAGER: Final = "manager-stop-start"
 
 
 _HOST_STEPS: Final = {
@@ -68,6 +70,8 @@ _VERBS: Final = {
     Verb.REDEFINE: "what starts these VMs must ask for no PMU (<pmu state='off'/>, -cpu ...,pmu=off) and start anew",
     Verb.STOP_START: "power cycle: stop and start (virsh shutdown, virsh start); a reboot from inside keeps the PMU",
     Verb.NOVA_HARD: "power cycle: hard reboot by Nova (openstack server reboot --hard)",
+    Verb.MANAGER_POLICY: "let the VMs' manager write the state that the policy wants: pmuconf hook (docs/managers.md)",
+    Verb.MANAGER: "power cycle: stop and start by the VMs' manager (docs/managers.md)",
     Verb.NOVA: "power cycle: reboot by Nova, hard where its plugin writes off, soft where pmuconf apply did",
 }
 
@@ -86,7 +90,7 @@ def steps_of(report: HostReport, vm: ReportedVm) -> tuple[CampaignStep, ...]:
     replaced = vm.next_qemu or vm.qemu
     if Change.QEMU in needs.changes and replaced is not None:
         qemu = replaced.file
-    return _steps(needs, report.kernel, qemu, nova=vm.outlook.nova, explicit=vm.explicit)
+    return _steps(needs, report.kernel, qemu, _Ways(vm.outlook.nova, vm.managed, vm.explicit))
 
 
 def policy_step(vm: ReportedVm) -> CampaignStep | None:
@@ -96,7 +100,7 @@ def policy_step(vm: ReportedVm) -> CampaignStep | None:
     """
     if "drift" not in vm.outlook.kinds:
         return None
-    return _policy(nova=vm.outlook.nova)
+    return _policy(_Ways(vm.outlook.nova, vm.managed, vm.explicit))
 
 
 def power_cycles(report: HostReport) -> list[str]:
@@ -115,41 +119,48 @@ def power_cycles(report: HostReport) -> list[str]:
     return uuids
 
 
-@lru_cache(maxsize=1 << 14)
-def _steps(
-    needs: Needs, kernel: tuple[str, str], qemu: tuple[str, str], *, nova: bool, explicit: bool
-) -> tuple[CampaignStep, ...]:
-    """The steps for these needs.
+class _Ways(NamedTuple):
+    """How a VM is changed: by Nova, by another manager, or by libvirt alone.
 
     :param explicit: flavor or image chose, so Nova itself writes the state.
     """
+
+    nova: bool
+    managed: bool
+    explicit: bool
+
+
+@lru_cache(maxsize=1 << 14)
+def _steps(needs: Needs, kernel: tuple[str, str], qemu: tuple[str, str], ways: _Ways) -> tuple[CampaignStep, ...]:
+    """The steps for these needs."""
     steps: list[CampaignStep] = []
     for change in needs.changes:
         if change in (Change.REDEFINE, Change.CYCLE):
             # A new start helps only under the new QEMU and with the new definition.
             behind = tuple(step for step in steps if step.kind is not Change.KERNEL)
-            steps.append(CampaignStep(change, (_start_verb(change, needs, nova=nova, explicit=explicit),), behind))
+            steps.append(CampaignStep(change, (_start_verb(change, needs, ways),), behind))
         else:
             subjects = {
                 Change.KERNEL: kernel,
                 Change.QEMU: qemu,
-                Change.POLICY: _policy(nova=nova).subject,
+                Change.POLICY: _policy(ways).subject,
                 Change.SETTLE: (needs.unsettled,),
             }
             steps.append(CampaignStep(change, subjects[change]))
     return tuple(steps)
 
 
-def _policy(*, nova: bool) -> CampaignStep:
-    return CampaignStep(Change.POLICY, (Verb.NOVA_POLICY if nova else Verb.APPLY,))
+def _policy(ways: _Ways) -> CampaignStep:
+    verb = Verb.NOVA_POLICY if ways.nova else Verb.MANAGER_POLICY if ways.managed else Verb.APPLY
+    return CampaignStep(Change.POLICY, (verb,))
 
 
-def _start_verb(change: Change, needs: Needs, *, nova: bool, explicit: bool) -> str:
+def _start_verb(change: Change, needs: Needs, ways: _Ways) -> str:
     if change is Change.REDEFINE:
         return Verb.REDEFINE
-    if not nova:
-        return Verb.STOP_START
-    return Verb.NOVA_HARD if explicit or Change.POLICY in needs.changes else Verb.NOVA
+    if not ways.nova:
+        return Verb.MANAGER if ways.managed else Verb.STOP_START
+    return Verb.NOVA_HARD if ways.explicit or Change.POLICY in needs.changes else Verb.NOVA
 
 
 @lru_cache(maxsize=1 << 14)

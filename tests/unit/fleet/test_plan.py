@@ -220,3 +220,28 @@ def test_who_is_off_policy_has_a_step_whether_or_not_it_is_slow(tmp_path: Path, 
     assert campaign(hosts, now=AT).severity == 2
     shown = table(document(fleet(hosts, now=AT)))
     assert "by the policy: 3 drift" in shown
+
+
+@pytest.mark.parametrize(
+    ("manager", "verbs"),
+    [
+        ("libvirt", {"pmuconf-apply", "stop-start"}),
+        ("kubevirt", {"manager-policy", "manager-stop-start"}),
+        (None, {"pmuconf-apply", "stop-start"}),
+    ],
+)
+def test_what_another_manager_runs_is_left_to_it(tmp_path: Path, manager: str | None, verbs: set[str]) -> None:
+    drift = Kind(("drift",), None, PmuState.ON, PmuState.ON, KernelPmu.ENABLED)
+    made = many([drift], FACTS, "h", AT)
+    for record in made["domains"]:
+        record["manager"] = manager
+    write(tmp_path / "fleet", made)
+    steps = planned(tmp_path / "fleet")["steps"]
+    assert {verb for step in steps for _, _, verb in vms_of(step)} == verbs
+
+
+def test_a_manager_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    made = many([Kind(("web",), None, PmuState.OFF, PmuState.OFF, KernelPmu.DISABLED)], FACTS, "h", AT)
+    made["domains"][0]["manager"] = 7
+    with pytest.raises(ValueError, match="manager"):
+        of_document(made)
