@@ -51,9 +51,9 @@ class Machine:
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = survey.survey
 
-        def look(root: Root) -> HostFacts:
+        def look(root: Root, *, experiment: bool = False) -> HostFacts:
             self.asked += 1
-            facts = real(root)
+            facts = real(root, experiment=experiment)
             facts = replace(facts, mediated_pmu=self.mediated, nmi_watchdog=True)
             return replace(facts, guard=self.guard, enable_pmu=True, cycles=57, vms=tuple(map(self.seen, facts.vms)))
 
@@ -260,7 +260,7 @@ class TestDisablePmu:
     @staticmethod
     def found(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
         look = survey.survey
-        monkeypatch.setattr(survey, "survey", lambda root: replace(look(root), **facts))
+        monkeypatch.setattr(survey, "survey", lambda root, **asked: replace(look(root, **asked), **facts))
 
     @staticmethod
     def ask(guests: Host, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
