@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Controller:
 
     def __init__(self, lan: Lan, bin: Path, hosts: Mapping[str, Mapping[str, Any]]) -> None:
         self._lan, self._bin, self.hosts = lan, bin, list(hosts)
-        self.folder = lan.folder / f"controller-{bin.parent.name}"
+        self.folder = Path(tempfile.mkdtemp(prefix="controller-", dir=lan.folder))
         collections = self.folder / "collections/ansible_collections/pmuconf"
         collections.mkdir(parents=True)
         (collections / "kvm").symlink_to(_TREE / "ansible")
