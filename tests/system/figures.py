@@ -1,6 +1,6 @@
 """Install the packages on bare Debian systems and on hosts with libvirt, and write what was seen into a page.
 
-``python -m tests.system.figures docs/first-install.md [SUITE ...]``, as root; the default is all suites. It takes
+``python -m tests.system.figures [SUITE ...]``, as root; the default is all suites. It takes
 some minutes. The roots are those of tools/root.
 """
 
@@ -21,6 +21,8 @@ from tests.system.conftest import SUITES, Built, build
 from tests.system.machine import Machine
 from tests.system.test_packages import files
 
+TREE: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = "docs/first-install.md"
 NAMES: Final = {"bookworm": "Debian 12", "trixie": "Debian 13"}
 AT: Final = "http://127.0.0.1:9754"
 DOMAINS: Final = 20
@@ -43,8 +45,8 @@ HEAD: Final = """\
 # What an installation looks like
 
 **What will I see when I install it, and how long does it take?** Below is what two commands print on a Debian
-that has systemd and nothing else, and what a purge leaves. `python -m tests.system.figures docs/first-install.md` makes
-this page: it boots the systems in containers. Packages were fetched before.
+that has systemd and nothing else, and what a purge leaves. `python -m tests.system.figures` makes this page:
+it boots the systems in containers. Packages were fetched before.
 """
 
 
@@ -64,14 +66,14 @@ class Seen:
 
 
 def main() -> int:
-    page, seen = Path(sys.argv[1]), {}
-    for suite in sys.argv[2:] or SUITES:
+    seen = {}
+    for suite in sys.argv[1:] or SUITES:
         folder = Path(tempfile.mkdtemp(prefix=f"figures-{suite}-"))
         try:
             seen[suite] = _see(suite, folder)
         finally:
             shutil.rmtree(folder)
-    page.write_text(_page(seen))
+    (TREE / PAGE).write_text(_page(seen))
     return 0
 
 
@@ -210,7 +212,7 @@ def _page(seen: dict[str, Seen]) -> str:
         parts += [
             f"## {NAMES[suite]}\n",
             "`...` stands for lines about other packages and about the host's kernel.\n",
-            "<!-- example: output of python -m tests.system.figures -->",
+            "<!-- run by tests/system/figures.py -->",
             f"```text\n{one.transcript}\n```\n",
         ]
     return "\n".join(parts)
