@@ -91,9 +91,8 @@ def test_where_the_experiment_contradicts_the_code_the_verdict_is_unknown(host: 
 
 def test_the_service_uses_the_facts_of_a_guest_that_runs(host: VirtualMachine) -> None:
     """By KVM in the machine; AppArmor confines libvirtd and the guest."""
-    assert host.run("virsh list >&2; cat /proc/$(systemctl show -P MainPID libvirtd)/attr/current").endswith(
-        "libvirtd (enforce)"
-    )
+    host.run("virsh list")  # starts it
+    assert host.run("cat /proc/$(systemctl show -P MainPID libvirtd)/attr/current") == "libvirtd (enforce)"
     host.write(
         "/root/web1.xml",
         "<domain type='kvm'><name>web1</name><memory unit='MiB'>64</memory>"
