@@ -17,7 +17,7 @@ from pmuconf.errors import PmuconfError
 from pmuconf.host.guard.verdict import judge_host
 from pmuconf.host.kvm import read_kvm
 from pmuconf.host.measured import host_key
-from pmuconf.host.prove.microvm import can_disable_pmu, refused
+from pmuconf.host.prove.microvm import can_disable_pmu, no_capability, refused
 from pmuconf.host.root import Root
 
 __all__ = ["Machinery", "Request", "take"]
@@ -80,11 +80,7 @@ def take(
     settings = read_kvm(root)
     all_disabled = settings.enable_pmu is False
     if not can_disable and not all_disabled:
-        raise PmuconfError(
-            "this KVM has no KVM_CAP_PMU_CAPABILITY, so it can't disable the PMU of a VM",
-            cause="pmu-capability-refused",
-            hint="It is there since Linux 5.18",
-        )
+        raise no_capability()
     empty = _without_pairs(request, root)
     if _is_worthless(empty, request) and not request.anyway:
         return empty

@@ -25,7 +25,7 @@ from pmuconf.bench.loops import timed
 from pmuconf.bench.measure import Arm
 from pmuconf.errors import PmuconfError
 from pmuconf.host.kvm import read_kvm
-from pmuconf.host.prove.microvm import CODE, can_disable_pmu, micro_vm, refused
+from pmuconf.host.prove.microvm import CODE, can_disable_pmu, micro_vm, no_capability, refused
 from pmuconf.host.root import Root
 
 __all__ = ["Mean", "Means", "Method", "compare", "mean_of"]
@@ -152,11 +152,7 @@ def compare(
     try:
         can_disable = can_disable_pmu()
         if not can_disable and settings.enable_pmu is not False:
-            raise PmuconfError(
-                "this KVM has no KVM_CAP_PMU_CAPABILITY, so it can't disable the PMU of a VM",
-                cause="pmu-capability-refused",
-                hint="It is there since Linux 5.18",
-            )
+            raise no_capability()
         _, unpinned = conditions.pin(cpu)
         means: dict[Arm, Mean] = {}
         arms = (Arm.OFF,) if settings.enable_pmu is False else (Arm.ON, Arm.OFF)

@@ -21,7 +21,7 @@ from pmuconf.host.prove import kvmapi
 from pmuconf.host.prove.cpuid import leaves, set_cpuid, supported
 from pmuconf.host.root import Root
 
-__all__ = ["CODE", "END", "MicroVm", "can_disable_pmu", "micro_vm", "refused"]
+__all__ = ["CODE", "END", "MicroVm", "can_disable_pmu", "micro_vm", "no_capability", "refused"]
 
 CODE: Final = 0x8000
 """The address of the code in the guest."""
@@ -140,6 +140,15 @@ def can_disable_pmu() -> bool:
     with contextlib.ExitStack() as stack:
         kvm = _owned(stack, os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
         return bool(fcntl.ioctl(kvm, kvmapi.CHECK_EXTENSION, kvmapi.CAP_PMU) & kvmapi.PMU_DISABLE)
+
+
+def no_capability() -> PmuconfError:
+    """That this KVM can't disable the PMU of a VM, as an error: pmu-capability-refused."""
+    return PmuconfError(
+        "this KVM has no KVM_CAP_PMU_CAPABILITY, so it can't disable the PMU of a VM",
+        cause="pmu-capability-refused",
+        hint="It is there since Linux 5.18",
+    )
 
 
 def refused(error: OSError, root: Root) -> PmuconfError:
